@@ -1,0 +1,179 @@
+/* backend.h - the one interface between the model and the hardware.
+ *
+ * A backend is one device: one GPU, or one CPU thread team.  Ops on one backend run
+ * in call order and are asynchronous to the host until sync() or read() returns.
+ * One thread at a time may call into a backend.  Nothing is allocated, opened or
+ * planned inside a forward op: open() and linear_new() reserve what the ops need.
+ *
+ * Letters in shapes: T rows in this step, S sequences in this step, D hidden,
+ * F ffn width, V vocab, H query heads, G kv heads, E head dim, P tokens per page,
+ * N/K outer and inner width of a linear.
+ *
+ * "act dtype" is BF16 or F16 (the model's): type of residual, norm weights and all
+ * activations.  Ops compute in f32 and round to the act dtype once, at the store,
+ * except where a line below says otherwise.
+ *
+ * Invariance: a row's result depends on that row and on its own sequence only, never
+ * on T, S, the other rows, or the number of threads (reduction orders over K and
+ * over the KV pages are fixed by index).
+ *
+ * spec/c/test_backend_ops.c checks every entry of every backend against the double
+ * precision reference in spec/c/ref_backend.c. */
+#ifndef FL_BACKEND_BACKEND_H
+#define FL_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend/tensor.h"
+#include "util/err.h"
+
+enum { FL_BACKEND_ABI = 1 }; /* bump on any change to this file; both objects must match */
+
+typedef struct fl_backend fl_backend;
+
+typedef struct fl_backend_params {
+    int device;       /* GPU ordinal; ignored by the CPU backend                         */
+    int threads;      /* CPU: team size, 0 = physical cores                              */
+    int64_t max_rows; /* largest T of any op, > 0                                        */
+    const char *isa;  /* CPU: "scalar", "avx2", "avx512"; NULL = best available          */
+} fl_backend_params;
+
+typedef struct fl_backend_info {
+    char name[64]; /* "CPU avx512 (bf16 dot), 2 threads"                                 */
+    uint64_t mem_free, mem_total;
+} fl_backend_info;
+
+/* One projection y[T,N] = x[T,K] @ w[N,K]^T, packed by linear_new.  The fields are for
+ * reading only. */
+typedef struct fl_linear {
+    int64_t n, k;
+    fl_dtype dtype;    /* of the packed weight: E4M3, BF16 or F16                        */
+    fl_act_scheme act; /* what `linear` expects in fl_act: NONE -> x, else q and q_scale */
+    float x_scale;     /* FL_ACT_STATIC: real = code * x_scale                           */
+    float x_scale_ub;  /* FL_ACT_TOKEN: upper bound on a row's absmax; 0 = none          */
+    uint64_t bytes;    /* backend memory held                                            */
+    void *packed;      /* the backend's own                                              */
+} fl_linear;
+
+typedef struct fl_linear_part { /* rows that follow each other in the fused weight       */
+    const void *data;           /* host, [rows,K] row-major, any alignment               */
+    int64_t rows;
+} fl_linear_part;
+
+enum { FL_MAX_LINEAR_PARTS = 3 };
+
+typedef struct fl_linear_spec {
+    fl_linear_part part[FL_MAX_LINEAR_PARTS];
+    int n_parts;
+    int64_t k;
+    fl_dtype dtype;       /* of the data: E4M3, BF16, F16, or F32 (rounded to BF16)       */
+    const float *w_scale; /* host [N], real = code * w_scale; NULL unless E4M3            */
+    const float *bias;    /* host [N] f32, or NULL                                       */
+    fl_act_scheme act;    /* NONE unless dtype is E4M3                                   */
+    float x_scale, x_scale_ub;
+    void (*release)(const void *p, size_t n); /* called on source bytes no longer needed;
+                                                 may be NULL; from any team member       */
+} fl_linear_spec;
+
+/* An activation and, when the next linear wants it, its FP8 form. */
+typedef struct fl_act {
+    fl_tensor x;       /* [T,K] act dtype                                                */
+    fl_tensor q;       /* [T,K] E4M3; buffer always present, filled when act != NONE      */
+    fl_tensor q_scale; /* [T] f32; STATIC fills every row with x_scale                    */
+} fl_act;
+
+/* residual += delta (f32 sum, rounded to the act dtype); then
+ * out.x = weight * round(residual * rsqrt(mean(residual^2) + eps)), rounded again;
+ * then out.q from out.x as next->act wants.  Rounding points are those of the Hugging
+ * Face LlamaRMSNorm. */
+typedef struct fl_norm {
+    fl_tensor residual; /* [T,D] in/out                                                  */
+    fl_tensor delta;    /* [T,D], or absent                                              */
+    fl_tensor weight;   /* [D] act dtype                                                 */
+    fl_act *out;
+    const fl_linear *next; /* NULL: no quantization                                      */
+    float eps;
+} fl_norm;
+
+typedef struct fl_kv_shape {
+    int64_t heads, head_dim; /* G, E                                                     */
+    int64_t page_tokens;     /* P, a multiple of 16                                      */
+    fl_dtype dtype;          /* BF16, F16 or E4M3                                        */
+} fl_kv_shape;
+
+typedef struct fl_kv_layer { /* one layer of the paged cache; page i starts at i*kv_page_bytes */
+    void *data;
+    fl_kv_shape shape;
+    float k_scale, v_scale; /* E4M3: stored = sat(x / scale), used = code * scale; else 1 */
+} fl_kv_layer;
+
+/* The ragged step.  Rows of one sequence are consecutive.  All tensors are i32. */
+typedef struct fl_batch {
+    int64_t n_rows, n_seqs, max_pages; /* T, S                                           */
+    fl_tensor ids;                     /* [T]                                            */
+    fl_tensor pos;                     /* [T] position inside its sequence               */
+    fl_tensor slot;                    /* [T] page * P + offset where k,v of the row go   */
+    fl_tensor row_start;               /* [S+1] first row of each sequence; last = T      */
+    fl_tensor pages;                   /* [S,max_pages] page table                       */
+} fl_batch;
+
+/* A row at position p attends to positions 0..p of its sequence. */
+
+typedef struct fl_rope {
+    fl_tensor q;       /* [T,H,E] in/out, may be strided                                 */
+    fl_tensor k, v;    /* [T,G,E] in, may be strided                                     */
+    fl_tensor cos_sin; /* [max_pos,E] f32: E/2 cosines, then E/2 sines                    */
+} fl_rope;
+
+typedef struct fl_backend_ops {
+    uint32_t abi;     /* FL_BACKEND_ABI of the backend's build                           */
+    const char *name; /* "cpu", "cuda"                                                   */
+
+    int (*open)(fl_backend **out, const fl_backend_params *p, fl_err *err);
+    void (*close)(fl_backend *be);
+    void (*info)(fl_backend *be, fl_backend_info *out);
+
+    /* memory: 64-byte aligned, zeroed; the caller owns it until mem_free */
+    int (*mem_new)(fl_backend *be, void **out, uint64_t bytes, fl_err *err);
+    void (*mem_free)(fl_backend *be, void *p);
+    int (*write)(fl_backend *be, const fl_tensor *dst, const void *src, fl_err *err);
+    int (*read)(fl_backend *be, void *dst, const fl_tensor *src, fl_err *err);
+    int (*copy)(fl_backend *be, void *dst, const void *src, uint64_t bytes, fl_err *err);
+    int (*sync)(fl_backend *be, fl_err *err);
+
+    /* weights: pack once, in parallel; *out is freed by linear_free */
+    int (*linear_new)(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err);
+    void (*linear_free)(fl_backend *be, fl_linear *lin);
+
+    /* forward */
+    int (*embed)(fl_backend *be, const fl_tensor *out /*[T,D]*/, const fl_linear *table /*N=V,K=D*/,
+                 const fl_tensor *ids /*[T] i32*/, fl_err *err);
+    int (*norm)(fl_backend *be, const fl_norm *n, fl_err *err);
+    int (*quant)(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
+    /* out act dtype or f32: (sum_k x*w) in f32, * q_scale[t] * w_scale[n], + bias[n] */
+    int (*linear)(fl_backend *be, const fl_tensor *out /*[T,N]*/, const fl_act *x,
+                  const fl_linear *lin, fl_err *err);
+    int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
+                      fl_err *err); /* rotate q,k (halves: j with j+E/2); append k,v at slot */
+    int (*attend)(fl_backend *be, const fl_tensor *out /*[T,H,E]*/, const fl_tensor *q /*[T,H,E]*/,
+                  const fl_kv_layer *kv, const fl_batch *b, float scale, fl_err *err);
+    /* out.x = round(silu(gate) * up), one rounding; then out.q as next->act wants */
+    int (*silu_mul)(fl_backend *be, fl_act *out /*[T,F]*/, const fl_tensor *gate_up /*[T,2F]*/,
+                    const fl_linear *next, fl_err *err);
+    int (*gather)(fl_backend *be, const fl_tensor *out /*[S,D]*/, const fl_tensor *x /*[T,D]*/,
+                  const fl_tensor *rows /*[S] i32*/, fl_err *err);
+    int (*absmax)(fl_backend *be, const fl_tensor *out /*[1] f32, max with what is there*/,
+                  const fl_tensor *x /*[T,K]*/, fl_err *err);
+
+    uint64_t (*kv_page_bytes)(fl_backend *be, const fl_kv_shape *shape); /* k and v together */
+} fl_backend_ops;
+
+/* Operations of backend "cpu" or "cuda".  CUDA lives in fp8llm_cuda.so beside this
+ * library; FL_E_DEVICE when that file, its ABI or the driver does not fit. */
+int fl_backend_find(const fl_backend_ops **out, const char *name, fl_err *err);
+
+const fl_backend_ops *fl_backend_cpu(void); /* src/cpu */
+
+#endif

@@ -1,0 +1,22 @@
+/* The module table: require "fp8llm". */
+#include "binding/binding.h"
+#include "util/mem.h"
+#include "util/version.h"
+
+/* fp8llm._live() -> C blocks alive, for leak tests. */
+static int l_live(lua_State *L) {
+    lua_pushnumber(L, (lua_Number)fl_mem_live());
+    return 1;
+}
+
+static const luaL_Reg functions[] = {{"_live", l_live}, {NULL, NULL}};
+
+int luaopen_fp8llm(lua_State *L);
+
+__attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
+    lua_newtable(L);
+    fl_set_functions(L, functions);
+    lua_pushliteral(L, FL_VERSION);
+    lua_setfield(L, -2, "_VERSION");
+    return 1;
+}

@@ -1,0 +1,20 @@
+/* checkpoint.h - a model directory's tensors: model.safetensors, or the shards named
+ * by model.safetensors.index.json, or all *.safetensors when there is neither. */
+#ifndef FL_FORMATS_CHECKPOINT_H
+#define FL_FORMATS_CHECKPOINT_H
+
+#include "formats/safetensors.h"
+
+typedef struct fl_checkpoint fl_checkpoint;
+
+/* Opens and validates every shard.  FL_E_UNSUPPORTED when only .bin/.pth files exist. */
+int fl_checkpoint_open(fl_checkpoint **out, const char *dir, fl_err *err);
+void fl_checkpoint_close(fl_checkpoint *ck);
+const char *fl_checkpoint_dir(const fl_checkpoint *ck);
+size_t fl_checkpoint_count(const fl_checkpoint *ck);
+const fl_st_tensor *fl_checkpoint_at(const fl_checkpoint *ck, size_t i);
+const fl_st_tensor *fl_checkpoint_find(const fl_checkpoint *ck,
+                                       const char *name); /* NULL: absent */
+uint64_t fl_checkpoint_bytes(const fl_checkpoint *ck);    /* tensor bytes on disk */
+
+#endif

@@ -1,0 +1,55 @@
+/* model.h - a loaded Llama: weights, KV pool and the step function.
+ *
+ * A model is reference-counted.  One lock serialises steps: sequences of one model may
+ * be used from several threads, each sequence from one at a time. */
+#ifndef FL_MODEL_MODEL_H
+#define FL_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backend/backend.h"
+#include "formats/checkpoint.h"
+#include "formats/hf_config.h"
+#include "formats/quant_config.h"
+
+typedef enum { FL_KV_AUTO, FL_KV_BF16, FL_KV_FP8 } fl_kv_choice;
+
+typedef struct fl_model_options {
+    const char *device;    /* "cpu", "cuda", "auto" (NULL)                              */
+    const char *isa;       /* CPU instruction set, NULL = best                          */
+    int threads;           /* CPU; 0 = physical cores                                   */
+    int64_t context;       /* longest sequence; 0 = min(max_position, 8192)             */
+    int64_t kv_tokens;     /* tokens in the KV pool; 0 = context                        */
+    int64_t max_step_rows; /* rows of one step; 0 = 512                                 */
+    fl_kv_choice kv;
+    void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */
+    void *progress_ctx;
+} fl_model_options;
+
+typedef struct fl_model fl_model;
+
+int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err);
+fl_model *fl_model_ref(fl_model *m);
+void fl_model_unref(fl_model *m);
+
+const char *fl_model_dir(const fl_model *m);
+const fl_config *fl_model_config(const fl_model *m);
+const fl_generation_config *fl_model_generation_config(const fl_model *m);
+const fl_quant_plan *fl_model_quant_plan(const fl_model *m);
+const fl_checkpoint *fl_model_checkpoint(const fl_model *m);
+
+typedef struct fl_model_info {
+    fl_backend_info backend;
+    uint64_t weight_bytes;    /* packed weights                                     */
+    uint64_t kv_bytes;        /* KV pool                                            */
+    uint64_t scratch_bytes;   /* activations of one step                            */
+    uint64_t bytes_per_token; /* weights read for one decoded token (no KV)         */
+    int64_t context, kv_tokens;
+    int64_t n_parameters;
+    fl_dtype kv_dtype;
+    const char *quantization; /* "autofp8 static", "none"                           */
+} fl_model_info;
+void fl_model_info_get(const fl_model *m, fl_model_info *out);
+
+#endif

@@ -1,0 +1,36 @@
+#include "util/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int fl_fail(fl_err *err, int code, const char *fmt, ...) {
+    if (!err) return code;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    va_end(ap);
+    err->code = code;
+    return code;
+}
+
+int fl_fail_in(fl_err *err, const char *fmt, ...) {
+    if (!err) return FL_E_ARG;
+    char old[sizeof(err->msg)];
+    memcpy(old, err->msg, sizeof(old));
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof(err->msg)) {
+        snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, "%s", old);
+    }
+    return err->code;
+}
+
+const char *fl_code_name(int code) {
+    static const char *const name[] = {"OK",          "ARG",    "NOMEM", "IO",       "FORMAT",
+                                       "UNSUPPORTED", "DEVICE", "LIMIT", "CANCELLED"};
+    int i = -code;
+    return i >= 0 && i < (int)(sizeof(name) / sizeof(name[0])) ? name[i] : "UNKNOWN";
+}

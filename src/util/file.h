@@ -1,0 +1,37 @@
+/* file.h - files as the loader needs them: mapped or whole, regular files only,
+ * errors with the path. */
+#ifndef FL_UTIL_FILE_H
+#define FL_UTIL_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/err.h"
+
+/* A read-only private mapping.  The file must not be truncated while mapped:
+ * touching a page past the new end raises SIGBUS. */
+typedef struct fl_mapping {
+    const uint8_t *data; /* size bytes; NULL when size is 0 */
+    size_t size;
+} fl_mapping;
+
+int fl_file_map(fl_mapping *out, const char *path, fl_err *err);
+void fl_file_unmap(fl_mapping *m);
+/* Give the whole pages inside [p, p+n) back; reading them again reads the file. */
+void fl_file_release(const void *p, size_t n);
+
+/* Whole file, NUL-terminated after *size bytes; FL_E_LIMIT above max bytes.  Free with fl_free. */
+int fl_file_read(char **out, size_t *size, const char *path, size_t max, fl_err *err);
+/* Write to path.tmp in the same folder, flush, rename over path. */
+int fl_file_write(const char *path, const void *data, size_t n, fl_err *err);
+
+bool fl_file_exists(const char *path); /* any file type, links followed */
+bool fl_dir_exists(const char *path);
+int fl_dir_make(const char *path, fl_err *err);        /* one level; existing directory is fine */
+char *fl_path_join(const char *dir, const char *name); /* fl_free; NULL: no memory */
+
+/* Names in a directory that end in suffix, sorted, one block freed with fl_free. */
+int fl_dir_list(char ***names, size_t *n, const char *dir, const char *suffix, fl_err *err);
+
+#endif

@@ -1,0 +1,34 @@
+#include "util/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static fl_log_sink sink;
+static const char *const level_name[] = {"error", "warn", "info", "debug"};
+
+static int threshold(void) {
+    const char *want = getenv("FP8LLM_LOG");
+    for (int i = 0; want && i <= FL_LOG_DEBUG; i++) {
+        if (!strcmp(want, level_name[i])) return i;
+    }
+    return FL_LOG_WARN;
+}
+
+void fl_log(fl_log_level level, const char *fmt, ...) {
+    if ((int)level > threshold()) return;
+    char msg[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof(msg), fmt, ap);
+    va_end(ap);
+    if (sink)
+        sink(level, msg);
+    else
+        fprintf(stderr, "fp8llm: %s: %s\n", level_name[level], msg);
+}
+
+void fl_log_set_sink(fl_log_sink s) {
+    sink = s;
+}
