@@ -52,5 +52,7 @@ int fl_jv_parse(fl_jv *out, fl_arena *arena, const char *text, size_t n, const c
 const fl_jv *fl_jv_get(const fl_jv *object, const char *key); /* NULL: absent or no object */
 /* Compact JSON, the inverse of parse. */
 void fl_jv_write(fl_bytes *out, const fl_jv *v);
+/* The fewest digits that read back as v, laid out as Python's json does: 1.0, 1e+22, NaN. */
+void fl_jv_write_float(fl_bytes *out, double v);
 
 #endif

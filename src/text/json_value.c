@@ -1,0 +1,444 @@
+#include "text/json_value.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/map.h"
+#include "util/utf8.h"
+
+enum { MAX_DEPTH = 200, MAX_NUMBER_CHARS = 1000, SMALL_OBJECT = 16 };
+
+typedef struct reader {
+    const char *text, *at, *end;
+    const char *name;
+    fl_arena *arena;
+    fl_err *err;
+    int depth;
+    /* Items of the containers that are still open; a container's own become one block in
+     * the arena when it closes. */
+    fl_jv *stack;
+    size_t n_stack, cap_stack;
+} reader;
+
+static int bad(const reader *r, int code, const char *what) {
+    int line = 1;
+    const char *start = r->text;
+    for (const char *p = r->text; p < r->at; p++) {
+        if (*p != '\n') continue;
+        line++;
+        start = p + 1;
+    }
+    return fl_fail(r->err, code, "%s: line %d, column %lld: %s", r->name, line,
+                   (long long)(r->at - start) + 1, what);
+}
+
+static int no_memory(const reader *r) {
+    return fl_fail(r->err, FL_E_NOMEM, "%s: no memory for the JSON value", r->name);
+}
+
+static void skip_space(reader *r) {
+    while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\t' || *r->at == '\r'))
+        r->at++;
+}
+
+static int push(reader *r, fl_jv v) {
+    if (r->n_stack == r->cap_stack) {
+        size_t cap = r->cap_stack ? r->cap_stack * 2 : 64;
+        fl_jv *grown = fl_grow(r->stack, cap * sizeof(*grown));
+        if (!grown) return no_memory(r);
+        r->stack = grown;
+        r->cap_stack = cap;
+    }
+    r->stack[r->n_stack++] = v;
+    return FL_OK;
+}
+
+/* Four hexadecimal digits at p, or -1. */
+static int32_t hex4(const char *p, const char *end) {
+    int32_t v = 0;
+    if (end - p < 4) return -1;
+    for (int i = 0; i < 4; i++) {
+        int c = p[i] | 32;
+        if (p[i] >= '0' && p[i] <= '9') {
+            v = v * 16 + (p[i] - '0');
+        } else if (c >= 'a' && c <= 'f') {
+            v = v * 16 + (c - 'a' + 10);
+        } else {
+            return -1;
+        }
+    }
+    return v;
+}
+
+/* r->at is behind the backslash; writes at most 4 bytes, fewer than it reads. */
+static int read_escape(reader *r, char **out) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *found = r->at < r->end && *r->at ? strchr(from, *r->at) : NULL;
+    if (found) {
+        *(*out)++ = to[found - from];
+        r->at++;
+        return FL_OK;
+    }
+    int32_t cp = r->at < r->end && *r->at == 'u' ? hex4(r->at + 1, r->end) : -1;
+    if (cp < 0) return bad(r, FL_E_FORMAT, "invalid escape in a string");
+    r->at += 5;
+    if (cp >= 0xd800 && cp < 0xe000) {
+        int32_t low = -1;
+        if (cp < 0xdc00 && r->end - r->at >= 6 && r->at[0] == '\\' && r->at[1] == 'u')
+            low = hex4(r->at + 2, r->end);
+        if (low >= 0xdc00 && low < 0xe000) {
+            cp = 0x10000 + ((cp - 0xd800) << 10) + (low - 0xdc00);
+            r->at += 6;
+        } else {
+            cp = 0xfffd; /* a surrogate without its partner is no character */
+        }
+    }
+    *out += fl_utf8_encode(*out, (uint32_t)cp);
+    return FL_OK;
+}
+
+/* r->at is at the opening quote. */
+static int read_string(reader *r, fl_jv *out) {
+    const char *start = ++r->at, *close = start;
+    while (close < r->end && *close != '"') close += *close == '\\' ? 2 : 1;
+    if (close >= r->end) return bad(r, FL_E_FORMAT, "string without end");
+    char *data = fl_arena_alloc(r->arena, (size_t)(close - start) + 1), *p = data;
+    if (!data) return no_memory(r);
+    while (r->at < close) {
+        if ((uint8_t)*r->at < 0x20) return bad(r, FL_E_FORMAT, "control character in a string");
+        if (*r->at != '\\') {
+            *p++ = *r->at++;
+            continue;
+        }
+        r->at++;
+        int rc = read_escape(r, &p);
+        if (rc) return rc;
+    }
+    r->at = close + 1;
+    *p = '\0';
+    *out = (fl_jv){.kind = FL_JV_STRING, .string = {data, (size_t)(p - data)}};
+    return FL_OK;
+}
+
+static const char *digits(const char *p, const char *end) {
+    while (p < end && *p >= '0' && *p <= '9') p++;
+    return p;
+}
+
+/* The decimal point depends on the process's locale: hand strtod the digits without one. */
+static double to_double(const char *p, const char *end) {
+    char buf[MAX_NUMBER_CHARS + 32];
+    size_t n = 0;
+    long exponent = 0;
+    bool fraction = false;
+    for (; p < end && *p != 'e' && *p != 'E'; p++) {
+        if (*p == '.') {
+            fraction = true;
+        } else {
+            buf[n++] = *p;
+            exponent -= fraction;
+        }
+    }
+    if (p < end) {
+        long e = strtol(p + 1, NULL, 10); /* saturates; beyond +-100000 nothing changes */
+        exponent += e > 100000 ? 100000 : e < -100000 ? -100000 : e;
+    }
+    snprintf(buf + n, sizeof(buf) - n, "e%ld", exponent);
+    return strtod(buf, NULL);
+}
+
+static int read_number(reader *r, fl_jv *out) {
+    const char *start = r->at, *p = start + (*start == '-');
+    const char *whole = p;
+    p = digits(p, r->end);
+    if (p == whole || (*whole == '0' && p - whole > 1))
+        return bad(r, FL_E_FORMAT, "value expected");
+    bool is_int = true;
+    if (p < r->end && *p == '.') {
+        const char *fraction = p + 1;
+        p = digits(fraction, r->end);
+        if (p == fraction) return bad(r, FL_E_FORMAT, "digit expected after '.'");
+        is_int = false;
+    }
+    if (p < r->end && (*p == 'e' || *p == 'E')) {
+        p++;
+        if (p < r->end && (*p == '+' || *p == '-')) p++;
+        const char *exponent = p;
+        p = digits(exponent, r->end);
+        if (p == exponent) return bad(r, FL_E_FORMAT, "digit expected in the exponent");
+        is_int = false;
+    }
+    if (p - start > MAX_NUMBER_CHARS)
+        return bad(r, FL_E_LIMIT, "number longer than 1000 characters");
+    int64_t v = 0;
+    for (const char *d = whole; is_int && d < p; d++) {
+        is_int = !__builtin_mul_overflow(v, (int64_t)10, &v) &&
+                 !__builtin_sub_overflow(v, (int64_t)(*d - '0'), &v);
+    }
+    is_int = is_int && (*start == '-' || v != INT64_MIN);
+    *out = is_int ? (fl_jv){.kind = FL_JV_INT, .integer = *start == '-' ? v : -v}
+                  : (fl_jv){.kind = FL_JV_FLOAT, .number = to_double(start, p)};
+    r->at = p;
+    return FL_OK;
+}
+
+static int read_word(reader *r, fl_jv *out) {
+    static const struct {
+        const char *word;
+        fl_jv value;
+    } words[] = {
+        {"null", {.kind = FL_JV_NULL}},
+        {"true", {.kind = FL_JV_BOOL, .boolean = true}},
+        {"false", {.kind = FL_JV_BOOL, .boolean = false}},
+        {"NaN", {.kind = FL_JV_FLOAT, .number = NAN}},
+        {"Infinity", {.kind = FL_JV_FLOAT, .number = INFINITY}},
+        {"-Infinity", {.kind = FL_JV_FLOAT, .number = -INFINITY}},
+    };
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        size_t n = strlen(words[i].word);
+        if ((size_t)(r->end - r->at) < n || memcmp(r->at, words[i].word, n) != 0) continue;
+        *out = words[i].value;
+        r->at += n;
+        return FL_OK;
+    }
+    return read_number(r, out);
+}
+
+static bool same_key(const fl_jv *a, const fl_jv *b) {
+    return a->string.len == b->string.len && !memcmp(a->string.data, b->string.data, a->string.len);
+}
+
+/* Put (key, value) pairs [n] into members: a repeated key keeps its first place and its
+ * last value.  Returns how many members remain, or a negative code. */
+static int64_t unique_members(const reader *r, fl_jv_member *members, const fl_jv *pairs,
+                              uint32_t n) {
+    uint32_t kept = 0, n_slots = 0, *slots = NULL;
+    size_t probes = 0;
+    int64_t rc;
+    if (n > SMALL_OBJECT) {
+        for (n_slots = 64; n_slots < n * 2; n_slots *= 2) continue;
+        slots = fl_alloc_array(n_slots, sizeof(*slots));
+        if (!slots) return no_memory(r);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const fl_jv *key = &pairs[2 * (size_t)i];
+        uint32_t at = 0;
+        if (slots) {
+            uint32_t h = (uint32_t)fl_hash_bytes(key->string.data, key->string.len);
+            for (h &= n_slots - 1; slots[h]; h = (h + 1) & (n_slots - 1), probes++)
+                if (same_key(&members[slots[h] - 1].key, key)) break;
+            at = slots[h] ? slots[h] - 1 : kept;
+            slots[h] = at + 1;
+        } else {
+            while (at < kept && !same_key(&members[at].key, key)) at++;
+        }
+        /* Keys made to collide in the hash would cost n * n. */
+        if (probes > 64 * (size_t)n) {
+            rc = bad(r, FL_E_LIMIT, "object keys collide too often");
+            goto done;
+        }
+        if (at == kept) members[kept++].key = *key;
+        members[at].value = pairs[2 * (size_t)i + 1];
+    }
+    rc = kept;
+done:
+    fl_free(slots);
+    return rc;
+}
+
+static int read_value(reader *r);
+
+/* One item, or a key and its value, onto the stack. */
+static int read_item(reader *r, bool object) {
+    fl_jv key;
+    int rc;
+    if (!object) return read_value(r);
+    skip_space(r);
+    if (r->at >= r->end || *r->at != '"') return bad(r, FL_E_FORMAT, "object key expected");
+    if ((rc = read_string(r, &key)) || (rc = push(r, key))) return rc;
+    skip_space(r);
+    if (r->at >= r->end || *r->at != ':') return bad(r, FL_E_FORMAT, "':' expected");
+    r->at++;
+    return read_value(r);
+}
+
+/* Move the items above `base` from the stack into the arena. */
+static int close_container(reader *r, size_t base, bool object, fl_jv *out) {
+    size_t n = (r->n_stack - base) / (object ? 2 : 1);
+    fl_jv *top = r->stack ? r->stack + base : NULL;
+    if (n > UINT32_MAX / 4) return bad(r, FL_E_LIMIT, "too many items");
+    r->n_stack = base;
+    if (!object) {
+        fl_jv *items = fl_arena_alloc(r->arena, n * sizeof(*items));
+        if (!items) return no_memory(r);
+        if (n) memcpy(items, top, n * sizeof(*items));
+        *out = (fl_jv){.kind = FL_JV_ARRAY, .n = (uint32_t)n, .items = items};
+        return FL_OK;
+    }
+    fl_jv_member *members = fl_arena_alloc(r->arena, n * sizeof(*members));
+    if (!members) return no_memory(r);
+    int64_t kept = unique_members(r, members, top, (uint32_t)n);
+    if (kept < 0) return (int)kept;
+    *out = (fl_jv){.kind = FL_JV_OBJECT, .n = (uint32_t)kept, .members = members};
+    return FL_OK;
+}
+
+static int read_container(reader *r, fl_jv *out) {
+    bool object = *r->at++ == '{';
+    char close = object ? '}' : ']';
+    size_t base = r->n_stack;
+    if (++r->depth > MAX_DEPTH) return bad(r, FL_E_LIMIT, "nested deeper than 200 levels");
+    skip_space(r);
+    bool more = r->at >= r->end || *r->at != close;
+    while (more) {
+        int rc = read_item(r, object);
+        if (rc) return rc;
+        skip_space(r);
+        if (r->at >= r->end) return bad(r, FL_E_FORMAT, "unexpected end");
+        more = *r->at == ',';
+        if (!more && *r->at != close)
+            return bad(r, FL_E_FORMAT, object ? "',' or '}' expected" : "',' or ']' expected");
+        r->at += more;
+    }
+    r->at++;
+    r->depth--;
+    return close_container(r, base, object, out);
+}
+
+static int read_value(reader *r) {
+    fl_jv v;
+    int rc;
+    skip_space(r);
+    if (r->at >= r->end) return bad(r, FL_E_FORMAT, "unexpected end");
+    if (*r->at == '{' || *r->at == '[') {
+        rc = read_container(r, &v);
+    } else if (*r->at == '"') {
+        rc = read_string(r, &v);
+    } else {
+        rc = read_word(r, &v);
+    }
+    return rc ? rc : push(r, v);
+}
+
+int fl_jv_parse(fl_jv *out, fl_arena *arena, const char *text, size_t n, const char *name,
+                fl_err *err) {
+    reader r = {
+        .text = text, .at = text, .end = text + n, .name = name, .arena = arena, .err = err};
+    *out = (fl_jv){.kind = FL_JV_NULL};
+    if (!fl_utf8_valid(text, n)) return fl_fail(err, FL_E_FORMAT, "%s: not valid UTF-8", name);
+    int rc = read_value(&r);
+    if (!rc) {
+        skip_space(&r);
+        if (r.at < r.end) rc = bad(&r, FL_E_FORMAT, "text after the value");
+    }
+    if (!rc) *out = r.stack[0];
+    fl_free(r.stack);
+    return rc;
+}
+
+const fl_jv *fl_jv_get(const fl_jv *object, const char *key) {
+    if (!object || object->kind != FL_JV_OBJECT) return NULL;
+    size_t n = strlen(key);
+    for (uint32_t i = 0; i < object->n; i++) {
+        const fl_jv *k = &object->members[i].key;
+        if (k->string.len == n && !memcmp(k->string.data, key, n)) return &object->members[i].value;
+    }
+    return NULL;
+}
+
+/* Digits of v (finite, not negative) without point, at most 17; value = 0.d1d2... * 10^exponent. */
+static int shortest_digits(char out[24], double v, int *exponent) {
+    char buf[48];
+    int n = 0;
+    for (int precision = 0; precision < 17; precision++) {
+        snprintf(buf, sizeof(buf), "%.*e", precision, v);
+        if (strtod(buf, NULL) == v) break;
+    }
+    for (const char *p = buf; *p != 'e'; p++)
+        if (*p >= '0' && *p <= '9') out[n++] = *p; /* not the point, which the locale chooses */
+    *exponent = (int)strtol(strchr(buf, 'e') + 1, NULL, 10) + 1;
+    out[n] = '\0';
+    return n;
+}
+
+void fl_jv_write_float(fl_bytes *out, double v) {
+    char d[24];
+    int exponent;
+    if (isnan(v)) {
+        fl_bytes_puts(out, "NaN");
+        return;
+    }
+    if (signbit(v)) fl_bytes_putc(out, '-');
+    if (isinf(v)) {
+        fl_bytes_puts(out, "Infinity");
+        return;
+    }
+    int n = shortest_digits(d, fabs(v), &exponent);
+    if (exponent > 16 || exponent < -3) {
+        fl_bytes_printf(out, "%c%s%se%c%02d", d[0], n > 1 ? "." : "", d + 1,
+                        exponent > 0 ? '+' : '-', abs(exponent - 1));
+    } else if (exponent <= 0) {
+        fl_bytes_printf(out, "0.%.*s%s", -exponent, "000", d);
+    } else if (n > exponent) {
+        fl_bytes_printf(out, "%.*s.%s", exponent, d, d + exponent);
+    } else {
+        fl_bytes_printf(out, "%s%.*s.0", d, exponent - n, "0000000000000000");
+    }
+}
+
+static void write_string(fl_bytes *out, const fl_jv *v) {
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+    fl_bytes_putc(out, '"');
+    for (size_t i = 0; i < v->string.len; i++) {
+        char c = v->string.data[i];
+        const char *found = c ? strchr(from, c) : NULL;
+        if (found) {
+            fl_bytes_printf(out, "\\%c", to[found - from]);
+        } else if ((uint8_t)c < 0x20) {
+            fl_bytes_printf(out, "\\u%04x", (unsigned)(uint8_t)c);
+        } else {
+            fl_bytes_putc(out, c);
+        }
+    }
+    fl_bytes_putc(out, '"');
+}
+
+void fl_jv_write(fl_bytes *out, const fl_jv *v) {
+    switch (v->kind) {
+    case FL_JV_NULL:
+        fl_bytes_puts(out, "null");
+        return;
+    case FL_JV_BOOL:
+        fl_bytes_puts(out, v->boolean ? "true" : "false");
+        return;
+    case FL_JV_INT:
+        fl_bytes_printf(out, "%lld", (long long)v->integer);
+        return;
+    case FL_JV_FLOAT:
+        fl_jv_write_float(out, v->number);
+        return;
+    case FL_JV_STRING:
+        write_string(out, v);
+        return;
+    case FL_JV_ARRAY:
+        fl_bytes_putc(out, '[');
+        for (uint32_t i = 0; i < v->n; i++) {
+            if (i) fl_bytes_putc(out, ',');
+            fl_jv_write(out, &v->items[i]);
+        }
+        fl_bytes_putc(out, ']');
+        return;
+    case FL_JV_OBJECT:
+        fl_bytes_putc(out, '{');
+        for (uint32_t i = 0; i < v->n; i++) {
+            if (i) fl_bytes_putc(out, ',');
+            write_string(out, &v->members[i].key);
+            fl_bytes_putc(out, ':');
+            fl_jv_write(out, &v->members[i].value);
+        }
+        fl_bytes_putc(out, '}');
+        return;
+    }
+}
