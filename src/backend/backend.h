@@ -152,7 +152,7 @@ typedef struct fl_backend_ops {
                  const fl_tensor *ids /*[T] i32*/, fl_err *err);
     int (*norm)(fl_backend *be, const fl_norm *n, fl_err *err);
     int (*quant)(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
-    /* out act dtype or f32: (sum_k x*w) in f32, * q_scale[t] * w_scale[n], + bias[n] */
+    /* out act dtype or f32, may be strided: (sum_k x*w) in f32, * q_scale[t] * w_scale[n], + bias[n] */
     int (*linear)(fl_backend *be, const fl_tensor *out /*[T,N]*/, const fl_act *x,
                   const fl_linear *lin, fl_err *err);
     int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,

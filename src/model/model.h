@@ -21,7 +21,7 @@ typedef struct fl_model_options {
     int threads;           /* CPU; 0 = physical cores                                   */
     int64_t context;       /* longest sequence; 0 = min(max_position, 8192)             */
     int64_t kv_tokens;     /* tokens in the KV pool; 0 = context                        */
-    int64_t max_step_rows; /* rows of one step; 0 = 512                                 */
+    int64_t max_step_rows; /* rows of one step; 0 = 256                                 */
     fl_kv_choice kv;
     void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */
     void *progress_ctx;
@@ -51,5 +51,19 @@ typedef struct fl_model_info {
     const char *quantization; /* "autofp8 static", "none"                           */
 } fl_model_info;
 void fl_model_info_get(const fl_model *m, fl_model_info *out);
+
+/* Calibration: the largest magnitude each linear input has had in every step since
+ * observe_begin.  One slot per distinct input of a layer. */
+typedef enum {
+    FL_OBSERVED_QKV,     /* input of q, k, v  */
+    FL_OBSERVED_O,       /* input of o        */
+    FL_OBSERVED_GATE_UP, /* input of gate, up */
+    FL_OBSERVED_DOWN,    /* input of down     */
+    FL_OBSERVED          /* slots of a layer  */
+} fl_observed;
+
+int fl_model_observe_begin(fl_model *m, fl_err *err);
+/* absmax: [n_layers,FL_OBSERVED] f32 on the host.  Ends the observation. */
+int fl_model_observe_end(fl_model *m, float *absmax, fl_err *err);
 
 #endif

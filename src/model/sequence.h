@@ -6,20 +6,25 @@
 
 typedef struct fl_sequence fl_sequence;
 
-/* Holds a reference on the model. */
+/* Reference-counted; holds a reference on the model.  close gives the pages back at once
+ * (feeding is then FL_E_ARG); ids and logits stay readable until the last unref. */
 int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err);
-void fl_sequence_free(fl_sequence *s);
+fl_sequence *fl_sequence_ref(fl_sequence *s);
+void fl_sequence_unref(fl_sequence *s);
+void fl_sequence_close(fl_sequence *s);
 /* A second sequence with the same history; pages are shared until one of them writes. */
 int fl_sequence_fork(fl_sequence **out, fl_sequence *s, fl_err *err);
 /* Keep the first n tokens, 0 <= n <= length. */
 int fl_sequence_rewind(fl_sequence *s, int64_t n, fl_err *err);
 int64_t fl_sequence_length(const fl_sequence *s);
+/* Tokens of the first feed, which penalties treat as the prompt; the rest is output. */
+int64_t fl_sequence_prompt_length(const fl_sequence *s);
 const int32_t *fl_sequence_ids(const fl_sequence *s); /* length ids; valid until the next call */
 fl_model *fl_sequence_model(const fl_sequence *s);    /* borrowed */
 
 /* Append n >= 1 ids and compute the logits after the last one.  On failure the sequence
  * is as before.  FL_E_ARG: id outside the vocabulary; FL_E_LIMIT: context or KV pool full.
- * *logits: [vocab] f32, owned by the sequence, overwritten by its next feed or score. */
+ * *logits: [vocab] f32, owned by the sequence, overwritten by its next feed. */
 int fl_sequence_feed(fl_sequence *s, const int32_t *ids, int64_t n, const float **logits,
                      fl_err *err);
 /* Like feed, and also logprob[i] = log p(ids[i] | everything before it) for all i, and

@@ -1,0 +1,112 @@
+#include "model/forward.h"
+
+#include <math.h>
+
+/* The columns of y that belong to one part of a fused projection. */
+static fl_tensor columns(const fl_tensor *y, int64_t first, int64_t n) {
+    fl_tensor v = *y;
+    v.data = (char *)y->data + first * fl_dtype_bytes(y->dtype);
+    v.dim[1] = n;
+    return v;
+}
+
+/* y = x @ w for a fused projection.  x is already quantized for the first part. */
+static int project(fl_model *m, const fl_tensor *y, fl_act *x, const fl_fused *w, fl_err *err) {
+    int rc;
+    for (int i = 0; i < w->n; i++) {
+        fl_tensor out = columns(y, w->column[i], w->lin[i]->n);
+        if (i && (rc = m->ops->quant(m->be, x, w->lin[i], err))) return rc;
+        if ((rc = m->ops->linear(m->be, &out, x, w->lin[i], err))) return rc;
+    }
+    return FL_OK;
+}
+
+/* Calibration: keep the largest magnitude this linear input has ever had. */
+static int observe(fl_model *m, int64_t layer, fl_observed which, const fl_tensor *x, fl_err *err) {
+    if (m->observed.dtype == FL_DTYPE_NONE) return FL_OK;
+    float *slot = (float *)m->observed.data + layer * FL_OBSERVED + which;
+    fl_tensor out = fl_tensor_1d(slot, FL_DTYPE_F32, 1);
+    return m->ops->absmax(m->be, &out, x, err);
+}
+
+static fl_tensor heads(const fl_tensor *qkv, int64_t first, int64_t n, int64_t head_dim) {
+    fl_tensor v = columns(qkv, first * head_dim, head_dim);
+    v.dim[1] = n;
+    v.dim[2] = head_dim;
+    v.ndim = 3;
+    return v;
+}
+
+/* normed -> delta: attention and its output projection.  T rows; H, G, E of the config. */
+static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err) {
+    const fl_config *c = &m->config;
+    const fl_layer *w = &m->weights.layers[layer];
+    const fl_backend_ops *ops = m->ops;
+    const int64_t t = b->n_rows, h = c->n_heads, g = c->n_kv_heads, e = c->head_dim;
+    fl_act x = fl_act_rows(m->scratch.normed, t), y = fl_act_rows(m->scratch.attended, t);
+    fl_tensor qkv = fl_rows(m->scratch.qkv, t), delta = fl_rows(m->scratch.delta, t);
+    fl_tensor q = heads(&qkv, 0, h, e);
+    fl_rope rope = {q, heads(&qkv, h, g, e), heads(&qkv, h + g, g, e), m->cos_sin};
+    fl_tensor out = fl_tensor_3d(y.x.data, y.x.dtype, t, h, e);
+    int rc;
+    if ((rc = observe(m, layer, FL_OBSERVED_QKV, &x.x, err))) return rc;
+    if ((rc = project(m, &qkv, &x, &w->qkv, err))) return rc;
+    if ((rc = ops->rope_store(m->be, &rope, &m->kv[layer], b, err))) return rc;
+    if ((rc = ops->attend(m->be, &out, &q, &m->kv[layer], b, 1.0f / sqrtf((float)e), err)))
+        return rc;
+    if ((rc = observe(m, layer, FL_OBSERVED_O, &y.x, err))) return rc;
+    if ((rc = ops->quant(m->be, &y, w->o.lin[0], err))) return rc;
+    return project(m, &delta, &y, &w->o, err);
+}
+
+/* normed -> delta: SwiGLU. */
+static int feed_forward(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err) {
+    const fl_layer *w = &m->weights.layers[layer];
+    fl_act x = fl_act_rows(m->scratch.normed, b->n_rows),
+           y = fl_act_rows(m->scratch.ffn, b->n_rows);
+    fl_tensor gate_up = fl_rows(m->scratch.gate_up, b->n_rows);
+    fl_tensor delta = fl_rows(m->scratch.delta, b->n_rows);
+    int rc;
+    if ((rc = observe(m, layer, FL_OBSERVED_GATE_UP, &x.x, err))) return rc;
+    if ((rc = project(m, &gate_up, &x, &w->gate_up, err))) return rc;
+    if ((rc = m->ops->silu_mul(m->be, &y, &gate_up, w->down.lin[0], err))) return rc;
+    if ((rc = observe(m, layer, FL_OBSERVED_DOWN, &y.x, err))) return rc;
+    return project(m, &delta, &y, &w->down, err);
+}
+
+int fl_forward_layers(fl_model *m, const fl_batch *b, fl_err *err) {
+    const fl_backend_ops *ops = m->ops;
+    fl_act x = fl_act_rows(m->scratch.normed, b->n_rows);
+    fl_norm norm = {.residual = fl_rows(m->scratch.residual, b->n_rows),
+                    .out = &x,
+                    .eps = (float)m->config.rms_norm_eps};
+    fl_tensor ids = fl_rows(b->ids, b->n_rows);
+    int rc = ops->embed(m->be, &norm.residual, m->weights.embed, &ids, err);
+    for (int64_t i = 0; !rc && i < m->config.n_layers; i++) {
+        const fl_layer *w = &m->weights.layers[i];
+        norm.weight = w->attn_norm;
+        norm.next = w->qkv.lin[0];
+        if ((rc = ops->norm(m->be, &norm, err))) break;
+        if ((rc = attention(m, i, b, err))) break;
+        norm.delta = fl_rows(m->scratch.delta, b->n_rows);
+        norm.weight = w->ffn_norm;
+        norm.next = w->gate_up.lin[0];
+        if ((rc = ops->norm(m->be, &norm, err))) break;
+        rc = feed_forward(m, i, b, err);
+    }
+    if (rc) return rc;
+    norm.weight = m->weights.norm;
+    norm.next = NULL;
+    return ops->norm(m->be, &norm, err);
+}
+
+int fl_forward_head(fl_model *m, const fl_batch *b, const int32_t *rows, int64_t n, fl_err *err) {
+    fl_act in = fl_act_rows(m->scratch.head_in, n);
+    fl_tensor hidden = fl_rows(m->scratch.normed.x, b->n_rows);
+    fl_tensor index = fl_rows(m->scratch.rows, n), logits = fl_rows(m->scratch.logits, n);
+    int rc;
+    if ((rc = m->ops->write(m->be, &index, rows, err))) return rc;
+    if ((rc = m->ops->gather(m->be, &in.x, &hidden, &index, err))) return rc;
+    if ((rc = m->ops->quant(m->be, &in, m->weights.head, err))) return rc;
+    return m->ops->linear(m->be, &logits, &in, m->weights.head, err);
+}

@@ -1,0 +1,14 @@
+/* forward.h - the transformer as a list of backend ops.  The caller holds the model's
+ * lock and has written the batch into the scratch tensors. */
+#ifndef FL_MODEL_FORWARD_H
+#define FL_MODEL_FORWARD_H
+
+#include "model/model_priv.h"
+
+/* All layers and the final norm: scratch.normed.x [T,D] holds the result. */
+int fl_forward_layers(fl_model *m, const fl_batch *b, fl_err *err);
+
+/* Head of n <= FL_LOGIT_ROWS of those rows: scratch.logits [n, head rows] f32. */
+int fl_forward_head(fl_model *m, const fl_batch *b, const int32_t *rows, int64_t n, fl_err *err);
+
+#endif

@@ -1,0 +1,230 @@
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_priv.h"
+#include "model/rope.h"
+#include "util/file.h"
+#include "util/log.h"
+#include "util/mem.h"
+#include "util/num.h"
+
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_ROWS = 256, MAX_STEP_ROWS = 65536 };
+
+static int open_backend(fl_model *m, const fl_model_options *o, int64_t rows, fl_err *err) {
+    const char *device = o->device && strcmp(o->device, "auto") ? o->device : "cpu";
+    fl_backend_params p = {.threads = o->threads, .max_rows = rows, .isa = o->isa};
+    int rc = fl_backend_find(&m->ops, device, err);
+    return rc ? rc : m->ops->open(&m->be, &p, err);
+}
+
+static int64_t range_option(const char *name, int64_t v, int64_t fallback, int64_t max, int *rc,
+                            fl_err *err) {
+    if (v < 0 || v > max) {
+        *rc =
+            fl_fail(err, FL_E_ARG, "%s: %lld, need 1 to %lld", name, (long long)v, (long long)max);
+        return 0;
+    }
+    return v ? v : fallback;
+}
+
+static int64_t head_rows(const fl_model *m) {
+    const char *name = m->config.tied ? "model.embed_tokens.weight" : "lm_head.weight";
+    const fl_st_tensor *t = fl_checkpoint_find(m->checkpoint, name);
+    return t && t->ndim == 2 ? fl_max_i64(t->dim[0], m->config.vocab_size) : m->config.vocab_size;
+}
+
+static int check_memory(const fl_model *m, uint64_t need, fl_err *err) {
+    fl_backend_info info;
+    m->ops->info(m->be, &info);
+    if (!info.mem_free || need <= info.mem_free) return FL_OK;
+    return fl_fail(err, FL_E_NOMEM, "%s: needs %llu MiB, %s has %llu MiB free", m->dir,
+                   (unsigned long long)(need >> 20), info.name,
+                   (unsigned long long)(info.mem_free >> 20));
+}
+
+static int make_kv(fl_model *m, fl_kv_choice choice, int64_t n_pages, fl_err *err) {
+    const fl_config *c = &m->config;
+    bool fp8 = choice == FL_KV_FP8 || (choice == FL_KV_AUTO && m->plan.kv_fp8);
+    fl_kv_shape shape = {.heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .page_tokens = FL_KV_PAGE_TOKENS,
+                         .dtype = fp8                        ? FL_DTYPE_E4M3
+                                  : c->dtype == FL_DTYPE_F16 ? FL_DTYPE_F16
+                                                             : FL_DTYPE_BF16};
+    m->kv_page_bytes = m->ops->kv_page_bytes(m->be, &shape);
+    uint64_t layer_bytes;
+    if (!fl_mul_u64(m->kv_page_bytes, (uint64_t)n_pages, &layer_bytes) ||
+        !fl_mul_u64(layer_bytes, (uint64_t)c->n_layers, &m->kv_bytes))
+        return fl_fail(err, FL_E_NOMEM, "kv_tokens: %lld pages are too many", (long long)n_pages);
+    int rc = check_memory(m, m->kv_bytes, err);
+    if (rc || (rc = fl_kv_pool_init(&m->pool, n_pages, err))) return rc;
+    if (!(m->kv = fl_alloc_array((size_t)c->n_layers, sizeof(*m->kv))))
+        return fl_fail(err, FL_E_NOMEM, "kv: %lld layers", (long long)c->n_layers);
+    if ((rc = m->ops->mem_new(m->be, &m->kv_data, m->kv_bytes, err))) return rc;
+    for (int64_t i = 0; i < c->n_layers; i++) {
+        m->kv[i] = (fl_kv_layer){(char *)m->kv_data + (uint64_t)i * layer_bytes, shape, 1, 1};
+        if (!fp8) continue;
+        rc = fl_kv_scales_read(&m->kv[i].k_scale, &m->kv[i].v_scale, m->checkpoint, i, err);
+        if (rc) return rc;
+    }
+    return FL_OK;
+}
+
+static int make_rope(fl_model *m, fl_err *err) {
+    const int64_t e = m->config.head_dim;
+    float *host = fl_alloc_array((size_t)m->context, (size_t)e * sizeof(*host));
+    if (!host) return fl_fail(err, FL_E_NOMEM, "rope table of %lld", (long long)m->context);
+    void *data = NULL;
+    int rc = fl_rope_table(host, &m->config.rope, e, m->context, err);
+    if (!rc) rc = m->ops->mem_new(m->be, &data, (uint64_t)(m->context * e) * sizeof(*host), err);
+    if (!rc) {
+        m->cos_sin = fl_tensor_2d(data, FL_DTYPE_F32, m->context, e);
+        rc = m->ops->write(m->be, &m->cos_sin, host, err);
+    }
+    fl_free(host);
+    return rc;
+}
+
+static int read_files(fl_model *m, const char *dir, fl_err *err) {
+    int rc;
+    if (!fl_dir_exists(dir)) return fl_fail(err, FL_E_IO, "%s: no such directory", dir);
+    if ((rc = fl_config_load(&m->config, &m->generation, dir, err))) return rc;
+    if ((rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
+    return fl_checkpoint_open(&m->checkpoint, dir, err);
+}
+
+static void name_quantization(fl_model *m) {
+    static const char *const act[] = {"weight-only", "static", "dynamic", "block"};
+    const char *flavour = fl_quant_flavour_name(m->plan.flavour);
+    bool plain = m->plan.flavour == FL_QUANT_NONE;
+    snprintf(m->quantization, sizeof(m->quantization), "%s%s%s", flavour, plain ? "" : " ",
+             plain ? "" : act[m->plan.act]);
+}
+
+static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
+    const fl_config *c = &m->config;
+    int rc = FL_OK;
+    int64_t context = fl_min_i64(c->max_position, DEFAULT_CONTEXT);
+    m->context = range_option("context", o->context, context, c->max_position, &rc, err);
+    if (rc) return rc;
+    int64_t rows =
+        range_option("max_step_rows", o->max_step_rows, DEFAULT_STEP_ROWS, MAX_STEP_ROWS, &rc, err);
+    int64_t kv_tokens = rc ? 0
+                           : range_option("kv_tokens", o->kv_tokens, m->context,
+                                          INT32_MAX - FL_KV_PAGE_TOKENS, &rc, err);
+    if (rc) return rc;
+    rows = fl_min_i64(rows, m->context);
+    if ((rc = open_backend(m, o, fl_max_i64(rows, FL_LOGIT_ROWS), err))) return rc;
+    if ((rc = check_memory(m, fl_checkpoint_bytes(m->checkpoint), err))) return rc;
+    fl_weights_request want = {m->ops,   m->be,       m->checkpoint,  c,
+                               &m->plan, o->progress, o->progress_ctx};
+    if ((rc = fl_weights_load(&m->weights, &want, err))) return rc;
+    if ((rc = make_kv(m, o->kv, fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS), err))) return rc;
+    if ((rc = make_rope(m, err))) return rc;
+    fl_scratch_shape shape = {.config = c,
+                              .act_dtype = m->weights.act_dtype,
+                              .max_rows = rows,
+                              .max_seqs = 1,
+                              .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
+                              .head_rows = head_rows(m)};
+    return fl_scratch_init(&m->scratch, &shape, m->ops, m->be, err);
+}
+
+int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err) {
+    static const fl_model_options defaults;
+    int rc;
+    fl_model *m = fl_alloc(sizeof(*m));
+    if (!m) return fl_fail(err, FL_E_NOMEM, "%s", dir);
+    atomic_init(&m->refs, 1);
+    pthread_mutex_init(&m->lock, NULL);
+    if (!(m->dir = fl_strdup(dir))) {
+        rc = fl_fail(err, FL_E_NOMEM, "%s", dir);
+        goto done;
+    }
+    if ((rc = read_files(m, dir, err))) goto done;
+    name_quantization(m);
+    if ((rc = build(m, opt ? opt : &defaults, err))) goto done;
+    fl_log(FL_LOG_INFO, "%s: %s, %lld layers, kv %s", dir, m->quantization,
+           (long long)m->config.n_layers, fl_dtype_name(m->kv[0].shape.dtype));
+    *out = m;
+    m = NULL;
+done:
+    fl_model_unref(m);
+    return rc;
+}
+
+fl_model *fl_model_ref(fl_model *m) {
+    atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+    return m;
+}
+
+void fl_model_unref(fl_model *m) {
+    if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) return;
+    if (m->be) {
+        fl_weights_free(&m->weights);
+        m->ops->mem_free(m->be, m->scratch.block);
+        m->ops->mem_free(m->be, m->cos_sin.data);
+        m->ops->mem_free(m->be, m->kv_data);
+        m->ops->mem_free(m->be, m->observed.data);
+        m->ops->close(m->be);
+    }
+    fl_kv_pool_deinit(&m->pool);
+    fl_checkpoint_close(m->checkpoint);
+    pthread_mutex_destroy(&m->lock);
+    fl_free(m->kv);
+    fl_free(m->dir);
+    fl_free(m);
+}
+
+const char *fl_model_dir(const fl_model *m) {
+    return m->dir;
+}
+const fl_config *fl_model_config(const fl_model *m) {
+    return &m->config;
+}
+const fl_generation_config *fl_model_generation_config(const fl_model *m) {
+    return &m->generation;
+}
+const fl_quant_plan *fl_model_quant_plan(const fl_model *m) {
+    return &m->plan;
+}
+const fl_checkpoint *fl_model_checkpoint(const fl_model *m) {
+    return m->checkpoint;
+}
+
+void fl_model_info_get(const fl_model *m, fl_model_info *out) {
+    *out = (fl_model_info){.weight_bytes = m->weights.bytes,
+                           .kv_bytes = m->kv_bytes,
+                           .scratch_bytes = m->scratch.bytes,
+                           .bytes_per_token = m->weights.bytes_per_token,
+                           .context = m->context,
+                           .kv_tokens = m->pool.n_pages * FL_KV_PAGE_TOKENS,
+                           .n_parameters = m->weights.n_parameters,
+                           .kv_dtype = m->kv[0].shape.dtype,
+                           .quantization = m->quantization};
+    m->ops->info(m->be, &out->backend);
+}
+
+int fl_model_observe_begin(fl_model *m, fl_err *err) {
+    void *data = NULL;
+    int64_t n = m->config.n_layers;
+    pthread_mutex_lock(&m->lock);
+    m->ops->mem_free(m->be, m->observed.data);
+    m->observed = (fl_tensor){0};
+    int rc = m->ops->mem_new(m->be, &data, (uint64_t)n * FL_OBSERVED * sizeof(float), err);
+    if (!rc) m->observed = fl_tensor_2d(data, FL_DTYPE_F32, n, FL_OBSERVED);
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
+int fl_model_observe_end(fl_model *m, float *absmax, fl_err *err) {
+    if (m->observed.dtype == FL_DTYPE_NONE) return fl_fail(err, FL_E_ARG, "observe: not begun");
+    pthread_mutex_lock(&m->lock);
+    int rc = m->ops->read(m->be, absmax, &m->observed, err);
+    m->ops->mem_free(m->be, m->observed.data);
+    m->observed = (fl_tensor){0};
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}

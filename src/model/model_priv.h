@@ -1,0 +1,35 @@
+/* model_priv.h - the inside of fl_model, for src/model only. */
+#ifndef FL_MODEL_MODEL_PRIV_H
+#define FL_MODEL_MODEL_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "model/kv.h"
+#include "model/model.h"
+#include "model/scratch.h"
+#include "model/weights.h"
+
+struct fl_model {
+    atomic_int refs;
+    char *dir;
+    fl_config config;
+    fl_generation_config generation;
+    fl_quant_plan plan;
+    fl_checkpoint *checkpoint;
+    const fl_backend_ops *ops;
+    fl_backend *be;
+    fl_weights weights;
+    fl_scratch scratch;
+    fl_tensor cos_sin; /* [context,E] f32 */
+    fl_kv_layer *kv;   /* [n_layers] */
+    void *kv_data;     /* one allocation, layer after layer */
+    uint64_t kv_bytes, kv_page_bytes;
+    fl_kv_pool pool;
+    pthread_mutex_t lock; /* covers pool, scratch and every call into be */
+    int64_t context;
+    fl_tensor observed; /* [n_layers,FL_OBSERVED] f32 absmax, or absent */
+    char quantization[64];
+};
+
+#endif

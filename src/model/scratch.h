@@ -1,0 +1,49 @@
+/* scratch.h - every buffer of a step, named; one backend allocation, made at load. */
+#ifndef FL_MODEL_SCRATCH_H
+#define FL_MODEL_SCRATCH_H
+
+#include "backend/backend.h"
+#include "formats/hf_config.h"
+
+enum { FL_LOGIT_ROWS = 32 }; /* rows of logits computed at once */
+
+typedef struct fl_scratch {
+    void *block;
+    uint64_t bytes;
+    int64_t max_rows, max_seqs, max_pages;
+    fl_tensor residual;       /* [T,D]                                       */
+    fl_tensor delta;          /* [T,D] output of o and down                  */
+    fl_act normed;            /* [T,D] input of qkv, gate_up                 */
+    fl_tensor qkv;            /* [T,(H+2G)*E]                                */
+    fl_act attended;          /* [T,H*E] input of o                          */
+    fl_tensor gate_up;        /* [T,2F]                                      */
+    fl_act ffn;               /* [T,F] input of down                         */
+    fl_act head_in;           /* [FL_LOGIT_ROWS,D] gathered rows             */
+    fl_tensor logits;         /* [FL_LOGIT_ROWS,V] f32                       */
+    fl_tensor ids, pos, slot; /* [T] i32                                */
+    fl_tensor row_start;      /* [S+1] i32                                   */
+    fl_tensor pages;          /* [S,max_pages] i32                           */
+    fl_tensor rows;           /* [FL_LOGIT_ROWS] i32                         */
+} fl_scratch;
+
+typedef struct fl_scratch_shape {
+    const fl_config *config;
+    fl_dtype act_dtype;
+    int64_t max_rows, max_seqs, max_pages;
+    int64_t head_rows; /* N of the head: >= vocab_size */
+} fl_scratch_shape;
+
+uint64_t fl_scratch_bytes(const fl_scratch_shape *s);
+int fl_scratch_init(fl_scratch *out, const fl_scratch_shape *s, const fl_backend_ops *ops,
+                    fl_backend *be, fl_err *err);
+
+/* The first n rows of a buffer. */
+static inline fl_tensor fl_rows(fl_tensor t, int64_t n) {
+    t.dim[0] = n;
+    return t;
+}
+static inline fl_act fl_act_rows(fl_act a, int64_t n) {
+    return (fl_act){fl_rows(a.x, n), fl_rows(a.q, n), fl_rows(a.q_scale, n)};
+}
+
+#endif
