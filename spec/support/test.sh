@@ -1,0 +1,114 @@
+#!/bin/sh
+# test.sh MAKE - every test that needs no GPU; run by `make test`, which installs what it needs.
+# One line a suite, failing tests in full, everything in build/log/; the last line is
+# "N passed, N failed" and the exit status says whether any failed or did not finish.
+make=$1
+log=build/log
+passed=0
+failed=0
+began=$(date +%s)
+mkdir -p $log
+
+# tally NAME STATUS SECONDS: count the TAP lines of a suite's log and report it.
+tally() {
+    file=$log/$1.log
+    ok=$(grep -ac '^ok ' "$file")
+    bad=$(grep -ac '^not ok ' "$file")
+    skipped=$(grep -aicE '^ok [0-9]+ .*# *skip' "$file")
+    planned=$(sed -n 's/^1\.\.\([0-9][0-9]*\)$/\1/p' "$file" | awk '{ n += $1 } END { print n + 0 }')
+    note=
+    [ "$skipped" = 0 ] || note=", $skipped skipped"
+    ok=$((ok - skipped))
+    if [ $((ok + bad + skipped)) != "$planned" ] || [ "$planned" = 0 ] || { [ "$2" != 0 ] && [ "$bad" = 0 ]; }; then
+        note="$note, DID NOT FINISH (status $2)"
+        unfinished=yes
+        bad=$((bad + 1))
+    else
+        unfinished=no
+    fi
+    printf '%-34s %6d passed %3d failed %4ds%s\n' "$1" "$ok" "$bad" "$3" "$note"
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    [ "$bad" = 0 ] || awk '/^not ok / { on = 1; print; next } /^(ok |1\.\.)/ { on = 0 } on' "$file" | head -n 200
+    [ $unfinished = no ] || { echo "--- the end of $file"; tail -n 40 "$file"; }
+}
+
+# suite NAME COMMAND...: a command that prints TAP.
+suite() {
+    name=$1
+    shift
+    start=$(date +%s)
+    timeout 900 "$@" >"$log/$name.log" 2>&1 </dev/null
+    tally "$name" $? $(($(date +%s) - start))
+}
+
+# step SENTENCE COMMAND...: a command that passes as one test when it succeeds.
+step() {
+    name=$1
+    shift
+    start=$(date +%s)
+    if timeout 1800 "$@" >"$log/$name.log" 2>&1 </dev/null; then
+        printf '%-34s %6d passed %3d failed %4ds\n' "$name" 1 0 $(($(date +%s) - start))
+        passed=$((passed + 1))
+    else
+        printf '%-34s %6d passed %3d failed %4ds\n' "$name" 0 1 $(($(date +%s) - start))
+        failed=$((failed + 1))
+        tail -n 60 "$log/$name.log"
+        return 1
+    fi
+}
+
+# c_tests BUILD: run every test binary. One that crashes, leaks or stops early is a failed test.
+c_tests() {
+    out=$log/c-test.out
+    for t in spec/c/test_*.c; do
+        t=$1/spec/c/$(basename "$t" .c)
+        echo "# $t"
+        timeout 600 "$t" >"$out" 2>&1
+        status=$?
+        lines=$(grep -acE '^(not )?ok ' "$out")
+        bad=$(grep -ac '^not ok ' "$out")
+        plan=$(sed -n 's/^1\.\.//p' "$out")
+        grep -av '^1\.\.' "$out"
+        if [ "$lines" != "$plan" ] || { [ $status != 0 ] && [ "$bad" = 0 ]; }; then
+            echo "not ok - $t ended with status $status after $lines of ${plan:-?} tests"
+            tail -n 40 "$out" | sed 's/^/# /'
+            lines=$((lines + 1))
+        fi
+        echo "1..$lines"
+    done
+    rm -f "$out"
+}
+
+rock() {
+    tree=build/rock-$1
+    rm -rf "$tree"
+    luarocks --lua-version="$1" make --tree "$tree" || return 1
+    "$tree/bin/fp8llm" --version || return 1
+    cd / && env -u LUA_PATH -u LUA_CPATH "$OLDPWD/$tree/bin/fp8llm" --version
+}
+
+case $make in
+--c-tests) c_tests "$2"; exit ;;
+--rock) rock "$2"; exit ;;
+esac
+
+jobs=-j$(nproc)
+sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+step build-gcc $make $jobs WERROR=-Werror all tests
+step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" WERROR=-Werror \
+    all tests
+suite c sh "$0" --c-tests build
+ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
+step model $make fp8-model
+for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
+    suite "spec-$lua" $lua spec/support/busted.lua -o TAP
+done
+for v in 5.1 5.4; do
+    step "luarocks-$v" sh "$0" --rock $v
+done
+suite lint $make --no-print-directory lint
+
+echo "$(($(date +%s) - began)) s, logs in $log"
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
