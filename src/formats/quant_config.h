@@ -1,13 +1,15 @@
 /* quant_config.h - how a checkpoint says it was quantized, as one plan.
  *
- * Whether one linear is quantized is decided by its tensors' dtype (E4M3 with a scale),
- * never by ignore lists; the plan only tells the activation scheme and cross-checks. */
+ * Whether one linear is quantized is decided by its tensors' dtype (E4M3 with a scale,
+ * linear_source.h), never by ignore lists; the plan only tells the activation scheme and
+ * cross-checks. */
 #ifndef FL_FORMATS_QUANT_CONFIG_H
 #define FL_FORMATS_QUANT_CONFIG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
-#include "formats/checkpoint.h"
+#include "util/dtype.h"
 #include "util/err.h"
 
 typedef enum {
@@ -31,25 +33,5 @@ typedef struct fl_quant_plan {
  * with its name. */
 int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err);
 const char *fl_quant_flavour_name(fl_quant_flavour f); /* "autofp8", "none", ... */
-
-/* One linear of the checkpoint, whatever the flavour calls its tensors. */
-typedef struct fl_linear_source {
-    const fl_st_tensor *weight; /* [n,k] E4M3, BF16, F16 or F32 */
-    float *w_scale;             /* [n] f32, real = code * w_scale; NULL unless E4M3 */
-    float *bias;                /* [n] f32 or NULL */
-    fl_act_scheme act;
-    float x_scale;    /* FL_ACT_STATIC */
-    float x_scale_ub; /* 0: none */
-} fl_linear_source;
-
-/* module: "model.layers.0.self_attn.q_proj".  Checks shapes against n and k, scales for
- * NaN, infinity, zero and sign, E4M3 data for NaN codes.  Free with fl_linear_source_free. */
-int fl_linear_source_open(fl_linear_source *out, const fl_checkpoint *ck, const fl_quant_plan *plan,
-                          const char *module, int64_t n, int64_t k, fl_err *err);
-void fl_linear_source_free(fl_linear_source *s);
-
-/* KV scales of one layer under every known spelling; 1 when absent. */
-int fl_kv_scales_read(float *k_scale, float *v_scale, const fl_checkpoint *ck, int64_t layer,
-                      fl_err *err);
 
 #endif
