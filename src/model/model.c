@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/linear_source.h"
 #include "model/model_priv.h"
 #include "model/rope.h"
 #include "util/file.h"
@@ -92,7 +93,9 @@ static int read_files(fl_model *m, const char *dir, fl_err *err) {
     if (!fl_dir_exists(dir)) return fl_fail(err, FL_E_IO, "%s: no such directory", dir);
     if ((rc = fl_config_load(&m->config, &m->generation, dir, err))) return rc;
     if ((rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
-    return fl_checkpoint_open(&m->checkpoint, dir, err);
+    if ((rc = fl_checkpoint_open(&m->checkpoint, dir, err))) return rc;
+    fl_quant_cross_check(m->checkpoint, &m->plan);
+    return FL_OK;
 }
 
 static void name_quantization(fl_model *m) {

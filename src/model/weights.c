@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/linear_source.h"
 #include "util/file.h"
 #include "util/fp8.h"
 #include "util/log.h"
