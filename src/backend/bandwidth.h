@@ -1,0 +1,18 @@
+/* bandwidth.h - how fast this machine's processors read memory: the roof of CPU decoding. */
+#ifndef FL_BACKEND_BANDWIDTH_H
+#define FL_BACKEND_BANDWIDTH_H
+
+#include <stdint.h>
+
+#include "util/err.h"
+
+enum { FL_BANDWIDTH_MIN = 1 << 20 }; /* below a mebibyte the time is mostly waking threads */
+
+/* Bytes per second that `threads` threads (0: one per physical core) read sequentially, each
+ * its own share of one buffer of `bytes`; the best of several passes over at least a quarter
+ * of a second.  A buffer that fits the last-level cache measures that cache: give the number
+ * of bytes that the program to be judged reads.
+ * FL_E_ARG below FL_BANDWIDTH_MIN; FL_E_NOMEM. */
+int fl_read_bandwidth(double *bytes_per_second, int threads, uint64_t bytes, fl_err *err);
+
+#endif
