@@ -175,3 +175,22 @@ int fl_dir_list(char ***names, size_t *n, const char *dir, const char *suffix, f
     *n = k;
     return FL_OK;
 }
+
+int fl_dir_remove(const char *path, fl_err *err) {
+    char **names = NULL;
+    size_t n = 0;
+    if (!fl_dir_exists(path)) return FL_OK;
+    int rc = fl_dir_list(&names, &n, path, "", err);
+    for (size_t i = 0; !rc && i < n; i++) {
+        if (!strcmp(names[i], ".") || !strcmp(names[i], "..")) continue;
+        char *file = fl_path_join(path, names[i]);
+        if (!file)
+            rc = fl_fail(err, FL_E_NOMEM, "%s", path);
+        else if (unlink(file))
+            rc = fl_fail(err, FL_E_IO, "%s: %s", file, strerror(errno));
+        fl_free(file);
+    }
+    fl_free(names);
+    if (rc) return rc;
+    return rmdir(path) ? fl_fail(err, FL_E_IO, "%s: %s", path, strerror(errno)) : FL_OK;
+}
