@@ -44,10 +44,11 @@ static int check_not_lfs(const fl_safetensors *st, fl_err *err) {
     memcpy(text, m->data, n);
     text[n] = '\0';
     const char *size = strstr(text, "\nsize ");
+    size = size ? size + 6 : "?";
     return fl_fail(err, FL_E_FORMAT,
-                   "%s: a git-lfs pointer of %zu bytes, not the file of %llu bytes it stands for: "
+                   "%s: a git-lfs pointer of %zu bytes, not the file it stands for (%.*s bytes): "
                    "run `git lfs pull`",
-                   st->path, m->size, size ? strtoull(size + 6, NULL, 10) : 0ull);
+                   st->path, m->size, (int)strcspn(size, "\n"), size);
 }
 
 static int read_header_size(const fl_safetensors *st, uint64_t *out, fl_err *err) {
@@ -253,10 +254,7 @@ static int read_header(fl_safetensors *st, fl_err *err) {
      * the mapping may stop there. */
     char *text = fl_memdup(st->map.data + 8, (size_t)header_bytes);
     if (!text) return no_memory(st, err);
-    if ((rc = fl_json_parse(&doc, text, (size_t)header_bytes, st->path, err))) {
-        fl_fail_in(err, "safetensors header: ");
-        goto done;
-    }
+    if ((rc = fl_json_parse(&doc, text, (size_t)header_bytes, st->path, err))) goto done;
     const fl_json_node *root = fl_json_root(doc);
     if (!fl_json_is_object(root)) {
         rc = fl_fail(err, FL_E_FORMAT, "%s: the header is not a JSON object", st->path);
