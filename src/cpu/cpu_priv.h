@@ -1,0 +1,166 @@
+/* cpu_priv.h - inside of the CPU backend.
+ *
+ * The tile.  Everything that is multiplied - weights, cached keys, cached values - lies in
+ * tiles of 16 outer rows x K, K in groups of 4 columns (zero padded), so that a SIMD lane
+ * owns one outer row and no sum ever crosses lanes.  Bytes of one group:
+ *   E4M3   64: line of 16 rows x (k0,k1) and (k2,k3), the two pairs of rows 4i..4i+3 in
+ *              16-byte lane i, so that one byte unpack yields the BF16 pairs (k0,k1) of
+ *              all rows and the other (k2,k3);
+ *   BF16  128: line of 16 rows x (k0,k1), line of 16 rows x (k2,k3);
+ *   F16   128: 16 rows of k0, of k1, of k2, of k3.
+ * Weights: outer row = output row, K = input column.  Keys: outer row = position,
+ * K = head dim.  Values: outer row = head dim, K = position.
+ *
+ * The sum.  Every product sum over K uses two f32 accumulators per outer row, one for
+ * k%4 in {0,1} and one for {2,3}, both in order of k, added at the end.  No kernel does it
+ * otherwise, so a result does not depend on how many rows were computed together. */
+#ifndef FL_CPU_PRIV_H
+#define FL_CPU_PRIV_H
+
+#include "backend/backend.h"
+#include "util/num.h"
+#include "util/thread.h"
+
+enum {
+    CPU_TILE = 16,   /* outer rows of a tile                                        */
+    CPU_GROUP = 4,   /* columns of a group                                          */
+    CPU_CHUNK = 256, /* positions of one softmax chunk, counted from position 0     */
+    CPU_CHUNK_TILES = CPU_CHUNK / CPU_TILE,
+    CPU_VECS = 32, /* query vectors that share one pass over keys and values      */
+    CPU_MAX_HEAD_DIM = 256,
+    CPU_PANEL_ROWS = 256, /* activation rows prepared at a time in a linear              */
+};
+
+static inline int64_t cpu_group_bytes(fl_dtype t) {
+    return t == FL_DTYPE_E4M3 ? 64 : 128;
+}
+
+/* Byte offset of outer row r, column k inside a tile. */
+static inline int64_t cpu_tile_offset(fl_dtype t, int64_t r, int64_t k) {
+    int64_t group = k / CPU_GROUP, i = k % CPU_GROUP;
+    if (t == FL_DTYPE_E4M3) return group * 64 + r / 4 * 16 + i / 2 * 8 + r % 4 * 2 + i % 2;
+    if (t == FL_DTYPE_F16) return group * 128 + i * 32 + r * 2;
+    return group * 128 + i / 2 * 64 + r * 4 + i % 2 * 2;
+}
+
+/* y[m][16*tile + r] = sum over k of x[m][k] * w[tile][r][k] */
+typedef struct cpu_dot {
+    const uint8_t *w; /* n_tiles tiles of `groups` groups, one after the other */
+    int64_t n_tiles, groups;
+    fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot              */
+    const void *x;             /* [m, 4*groups]                                        */
+    int64_t ldx, m;            /* elements from row to row; rows                       */
+    float *y;
+    int64_t ldy;
+} cpu_dot;
+
+/* acc[m][tile][0..1][r] += sum over k of p[m][k] * v[tile][r][k], k in whole groups, the two
+ * accumulators as above.  The columns come in blocks of 16 (4 groups) from different pages. */
+typedef struct cpu_mix {
+    const uint8_t *const *block;    /* block[i]: columns 16*i..16*i+15 of all tiles        */
+    int64_t group_begin, group_end; /* counted from block[0]                               */
+    int64_t n_tiles;                /* a block holds n_tiles runs of 4 groups              */
+    fl_dtype dtype;
+    const float *p;
+    int64_t ldp, m;
+    float *acc; /* [m][n_tiles][2][16] */
+} cpu_mix;
+
+typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent                  */
+    void *out, *residual;
+    const void *delta, *weight;
+    fl_dtype dtype;
+    int64_t n;
+    float eps;
+} cpu_norm_row;
+
+/* One instruction set.  Chosen once, in open. */
+typedef struct cpu_isa {
+    const char *name, *label; /* "avx512"; what info() shows                             */
+    bool bf16_dot;            /* dot takes BF16 x with E4M3 and BF16 tiles               */
+    void (*dot)(const cpu_dot *d);
+    void (*mix)(const cpu_mix *x);
+    /* s[i] = exp(s[i]*factor - max), max over i < n of s[i]*factor; zeros up to the next
+     * multiple of 16.  Returns the sum. */
+    float (*softmax)(float *s, int64_t n, float factor, float *max);
+    void (*to_f32)(float *dst, const void *src, fl_dtype t, int64_t n);     /* E4M3 BF16 F16 F32 */
+    void (*to_bf16)(uint16_t *dst, const void *src, fl_dtype t, int64_t n); /* E4M3, BF16    */
+    void (*from_f32)(void *dst, fl_dtype t, const float *src, int64_t n);   /* BF16 F16 F32  */
+    /* q = E4M3 of x * scale, or of x / scale */
+    void (*quantize)(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide);
+    float (*absmax)(const void *x, fl_dtype t, int64_t n); /* NaN counts as 0 */
+    void (*norm)(const cpu_norm_row *r);
+    void (*silu_mul)(void *out, const void *gate, const void *up, fl_dtype t, int64_t n);
+    /* y[i] = (y[i] * s) * w_scale[i] + bias[i]; w_scale or bias may be NULL */
+    void (*affine)(float *y, float s, const float *w_scale, const float *bias, int64_t n);
+} cpu_isa;
+
+extern const cpu_isa cpu_isa_scalar, cpu_isa_avx2, cpu_isa_avx512;
+
+/* NULL name: best this machine can run.  FL_E_ARG: unknown name; FL_E_UNSUPPORTED: the
+ * processor or the operating system lacks it. */
+int cpu_isa_find(const cpu_isa **out, const char *name, fl_err *err);
+
+struct fl_backend {
+    fl_team *team;
+    const cpu_isa *isa;
+    int64_t max_rows;
+    /* linear: the activations of up to CPU_PANEL_ROWS rows in the form `dot` wants */
+    uint8_t *panel;
+    int64_t panel_rows, panel_bytes;
+    /* attend */
+    struct cpu_attend_scratch *scratch; /* one per team member                           */
+    int64_t *block_start;               /* [max_rows + 1]                                */
+    float *partial;                     /* results of chunks computed side by side       */
+    int64_t partial_bytes;
+};
+
+typedef struct cpu_packed {
+    uint8_t *tile; /* fl_map_pages */
+    uint64_t tile_bytes;
+    int64_t groups, n_tiles;
+    float *w_scale, *bias; /* [16*n_tiles], or NULL */
+} cpu_packed;
+
+/* pack.c */
+int cpu_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err);
+void cpu_linear_free(fl_backend *be, fl_linear *lin);
+int cpu_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table, const fl_tensor *ids,
+              fl_err *err);
+
+/* linear.c */
+int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err);
+int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
+               fl_err *err);
+
+/* rows.c: ops that work on one row at a time */
+int cpu_norm(fl_backend *be, const fl_norm *n, fl_err *err);
+int cpu_quant(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
+int cpu_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl_linear *next,
+                 fl_err *err);
+int cpu_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const fl_tensor *rows,
+               fl_err *err);
+int cpu_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
+int cpu_check_rows(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
+/* Run fn over [0, rows), in parallel when rows * width elements are worth waking the team. */
+void cpu_for_rows(fl_backend *be, int64_t rows, int64_t width, fl_range_fn fn, void *ctx);
+
+/* kv.c: the inside of a page.  Head g: keys of all positions, then values. */
+uint64_t cpu_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
+const uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
+const uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
+int cpu_kv_check(const char *op, const fl_kv_layer *kv, fl_err *err);
+int cpu_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
+                   fl_err *err);
+
+/* attend.c */
+int cpu_attend_open(fl_backend *be, fl_err *err);
+void cpu_attend_close(fl_backend *be);
+int cpu_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
+               const fl_batch *b, float scale, fl_err *err);
+
+static inline void *cpu_row(const fl_tensor *t, int64_t i) {
+    return (uint8_t *)t->data + i * t->stride * fl_dtype_bytes(t->dtype);
+}
+
+#endif

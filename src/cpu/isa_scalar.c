@@ -1,0 +1,184 @@
+/* isa_scalar.c - plain C: any processor, and the form the fast versions are checked against. */
+#include <math.h>
+
+#include "cpu/cpu_priv.h"
+#include "util/fp8.h"
+
+/* One group of one tile: w[k][r]. */
+static void decode(float w[CPU_GROUP][CPU_TILE], const uint8_t *group, fl_dtype t) {
+    for (int k = 0; k < CPU_GROUP; k++) {
+        for (int r = 0; r < CPU_TILE; r++) {
+            const uint8_t *p = group + cpu_tile_offset(t, r, k);
+            uint16_t h;
+            if (t == FL_DTYPE_E4M3) {
+                w[k][r] = fl_e4m3_table()[*p];
+                continue;
+            }
+            memcpy(&h, p, sizeof(h));
+            w[k][r] = t == FL_DTYPE_F16 ? fl_f16_to_f32(h) : fl_bf16_to_f32(h);
+        }
+    }
+}
+
+/* acc[0] takes k0, k1, acc[1] takes k2, k3. */
+static void accumulate(float acc[2][CPU_TILE], const float *x, float w[CPU_GROUP][CPU_TILE]) {
+    for (int k = 0; k < CPU_GROUP; k++) {
+        for (int r = 0; r < CPU_TILE; r++) acc[k / 2][r] += x[k] * w[k][r];
+    }
+}
+
+static void dot(const cpu_dot *d) {
+    enum { ROWS = 8 };
+    int64_t group_bytes = cpu_group_bytes(d->w_dtype);
+    for (int64_t tile = 0; tile < d->n_tiles; tile++) {
+        const uint8_t *w = d->w + tile * d->groups * group_bytes;
+        for (int64_t m0 = 0; m0 < d->m; m0 += ROWS) {
+            int64_t rows = fl_min_i64(ROWS, d->m - m0);
+            float acc[ROWS][2][CPU_TILE] = {{{0}}}, col[CPU_GROUP][CPU_TILE];
+            for (int64_t g = 0; g < d->groups; g++) {
+                decode(col, w + g * group_bytes, d->w_dtype);
+                for (int64_t m = 0; m < rows; m++)
+                    accumulate(acc[m], (const float *)d->x + (m0 + m) * d->ldx + 4 * g, col);
+            }
+            for (int64_t m = 0; m < rows; m++) {
+                float *y = d->y + (m0 + m) * d->ldy + tile * CPU_TILE;
+                for (int r = 0; r < CPU_TILE; r++) y[r] = acc[m][0][r] + acc[m][1][r];
+            }
+        }
+    }
+}
+
+static void mix(const cpu_mix *x) {
+    int64_t group_bytes = cpu_group_bytes(x->dtype);
+    for (int64_t g = x->group_begin; g < x->group_end; g++) {
+        for (int64_t tile = 0; tile < x->n_tiles; tile++) {
+            float col[CPU_GROUP][CPU_TILE];
+            decode(col, x->block[g / 4] + (tile * 4 + g % 4) * group_bytes, x->dtype);
+            for (int64_t m = 0; m < x->m; m++) {
+                float *acc = x->acc + (m * x->n_tiles + tile) * 2 * CPU_TILE;
+                accumulate((float(*)[CPU_TILE])acc, x->p + m * x->ldp + 4 * g, col);
+            }
+        }
+    }
+}
+
+static float softmax(float *s, int64_t n, float factor, float *max) {
+    float top = -INFINITY, sum = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        s[i] *= factor;
+        if (s[i] > top) top = s[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        s[i] = expf(s[i] - top);
+        sum += s[i];
+    }
+    for (int64_t i = n; i % CPU_TILE; i++) s[i] = 0.0f;
+    *max = top;
+    return sum;
+}
+
+static float load(const void *src, fl_dtype t, int64_t i) {
+    switch (t) {
+    case FL_DTYPE_E4M3:
+        return fl_e4m3_table()[((const uint8_t *)src)[i]];
+    case FL_DTYPE_BF16:
+        return fl_bf16_to_f32(((const uint16_t *)src)[i]);
+    case FL_DTYPE_F16:
+        return fl_f16_to_f32(((const uint16_t *)src)[i]);
+    default:
+        return ((const float *)src)[i];
+    }
+}
+
+static void store(void *dst, fl_dtype t, int64_t i, float x) {
+    switch (t) {
+    case FL_DTYPE_BF16:
+        ((uint16_t *)dst)[i] = fl_f32_to_bf16(x);
+        break;
+    case FL_DTYPE_F16:
+        ((uint16_t *)dst)[i] = fl_f32_to_f16(x);
+        break;
+    default:
+        ((float *)dst)[i] = x;
+    }
+}
+
+static void to_f32(float *dst, const void *src, fl_dtype t, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = load(src, t, i);
+}
+
+static void to_bf16(uint16_t *dst, const void *src, fl_dtype t, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = fl_f32_to_bf16(load(src, t, i));
+}
+
+static void from_f32(void *dst, fl_dtype t, const float *src, int64_t n) {
+    for (int64_t i = 0; i < n; i++) store(dst, t, i, src[i]);
+}
+
+static void quantize(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide) {
+    for (int64_t i = 0; i < n; i++) {
+        float v = load(x, t, i);
+        q[i] = fl_f32_to_e4m3(divide ? v / scale : v * scale);
+    }
+}
+
+static float absmax(const void *x, fl_dtype t, int64_t n) {
+    float top = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        float v = fabsf(load(x, t, i));
+        if (v > top) top = v;
+    }
+    return top;
+}
+
+static float round_to(fl_dtype t, float x) {
+    return t == FL_DTYPE_F16 ? fl_f16_to_f32(fl_f32_to_f16(x)) : fl_bf16_round(x);
+}
+
+static void norm(const cpu_norm_row *r) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < r->n; i++) {
+        float v = load(r->residual, r->dtype, i);
+        if (r->delta) {
+            v = round_to(r->dtype, v + load(r->delta, r->dtype, i));
+            store(r->residual, r->dtype, i, v);
+        }
+        sum += v * v;
+    }
+    float inv = 1.0f / sqrtf(sum / (float)r->n + r->eps);
+    for (int64_t i = 0; i < r->n; i++) {
+        float v = round_to(r->dtype, load(r->residual, r->dtype, i) * inv);
+        store(r->out, r->dtype, i, v * load(r->weight, r->dtype, i));
+    }
+}
+
+static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float g = load(gate, t, i);
+        store(out, t, i, g / (1.0f + expf(-g)) * load(up, t, i));
+    }
+}
+
+static void affine(float *y, float s, const float *w_scale, const float *bias, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float v = y[i] * s;
+        if (w_scale) v *= w_scale[i];
+        y[i] = bias ? v + bias[i] : v;
+    }
+}
+
+const cpu_isa cpu_isa_scalar = {
+    .name = "scalar",
+    .label = "scalar",
+    .dot = dot,
+    .mix = mix,
+    .softmax = softmax,
+    .to_f32 = to_f32,
+    .to_bf16 = to_bf16,
+    .from_f32 = from_f32,
+    .quantize = quantize,
+    .absmax = absmax,
+    .norm = norm,
+    .silu_mul = silu_mul,
+    .affine = affine,
+};

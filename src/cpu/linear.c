@@ -1,0 +1,140 @@
+/* linear.c - y = x w^T: bring x into the form the kernel wants, then share out the tiles. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "cpu/cpu_priv.h"
+#include "util/mem.h"
+
+enum {
+    ROWS = 24,               /* rows and tiles of one kernel call: the result stays in L1,  */
+    TILES = 8,               /* the weights in L2 while the rows pass                       */
+    STREAM_BYTES = 256 << 10 /* weights taken at a time by a member when rows are few        */
+};
+
+typedef struct linear_job {
+    fl_backend *be;
+    const fl_tensor *out, *x; /* x: the E4M3 codes, or the plain activation */
+    const float *q_scale;     /* NULL: 1 */
+    const fl_linear *lin;
+    fl_dtype panel_dtype;
+    int64_t row, rows; /* of the current panel */
+    int64_t grain;     /* tiles */
+    atomic_llong next;
+} linear_job;
+
+int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
+    const cpu_packed *p = lin->packed;
+    int64_t rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
+    int64_t bytes = rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
+    if (bytes <= be->panel_bytes) return FL_OK;
+    uint8_t *panel = fl_map_pages((size_t)bytes);
+    if (!panel)
+        return fl_fail(err, FL_E_NOMEM, "linear: %lld bytes for %lld rows of activations",
+                       (long long)bytes, (long long)rows);
+    fl_unmap_pages(be->panel, (size_t)be->panel_bytes);
+    be->panel = panel;
+    be->panel_bytes = bytes;
+    be->panel_rows = rows;
+    return FL_OK;
+}
+
+static void prepare_row(const linear_job *j, int64_t r) {
+    const cpu_packed *p = j->lin->packed;
+    int64_t ld = p->groups * CPU_GROUP, k = j->lin->k;
+    const void *src = cpu_row(j->x, j->row + r);
+    if (j->panel_dtype == FL_DTYPE_BF16) {
+        uint16_t *dst = (uint16_t *)j->be->panel + r * ld;
+        j->be->isa->to_bf16(dst, src, j->x->dtype, k);
+        for (int64_t i = k; i < ld; i++) dst[i] = 0;
+    } else {
+        float *dst = (float *)j->be->panel + r * ld;
+        j->be->isa->to_f32(dst, src, j->x->dtype, k);
+        for (int64_t i = k; i < ld; i++) dst[i] = 0.0f;
+    }
+}
+
+/* Scale, add the bias, round: y[row][..] -> out columns [n0, n0 + n). */
+static void finish_row(const linear_job *j, int64_t row, int64_t n0, int64_t n, float *y) {
+    const cpu_packed *p = j->lin->packed;
+    const cpu_isa *isa = j->be->isa;
+    const fl_tensor *out = j->out;
+    float s = j->q_scale ? j->q_scale[row] : 1.0f;
+    if (j->q_scale || p->w_scale || p->bias)
+        isa->affine(y, s, p->w_scale ? p->w_scale + n0 : NULL, p->bias ? p->bias + n0 : NULL, n);
+    isa->from_f32((uint8_t *)cpu_row(out, row) + n0 * fl_dtype_bytes(out->dtype), out->dtype, y, n);
+}
+
+static void run_tiles(const linear_job *j, int64_t begin, int64_t end) {
+    const cpu_packed *p = j->lin->packed;
+    int64_t ld = p->groups * CPU_GROUP, x_bytes = fl_dtype_bytes(j->panel_dtype);
+    _Alignas(64) float y[ROWS * TILES * CPU_TILE];
+    for (int64_t tile = begin; tile < end; tile += TILES) {
+        int64_t tiles = fl_min_i64(TILES, end - tile), n0 = tile * CPU_TILE;
+        int64_t n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
+        for (int64_t r = 0; r < j->rows; r += ROWS) {
+            cpu_dot d = {.w = p->tile + tile * p->groups * cpu_group_bytes(j->lin->dtype),
+                         .n_tiles = tiles,
+                         .groups = p->groups,
+                         .w_dtype = j->lin->dtype,
+                         .x_dtype = j->panel_dtype,
+                         .x = j->be->panel + r * ld * x_bytes,
+                         .ldx = ld,
+                         .m = fl_min_i64(ROWS, j->rows - r),
+                         .y = y,
+                         .ldy = TILES * CPU_TILE};
+            j->be->isa->dot(&d);
+            for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
+        }
+    }
+}
+
+static void linear_member(void *arg, int member, int members) {
+    linear_job *j = arg;
+    const cpu_packed *p = j->lin->packed;
+    for (int64_t r = member; r < j->rows; r += members) prepare_row(j, r);
+    fl_team_barrier(j->be->team);
+    for (;;) {
+        int64_t begin = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
+        if (begin >= p->n_tiles) return;
+        run_tiles(j, begin, fl_min_i64(begin + j->grain, p->n_tiles));
+    }
+}
+
+/* Few rows: long sequential reads.  Many rows: one kernel call's worth.  Always small
+ * enough that the members finish together. */
+static int64_t choose_grain(const linear_job *j) {
+    const cpu_packed *p = j->lin->packed;
+    int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype);
+    int64_t grain = j->rows > ROWS ? TILES : fl_max_i64(STREAM_BYTES / tile_bytes, TILES);
+    int64_t share = fl_div_up(p->n_tiles, 4 * fl_team_size(j->be->team));
+    return fl_max_i64(fl_min_i64(grain, share), 1);
+}
+
+int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
+               fl_err *err) {
+    bool fp8 = lin->act != FL_ACT_NONE;
+    const fl_tensor *in = fp8 ? &x->q : &x->x;
+    int64_t rows = out->dim[0];
+    int rc = cpu_check_rows(be, "linear", rows, err);
+    if (rc) return rc;
+    if (in->dim[0] < rows || in->dim[1] != lin->k || out->dim[1] != lin->n)
+        return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
+                       (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
+                       (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
+    linear_job j = {.be = be,
+                    .out = out,
+                    .x = in,
+                    .q_scale = fp8 ? x->q_scale.data : NULL,
+                    .lin = lin,
+                    .panel_dtype = FL_DTYPE_F32};
+    if (be->isa->bf16_dot && lin->dtype != FL_DTYPE_F16 &&
+        (in->dtype == FL_DTYPE_E4M3 || in->dtype == FL_DTYPE_BF16))
+        j.panel_dtype = FL_DTYPE_BF16;
+    for (; j.row < rows; j.row += be->panel_rows) {
+        j.rows = fl_min_i64(be->panel_rows, rows - j.row);
+        j.grain = choose_grain(&j);
+        atomic_init(&j.next, 0);
+        fl_team_run(be->team, linear_member, &j);
+    }
+    return FL_OK;
+}
