@@ -1,9 +1,25 @@
 /* sampler.h - from a row of logits to a token, in vLLM's order and meaning.
  *
- * Order: logprobs of the raw row; allowed ids; logit_bias; repetition, frequency,
- * presence penalty; greedy stops here; temperature, min_p, top_k, top_p, draw.
- * Draws are Gumbel-max over philox4x32-10 keyed by the seed, so a seed gives the same
- * tokens on every machine and for any batch. */
+ * Default order: logprobs of the raw row; allowed ids; logit_bias; repetition,
+ * frequency, presence penalty; greedy stops here; temperature, min_p, top_k, top_p,
+ * draw.  `order` gives another one, e.g. llama.cpp's: bias, penalties, top_k, top_p,
+ * min_p, temperature.  It changes when a stage runs, never what it means.
+ *
+ * Meaning, with p = softmax of the row as the stage finds it:
+ *   repetition  ids of prompt and output: logit > 0 ? logit / r : logit * r
+ *   frequency   logit -= f * (times the id is in the output)
+ *   presence    logit -= q when the id is in the output
+ *   min_p       keeps p >= min_p * max(p)
+ *   top_k       keeps logit >= the k-th largest: all ties of the k-th stay
+ *   top_p       in descending order (ties: lower id first) keeps a token when the
+ *               tokens before it hold less than top_p: the one that crosses it stays
+ *
+ * The draw is an exponential race (= Gumbel-max): the kept token with the smallest
+ * -log1p(-u) / p wins, ties to the lower id, where
+ *   u = (word + 0.5) / 2^32
+ *   word = philox4x32-10(counter {id / 4, draw, draw >> 32, 0}, key = seed)[id % 4]
+ * and draw counts the tokens drawn so far.  A token's number depends on seed, draw and
+ * id only, so a seed gives the same tokens on every machine and in any batch. */
 #ifndef FL_ENGINE_SAMPLER_H
 #define FL_ENGINE_SAMPLER_H
 
@@ -17,6 +33,21 @@ typedef struct fl_logit_bias {
     int32_t id;
     float bias; /* added; clamped to [-100, 100]; -inf not needed: use allowed ids */
 } fl_logit_bias;
+
+typedef enum {
+    FL_STAGE_ALLOWED,
+    FL_STAGE_BIAS,
+    FL_STAGE_PENALTIES,
+    FL_STAGE_TEMPERATURE,
+    FL_STAGE_MIN_P,
+    FL_STAGE_TOP_K,
+    FL_STAGE_TOP_P,
+    FL_STAGE_COUNT
+} fl_stage;
+
+/* "allowed", "bias", "penalties", "temperature", "min_p", "top_k", "top_p". */
+const char *fl_stage_name(fl_stage stage);
+bool fl_stage_from_name(const char *name, fl_stage *out);
 
 typedef struct fl_sampler_params {
     float temperature;        /* >= 0; below 1e-5 greedy                        default 1   */
@@ -32,14 +63,20 @@ typedef struct fl_sampler_params {
     size_t n_bias;
     int32_t *allowed; /* n_allowed ids, or NULL = all                               */
     size_t n_allowed;
+    /* n_order stages, each at most once; n_order 0: the default.  A stage may be left
+     * out when its parameters are at their defaults. */
+    fl_stage order[FL_STAGE_COUNT];
+    size_t n_order;
 } fl_sampler_params;
 
 void fl_sampler_params_init(fl_sampler_params *p); /* the defaults */
 
+/* One thread at a time.  Holds work rows for the largest n it has seen. */
 typedef struct fl_sampler fl_sampler;
 
 /* Copies params.  FL_E_ARG names the field, its value and its range. */
 int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err);
+/* Same parameters, same seed, same place in the random stream. */
 int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err);
 void fl_sampler_free(fl_sampler *s);
 
@@ -51,17 +88,20 @@ typedef struct fl_history { /* what penalties look at */
 } fl_history;
 
 /* Applies everything up to and including temperature, min_p, top_k, top_p to logits[0..n)
- * in place (removed tokens become -inf).  Greedy keeps the row after penalties. */
+ * in place (removed tokens become -inf).  Greedy keeps the row after penalties.  h may be
+ * NULL: no history.  Errors as sample; on failure the row is as far as it got. */
 int fl_sampler_process(fl_sampler *s, float *logits, int32_t n, const fl_history *h, fl_err *err);
-/* Process a copy of the row, choose, advance the random stream.  logprob: of the chosen
- * token under the raw row.  FL_E_ARG when no token is left or the row holds NaN. */
+/* Process a copy of the row, choose, advance the random stream.  logprob (may be NULL): of
+ * the chosen token under the raw row.  FL_E_ARG when no token is left, when the row holds
+ * NaN or +inf, or when an id of bias, allowed or history is outside [0, n). */
 int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
                       int32_t *id, float *logprob, fl_err *err);
 
-/* Row statistics, vectorised. */
+/* Row statistics, vectorised.  -inf is an ordinary value; NaN is not expected. */
 float fl_logsumexp(const float *logits, int32_t n);
-int32_t fl_argmax(const float *logits, int32_t n); /* lowest index among equals */
-/* The k largest, descending, ties by lower id; ids and values have room for k <= n. */
+int32_t fl_argmax(const float *logits, int32_t n); /* lowest index among equals; n >= 1 */
+/* The k largest, descending, ties by lower id; ids and values have room for k <= n.
+ * FL_E_ARG: k outside [1, n], or NaN in the row. */
 int fl_topk(const float *logits, int32_t n, int32_t k, int32_t *ids, float *values, fl_err *err);
 
 #endif

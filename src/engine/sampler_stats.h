@@ -1,0 +1,39 @@
+/* sampler_stats.h - passes over one row of logits, the costly half of the sampler.
+ *
+ * Vectors of four floats (GCC's vector extension, also clang's): compiled for SSE2 or
+ * NEON alike, and every sum has one fixed order, so results do not depend on the
+ * instruction set.  Used by sampler.c only. */
+#ifndef FL_ENGINE_SAMPLER_STATS_H
+#define FL_ENGINE_SAMPLER_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { FL_ROW_BLOCK = 64 }; /* elements per entry of block_max */
+
+static inline int32_t fl_row_blocks(int32_t n) {
+    return n / FL_ROW_BLOCK + (n % FL_ROW_BLOCK != 0);
+}
+
+/* Largest element.  block_max (may be NULL) gets the maximum of each FL_ROW_BLOCK
+ * elements.  *has_nan (may be NULL): some element is NaN; such are left out. */
+float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan);
+/* Index of the first element equal to the row's maximum; 0 when there is none. */
+int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float max);
+/* Sum of exp(x[i] - max); w (may be NULL, may be x) gets the terms.  Terms below e^-87
+ * are 0. */
+double fl_row_exp(const float *x, int32_t n, float max, float *w);
+/* Ids of all elements >= threshold and > -inf, ascending; returns how many. */
+int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
+                       int32_t *ids);
+void fl_row_scale(float *x, int32_t n, float divisor);
+
+/* The element value v with weight(x > v) < target <= weight(x >= v); the smallest
+ * element when even all of them do not reach target.  w NULL: every element weighs 1.
+ * *above = weight(x > v).  n >= 1.  Three passes, no sorting. */
+float fl_row_select(const float *x, const float *w, int32_t n, double target, double *above);
+/* A lower bound of the k-th largest element: k blocks have a maximum that is at least the
+ * k-th largest block maximum.  -inf when k is larger than the number of blocks. */
+float fl_row_bound(const float *block_max, int32_t n, int32_t k);
+
+#endif
