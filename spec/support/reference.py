@@ -1,0 +1,198 @@
+"""A Llama forward pass in numpy with the rounding points of src/backend/backend.h: the reference behind
+spec/golden.  Written from formats.md-level facts only, it shares no code with the C library.
+
+Arithmetic is f32 (or f64 with wide=True, which only changes how sums are carried and so shows how far
+two correct implementations may lie apart); values are rounded to BF16 or E4M3 where the library stores
+them.  Needs numpy."""
+import json
+import os
+import struct
+
+import numpy as np
+
+F32 = np.float32
+E4M3_MAX = F32(448)
+
+
+# ---- numbers ----------------------------------------------------------------------------------------
+
+
+def bf16(x):
+    """Nearest BF16 (ties to even), as f32."""
+    bits = np.ascontiguousarray(x, dtype=F32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(F32)
+
+
+def e4m3(x):
+    """Nearest E4M3 (ties to even), saturating at +-448, as f32."""
+    x = np.clip(np.asarray(x, dtype=F32), -E4M3_MAX, E4M3_MAX)
+    exponent = np.maximum(np.frexp(x)[1] - 1, -6)  # 2^-6 is the smallest normal
+    step = np.ldexp(F32(1), exponent - 3).astype(F32)
+    return np.rint(x / step) * step
+
+
+def e4m3_table():
+    codes = np.arange(128)
+    e, m = codes >> 3, codes & 7
+    half = np.where(e == 0, np.ldexp(m, -9), np.ldexp(8.0 + m, e - 10)).astype(F32)
+    half[127] = np.nan
+    return np.concatenate([half, -half])
+
+
+def e4m3_codes(x):
+    """Code bytes of the values that e4m3() returns."""
+    order = np.argsort(e4m3_table()[:127])
+    magnitude = order[np.searchsorted(e4m3_table()[:127], np.abs(x))].astype(np.uint8)
+    return magnitude | (np.signbit(x).astype(np.uint8) << 7)
+
+
+# ---- files ------------------------------------------------------------------------------------------
+
+
+def read_safetensors(path):
+    """name -> array; BF16, F16 and F32 as f32, F8_E4M3 as raw uint8 codes."""
+    with open(path, "rb") as f:
+        data = f.read()
+    n = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + n])
+    header.pop("__metadata__", None)
+    out = {}
+    for name, t in header.items():
+        raw = data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]
+        if t["dtype"] == "BF16":
+            a = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(F32)
+        elif t["dtype"] == "F8_E4M3":
+            a = np.frombuffer(raw, np.uint8)
+        else:
+            a = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[t["dtype"]]).astype(F32)
+        out[name] = a.reshape(t["shape"])
+    return out
+
+
+# ---- model ------------------------------------------------------------------------------------------
+
+
+class Linear:
+    """y = x @ w^T; static FP8 when the file holds codes and an input_scale (AutoFP8 layout)."""
+
+    def __init__(self, tensors, name):
+        w = tensors[name + ".weight"]
+        self.x_scale = None
+        self.w_scale = F32(1)
+        if w.dtype == np.uint8:
+            w = e4m3_table()[w]
+            self.w_scale = F32(tensors[name + ".weight_scale"].reshape(()))
+            self.x_scale = F32(tensors[name + ".input_scale"].reshape(()))
+        self.wt = np.ascontiguousarray(w.T)
+
+    def __call__(self, x, wide):
+        scale = F32(1)
+        if self.x_scale is not None:
+            x = e4m3(x * (F32(1) / self.x_scale))
+            scale = self.x_scale * self.w_scale
+        return bf16(matmul(x, self.wt, wide) * scale)
+
+
+def matmul(a, b, wide):
+    if wide:
+        return (a.astype(np.float64) @ b.astype(np.float64)).astype(F32)
+    return a @ b
+
+
+def inverse_frequencies(config, dim):
+    inv = 1.0 / config.get("rope_theta", 10000.0) ** (np.arange(0, dim, 2) / dim)
+    scaling = config.get("rope_scaling")
+    if scaling is None:
+        return inv.astype(F32)
+    assert scaling["rope_type"] == "llama3", scaling
+    factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
+    context = scaling["original_max_position_embeddings"]
+    wavelength = 2 * np.pi / inv
+    blend = np.clip((context / wavelength - low) / (high - low), 0, 1)
+    return ((1 - blend) * inv / factor + blend * inv).astype(F32)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+class Model:
+    def __init__(self, directory, kv="bf16", wide=False):
+        with open(os.path.join(directory, "config.json"), encoding="utf-8") as f:
+            self.config = json.load(f)
+        self.init(read_safetensors(os.path.join(directory, "model.safetensors")), kv, wide)
+
+    def init(self, tensors, kv, wide):
+        c = self.config
+        self.heads, self.kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+        self.dim = c.get("head_dim") or c["hidden_size"] // self.heads
+        self.inv_freq = inverse_frequencies(c, self.dim)
+        self.eps, self.kv, self.wide = F32(c["rms_norm_eps"]), kv, wide
+        self.embed = tensors["model.embed_tokens.weight"]
+        self.norm = tensors["model.norm.weight"]
+        head = self.embed if c.get("tie_word_embeddings") else tensors["lm_head.weight"]
+        self.head_t = np.ascontiguousarray(head.T)
+        self.layers = [self.layer(tensors, f"model.layers.{i}.") for i in range(c["num_hidden_layers"])]
+
+    @staticmethod
+    def layer(tensors, prefix):
+        layer = {n: Linear(tensors, prefix + "self_attn." + n) for n in
+                 ("q_proj", "k_proj", "v_proj", "o_proj")}
+        layer.update({n: Linear(tensors, prefix + "mlp." + n) for n in
+                      ("gate_proj", "up_proj", "down_proj")})
+        for n in ("input_layernorm", "post_attention_layernorm"):
+            layer[n] = tensors[prefix + n + ".weight"]
+        return layer
+
+    def rms_norm(self, x, weight):
+        mean = np.mean(np.square(x, dtype=np.float64 if self.wide else F32), -1, keepdims=True)
+        return bf16(weight * bf16(x / np.sqrt(mean.astype(F32) + self.eps)))
+
+    def rotate(self, x, positions):
+        """x [T, heads, dim]; halves j and j + dim/2 rotate together."""
+        angle = positions.astype(F32)[:, None, None] * self.inv_freq
+        cos, sin = np.cos(angle), np.sin(angle)
+        a, b = np.split(x, 2, -1)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def store(self, x):
+        return e4m3(x) if self.kv == "fp8" else bf16(x)
+
+    def attend(self, q, k, v):
+        """q [T,H,E] at positions 0..T-1 of the same sequence as k, v [T,G,E]."""
+        t, group = len(q), self.heads // self.kv_heads
+        future = np.triu(np.full((t, t), -np.inf, F32), 1)
+        out = np.empty_like(q)
+        for h in range(self.heads):
+            scores = matmul(q[:, h], k[:, h // group].T, self.wide) * F32(self.dim ** -0.5)
+            out[:, h] = matmul(softmax(scores + future), v[:, h // group], self.wide)
+        return bf16(out)
+
+    def block(self, x, layer, positions, attend):
+        t = len(x)
+        h = self.rms_norm(x, layer["input_layernorm"])
+        q, k, v = (layer[n](h, self.wide).reshape(t, -1, self.dim) for n in ("q_proj", "k_proj", "v_proj"))
+        q, k = bf16(self.rotate(q, positions)), self.store(self.rotate(k, positions))
+        a = attend(q, k, self.store(v)).reshape(t, -1)
+        x = bf16(x + layer["o_proj"](a, self.wide))
+        h = self.rms_norm(x, layer["post_attention_layernorm"])
+        gate, up = layer["gate_proj"](h, self.wide), layer["up_proj"](h, self.wide)
+        h = bf16(gate / (1 + np.exp(-gate)) * up)
+        return bf16(x + layer["down_proj"](h, self.wide))
+
+    def hidden(self, ids):
+        x, positions = self.embed[np.asarray(ids)], np.arange(len(ids))
+        for layer in self.layers:
+            x = self.block(x, layer, positions, self.attend)
+        return self.rms_norm(x, self.norm)
+
+    def logits(self, ids):
+        """[T, vocab] f32, teacher-forced."""
+        return matmul(self.hidden(ids), self.head_t, self.wide)
+
+
+def log_softmax(logits):
+    x = logits.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
