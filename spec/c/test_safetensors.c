@@ -123,8 +123,8 @@ static void test_wrong_starts(const fixture *f) {
         {"header of 100000001 bytes", "\1\xe1\xf5\5\0\0\0\0{}", 10, "100000001"},
         {"header of 2^64-1 bytes", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, "limit"},
         {"git-lfs pointer",
-         "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4976698672\n", 76,
-         "git-lfs pointer of 76 bytes, not the file it stands for (4976698672 bytes)"},
+         "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4976698672\n", 73,
+         "git-lfs pointer of 73 bytes, not the file it stands for (4976698672 bytes)"},
         {"git-lfs pointer cut short", "version https://git-lfs", 23, "git-lfs pointer"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
