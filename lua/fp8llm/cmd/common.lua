@@ -1,0 +1,135 @@
+--- What the commands share: failing, options of models and samplers, words for sizes.
+local fp8llm = require "fp8llm"
+local hub = require "fp8llm.hub"
+local progress = require "fp8llm.progress"
+
+local common = {}
+
+--- End the command with one line on stderr: exit status 1.
+function common.fail(...) error({status = 1, message = string.format(...)}, 0) end
+
+--- End the command because it was called wrongly: exit status 2.
+function common.usage(...) error({status = 2, message = string.format(...)}, 0) end
+
+--- Pass values on, or fail with the message that follows a nil.
+function common.must(value, message, ...)
+  if value == nil then common.fail("%s", message) end
+  return value, message, ...
+end
+local must = common.must
+
+function common.read_file(path)
+  local f = must(io.open(path, "rb"))
+  local text, message = f:read "*a"
+  f:close()
+  if not text then common.fail("%s: %s", path, message or "cannot be read") end
+  return text
+end
+
+--- Write to stdout now; a reader that went away ends the command.
+function common.write(text)
+  if not (io.stdout:write(text) and io.stdout:flush()) then os.exit(1) end
+end
+
+common.model_options = {
+  {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
+  {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
+  {"context", "integer", "N", "longest sequence in tokens (default: the model's, at most 8192)"},
+  {"kv", {"auto", "bf16", "fp8"}, "TYPE", "numbers of the KV cache: auto, bf16, fp8 (default auto)"},
+}
+
+common.sampling_options = {
+  {"temperature", "number", "T", "0 always takes the most likely token"},
+  {"top-p", "number", "P", "the smallest set of tokens whose probability reaches P"},
+  {"top-k", "integer", "K", "only the K most likely tokens, 0 = all"},
+  {"min-p", "number", "P", "only tokens with P times the probability of the best"},
+  {"repetition-penalty", "number", "R", "divide the logits of tokens already there by R"},
+  {"seed", "integer", "N", "same seed, same tokens"},
+  {"max-tokens", "integer", "N", "stop after N tokens"},
+}
+
+--- One list of options after another.
+function common.join(...)
+  local all = {}
+  for _, list in ipairs {...} do
+    for _, option in ipairs(list) do all[#all + 1] = option end
+  end
+  return all
+end
+
+--- The one word a command takes, by name.
+function common.argument(words, i, name)
+  if not words[i] then common.usage("%s is missing", name) end
+  return words[i]
+end
+
+function common.no_more(words, n)
+  if words[n + 1] then common.usage("unexpected '%s'", words[n + 1]) end
+end
+
+function common.find(name) return must(hub.find(name)) end
+
+--- Load the model a command names, with its options, behind a progress bar.
+function common.load(name, opt)
+  local update, finish = progress "loading"
+  local model, message = fp8llm.load(common.find(name), {
+    device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv,
+    progress = update,
+  })
+  finish()
+  return must(model, message)
+end
+
+--- A sampler of what the user asked for, else of the model's own generation_config.json.
+function common.sampler(model, opt)
+  local default = model:generation_config()
+  if default.do_sample == false then default.temperature = 0 end
+  return must(fp8llm.sampler {
+    temperature = opt.temperature or default.temperature,
+    top_p = opt.top_p or default.top_p,
+    top_k = opt.top_k or default.top_k,
+    min_p = opt.min_p or default.min_p,
+    repetition_penalty = opt.repetition_penalty or default.repetition_penalty,
+    seed = opt.seed,
+  })
+end
+
+--- "1.23 GB", decimal units as disks and memory bandwidths are sold.
+function common.bytes(n)
+  for _, unit in ipairs {{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} do
+    if n >= unit[1] then return string.format("%.3g %s", n / unit[1], unit[2]) end
+  end
+  return string.format("%d bytes", n)
+end
+
+function common.rate(count, seconds) return seconds > 0 and count / seconds or 0 end
+
+function common.median(list)
+  local sorted = {}
+  for i, v in ipairs(list) do sorted[i] = v end
+  table.sort(sorted)
+  local middle = math.floor(#sorted / 2)
+  if #sorted % 2 == 1 then return sorted[middle + 1] end
+  return (sorted[middle] + sorted[middle + 1]) / 2
+end
+
+--- The two figures of a generation, for a person.
+function common.speeds(result)
+  return string.format("prompt %d tokens, %.1f tokens/s; decode %d tokens, %.1f tokens/s", result.prompt_tokens,
+    common.rate(result.prompt_tokens, result.prompt_seconds), result.completion_tokens,
+    common.rate(result.decode_steps, result.decode_seconds))
+end
+
+--- The same for a program.
+function common.result_object(result)
+  return {
+    text = result.text,
+    ids = require("fp8llm.json").array(result.ids),
+    finish_reason = result.finish_reason,
+    usage = {prompt_tokens = result.prompt_tokens, completion_tokens = result.completion_tokens},
+    prompt_tokens_per_second = common.rate(result.prompt_tokens, result.prompt_seconds),
+    decode_tokens_per_second = common.rate(result.decode_steps, result.decode_seconds),
+  }
+end
+
+return common

@@ -1,0 +1,77 @@
+local common = require "fp8llm.cmd.common"
+local fp8llm = require "fp8llm"
+local json = require "fp8llm.json"
+local must = common.must
+
+local M = {
+  summary = "text to token ids and back",
+  usage = "tokenize MODEL [TEXT]",
+  text = [[
+Prints one token a line: its id, its text. Without TEXT the text is read from stdin. Only the
+tokenizer is loaded, so MODEL may be a directory without weights.]],
+  options = {
+    {"ids", "flag", "", "print only the ids, on one line"},
+    {"count", "flag", "", "print only how many tokens"},
+    {"decode", "flag", "", "the other way: TEXT is ids, print the text"},
+    {"chat", "string", "FILE", "a JSON list of messages through the chat template instead of TEXT"},
+    {"generation-prompt", "flag", "", "with --chat: end where the answer begins"},
+    {"no-add", "flag", "", "do not add the model's special tokens (BOS)"},
+    {"special", "flag", "", "read special tokens written in TEXT as such"},
+    {"json", "flag", "", "print one JSON object"},
+  },
+}
+
+local function chat_ids(dir, opt)
+  local messages, message = json.decode(common.read_file(opt.chat))
+  if not messages then common.fail("%s: %s", opt.chat, message) end
+  if messages.messages then messages = messages.messages end
+  local template = must(fp8llm.template(dir))
+  return must(template:encode(messages, {add_generation_prompt = opt.generation_prompt or false}))
+end
+
+local function text_ids(tokenizer, text, opt)
+  return must(tokenizer:encode(text, {
+    add_special_tokens = not opt.no_add, parse_special = opt.special and "all" or "none",
+  }))
+end
+
+local function decode(tokenizer, text, opt)
+  local ids = json.array {}
+  for word in text:gmatch "[^%s,%[%]]+" do
+    local id = tonumber(word)
+    if not id or id ~= math.floor(id) or id < 0 then common.usage("--decode: '%s' is not a token id", word) end
+    ids[#ids + 1] = id
+  end
+  local decoded = must(tokenizer:decode(ids))
+  common.write(opt.json and json.encode {ids = ids, text = decoded} .. "\n" or decoded .. "\n")
+end
+
+local function print_pieces(tokenizer, ids)
+  for _, id in ipairs(ids) do
+    common.write(string.format("%d\t%s\n", id, tokenizer:piece(id) or ""))
+  end
+end
+
+function M.run(opt, words)
+  local dir = common.find(common.argument(words, 1, "MODEL"))
+  common.no_more(words, 2)
+  local tokenizer = must(fp8llm.tokenizer(dir))
+  local ids
+  if opt.chat then
+    ids = chat_ids(dir, opt)
+  else
+    local text = words[2] or io.read "*a"
+    if opt.decode then return decode(tokenizer, text, opt) end
+    ids = text_ids(tokenizer, text, opt)
+  end
+  if opt.json then
+    local pieces = json.array {}
+    for i, id in ipairs(ids) do pieces[i] = tokenizer:piece(id) or "" end
+    common.write(json.encode {ids = json.array(ids), pieces = pieces, count = #ids} .. "\n")
+  elseif opt.count then common.write(#ids .. "\n")
+  elseif opt.ids then common.write(table.concat(ids, " ") .. "\n")
+  else print_pieces(tokenizer, ids)
+  end
+end
+
+return M

@@ -1,0 +1,211 @@
+--- JSON for the command: small, strict, in plain Lua.
+-- Arrays are tables with elements 1..n (json.array marks an empty one), objects have string
+-- keys and are written in sorted order. null is json.null.
+local json = {null = setmetatable({}, {__tostring = function() return "null" end})}
+
+local array_mt = {}
+local max_depth = 200
+
+function json.array(t) return setmetatable(t, array_mt) end
+
+local escapes = {['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t"}
+
+local function quote(s)
+  return '"' .. s:gsub('[%c"\\\127]', function(c)
+    return escapes[c] or string.format("\\u%04x", c:byte())
+  end) .. '"'
+end
+
+local function number(v)
+  if v ~= v or v == math.huge or v == -math.huge then return "null" end
+  if v == math.floor(v) and math.abs(v) < 2 ^ 53 then return string.format("%.0f", v) end
+  return string.format("%.9g", v)
+end
+
+local write
+
+local function write_table(out, v, depth)
+  if depth > max_depth then error("json: nested deeper than " .. max_depth, 0) end
+  if #v > 0 or getmetatable(v) == array_mt then
+    out[#out + 1] = "["
+    for i = 1, #v do
+      if i > 1 then out[#out + 1] = "," end
+      write(out, v[i], depth + 1)
+    end
+    out[#out + 1] = "]"
+    return
+  end
+  local keys = {}
+  for k in pairs(v) do keys[#keys + 1] = k end
+  table.sort(keys)
+  out[#out + 1] = "{"
+  for i, k in ipairs(keys) do
+    out[#out + 1] = (i > 1 and "," or "") .. quote(k) .. ":"
+    write(out, v[k], depth + 1)
+  end
+  out[#out + 1] = "}"
+end
+
+function write(out, v, depth)
+  local kind = type(v)
+  if v == json.null then out[#out + 1] = "null"
+  elseif kind == "table" then write_table(out, v, depth)
+  elseif kind == "string" then out[#out + 1] = quote(v)
+  elseif kind == "number" then out[#out + 1] = number(v)
+  elseif kind == "boolean" then out[#out + 1] = tostring(v)
+  else error("json: cannot write a " .. kind, 0)
+  end
+end
+
+function json.encode(v)
+  local out = {}
+  write(out, v, 1)
+  return table.concat(out)
+end
+
+-- Reading. A reader is {text=, at=}; every parse_* leaves `at` behind what it read.
+
+local function bad(r, what)
+  local _, line = r.text:sub(1, r.at - 1):gsub("\n", "")
+  error(string.format("line %d: %s", line + 1, what), 0)
+end
+
+local function utf8_char(c)
+  if c < 0x80 then return string.char(c) end
+  local tail = {}
+  local limit = 0x40
+  repeat
+    table.insert(tail, 1, string.char(0x80 + c % 0x40))
+    c = math.floor(c / 0x40)
+    limit = limit / 2
+  until c < limit
+  return string.char(0x100 - 2 * limit + c) .. table.concat(tail)
+end
+
+local unescape = {b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"] = "/"}
+
+local function hex4(r, at)
+  local digits = r.text:match("^%x%x%x%x", at) or bad(r, "four hexadecimal digits expected after \\u")
+  return tonumber(digits, 16)
+end
+
+-- r.at is at the backslash.
+local function parse_escape(r)
+  local c = r.text:sub(r.at + 1, r.at + 1)
+  if unescape[c] then
+    r.at = r.at + 2
+    return unescape[c]
+  end
+  if c ~= "u" then bad(r, "invalid escape") end
+  local code = hex4(r, r.at + 2)
+  r.at = r.at + 6
+  if code >= 0xD800 and code < 0xDC00 and r.text:sub(r.at, r.at + 1) == "\\u" then
+    local low = hex4(r, r.at + 2)
+    if low >= 0xDC00 and low < 0xE000 then
+      r.at = r.at + 6
+      return utf8_char(0x10000 + (code - 0xD800) * 0x400 + low - 0xDC00)
+    end
+  end
+  if code >= 0xD800 and code < 0xE000 then code = 0xFFFD end
+  return utf8_char(code)
+end
+
+local function parse_string(r)
+  local parts = {}
+  r.at = r.at + 1
+  while true do
+    local plain = r.text:match('^[^"\\%z\1-\31]+', r.at)
+    if plain then
+      parts[#parts + 1] = plain
+      r.at = r.at + #plain
+    end
+    local c = r.text:sub(r.at, r.at)
+    if c == '"' then
+      r.at = r.at + 1
+      return table.concat(parts)
+    elseif c == "\\" then parts[#parts + 1] = parse_escape(r)
+    else bad(r, c == "" and "string without end" or "control character in a string")
+    end
+  end
+end
+
+local function skip_space(r) r.at = r.text:match("^[ \t\r\n]*()", r.at) end
+
+local parse_value
+
+-- One list of members between brackets: what(r) reads one.
+local function parse_members(r, close, what)
+  r.at = r.at + 1
+  skip_space(r)
+  if r.text:sub(r.at, r.at) == close then
+    r.at = r.at + 1
+    return
+  end
+  while true do
+    what()
+    skip_space(r)
+    local c = r.text:sub(r.at, r.at)
+    r.at = r.at + 1
+    if c == close then return end
+    if c ~= "," then
+      r.at = r.at - 1
+      bad(r, "',' or '" .. close .. "' expected")
+    end
+    skip_space(r)
+  end
+end
+
+local function parse_object(r, depth)
+  local object = {}
+  parse_members(r, "}", function()
+    if r.text:sub(r.at, r.at) ~= '"' then bad(r, "object key expected") end
+    local key = parse_string(r)
+    skip_space(r)
+    if r.text:sub(r.at, r.at) ~= ":" then bad(r, "':' expected") end
+    r.at = r.at + 1
+    object[key] = parse_value(r, depth + 1)
+  end)
+  return object
+end
+
+local function parse_array(r, depth)
+  local array = json.array {}
+  parse_members(r, "]", function() array[#array + 1] = parse_value(r, depth + 1) end)
+  return array
+end
+
+local words = {["true"] = true, ["false"] = false, null = json.null}
+
+function parse_value(r, depth)
+  if depth > max_depth then bad(r, "nested deeper than " .. max_depth) end
+  skip_space(r)
+  local c = r.text:sub(r.at, r.at)
+  if c == "{" then return parse_object(r, depth) end
+  if c == "[" then return parse_array(r, depth) end
+  if c == '"' then return parse_string(r) end
+  local word = r.text:match("^%l+", r.at)
+  if word and words[word] ~= nil then
+    r.at = r.at + #word
+    return words[word]
+  end
+  local digits = r.text:match("^-?%d+%.?%d*[eE]?[+-]?%d*", r.at)
+  local value = digits and tonumber(digits)
+  if not value then bad(r, "value expected") end
+  r.at = r.at + #digits
+  return value
+end
+
+--- The value of a JSON text, or nil and a message with the line.
+function json.decode(text)
+  local r = {text = text, at = 1}
+  local ok, value = pcall(function()
+    local v = parse_value(r, 1)
+    skip_space(r)
+    if r.at <= #text then bad(r, "text after the value") end
+    return v
+  end)
+  if not ok then return nil, value end
+  return value
+end
+
+return json

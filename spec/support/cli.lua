@@ -1,0 +1,41 @@
+--- cli(...) runs the command fp8llm on the Lua that runs the specs -> stdout, stderr, status.
+-- A table as first argument may hold input = text for stdin.
+local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
+
+local function interpreter()
+  local i = 0
+  while arg[i - 1] do i = i - 1 end
+  return arg[i]
+end
+
+local function take(path)
+  local f = assert(io.open(path, "rb"))
+  local text = f:read "*a"
+  f:close()
+  os.remove(path)
+  return text
+end
+
+return function(first, ...)
+  local words, input = {first, ...}, nil
+  if type(first) == "table" then
+    words, input = {...}, first.input
+  end
+  local version = _VERSION:match "%d%.%d"
+  local module_dir = version == "5.1" and "build" or "build/lua" .. version
+  local out, err, source = os.tmpname(), os.tmpname(), os.tmpname()
+  local command = {
+    "LUA_CPATH=" .. quote(module_dir .. "/?.so;;"), "LUA_PATH=" .. quote "lua/?.lua;;", interpreter(),
+    "lua/fp8llm/cli.lua",
+  }
+  for _, word in ipairs(words) do command[#command + 1] = quote(word) end
+  local f = assert(io.open(source, "wb"))
+  f:write(input or "")
+  f:close()
+  local line = table.concat(command, " ") .. " <" .. source .. " >" .. out .. " 2>" .. err .. "; echo $?"
+  local pipe = assert(io.popen(line))
+  local status = tonumber(pipe:read "*l")
+  pipe:close()
+  os.remove(source)
+  return take(out), take(err), status
+end
