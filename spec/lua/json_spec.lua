@@ -17,7 +17,8 @@ describe("fp8llm.json", function()
 
   local broken = {
     {"", "line 1: value expected"}, {"[1,\n2", "line 2: ',' or ']' expected"}, {'{"a" 1}', "line 1: ':' expected"},
-    {"{a:1}", "line 1: object key expected"}, {'"a', "line 1: string without end"}, {'"\1"', "line 1: control character in a string"},
+    {"{a:1}", "line 1: object key expected"}, {'"a', "line 1: string without end"},
+    {'"\1"', "line 1: control character in a string"},
     {"[1] x", "line 1: text after the value"}, {"nul", "line 1: value expected"}, {'"\\x"', "line 1: invalid escape"},
     {("["):rep(300), "line 1: nested deeper than 200"}, {"-", "line 1: value expected"},
   }

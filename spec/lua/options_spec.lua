@@ -10,7 +10,7 @@ describe("fp8llm.options", function()
   local function parse(...) return options.parse(list, {...}, 1) end
 
   it("reads values, flags and words in any order", function()
-    local opt, words = parse("a", "--top-p", "-0.5", "--json", "b", "--kv=fp8", "--text=", "--count", "3", "--", "--json")
+    local opt, words = parse("a", "--top-p", "-0.5", "--json", "b", "--kv=fp8", "--text=", "--count=3", "--", "--json")
     assert.same({top_p = -0.5, json = true, kv = "fp8", text = "", count = 3}, opt)
     assert.same({"a", "b", "--json"}, words)
   end)

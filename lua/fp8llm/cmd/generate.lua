@@ -19,8 +19,8 @@ The prompt is taken as it is, without a chat template; without --prompt it is re
 function M.run(opt, words)
   local name = common.argument(words, 1, "MODEL")
   common.no_more(words, 1)
-  local prompt = opt.prompt or io.read "*a"
   local model = common.load(name, opt)
+  local prompt = opt.prompt or io.read "*a"
   local tokenizer = must(model:tokenizer())
   local ids = must(tokenizer:encode(prompt, {
     add_special_tokens = true, parse_special = opt.special and "all" or "none",
