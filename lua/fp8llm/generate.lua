@@ -1,11 +1,24 @@
 --- The generation loop written with the public parts: sequence, sampler, stream.
 local fp8llm = require "fp8llm"
 
---- Continue a sequence. opt: tokenizer, sampler, stop (list of token ids that end the text),
--- max_tokens, on_piece (function, may be nil; called with each complete piece of text).
--- Returns {text, ids, finish_reason = "stop"|"length", prompt_tokens, completion_tokens,
--- prompt_seconds, decode_steps, decode_seconds}, or nil, message, code.
--- The last chosen id is not fed: a following turn feeds it with its own prompt.
+-- Rewind a sequence to the longest beginning it shares with ids (at least the last id is left
+-- to feed) -> the rest of ids, how many are kept.
+local function continue_from(seq, ids)
+  local have, shared = seq:ids(), 0
+  while shared < #ids - 1 and have[shared + 1] == ids[shared + 1] do shared = shared + 1 end
+  local ok, message, code = seq:rewind(shared)
+  if not ok then return nil, message, code end
+  local rest = {}
+  for i = shared + 1, #ids do rest[#rest + 1] = ids[i] end
+  return rest, shared
+end
+
+--- Answer the text `ids`, all of it: what the sequence already holds is not computed again, so
+-- a conversation gives the whole conversation each turn. opt: tokenizer, sampler, stop (list of
+-- token ids that end the text), max_tokens, on_piece (function, may be nil; called with each
+-- complete piece of text).
+-- Returns {text, ids, finish_reason = "stop"|"length", prompt_tokens, cached_tokens,
+-- completion_tokens, prompt_seconds, decode_steps, decode_seconds}, or nil, message, code.
 return function(seq, ids, opt)
   local stops = {}
   for _, id in ipairs(opt.stop) do stops[id] = true end
@@ -17,8 +30,11 @@ return function(seq, ids, opt)
     if opt.on_piece then opt.on_piece(piece) end
   end
 
+  local rest, cached, code = continue_from(seq, ids)
+  if not rest then return nil, cached, code end
   local t0 = fp8llm.clock()
-  local logits, message, code = seq:feed(ids)
+  local logits, message
+  logits, message, code = seq:feed(rest)
   if not logits then return nil, message, code end
   local t1 = fp8llm.clock()
   local reason, steps = "length", 0
@@ -47,6 +63,7 @@ return function(seq, ids, opt)
     ids = chosen,
     finish_reason = reason,
     prompt_tokens = #ids,
+    cached_tokens = cached,
     completion_tokens = #chosen,
     prompt_seconds = t1 - t0,
     decode_steps = steps,

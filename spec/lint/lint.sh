@@ -58,7 +58,7 @@ versions() {
     nothing grep -rnE "_VERSION *= *[\"'][0-9]" lua examples
 }
 unfinished() {
-    grep -rnE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile README.md
+    grep -rnwE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile README.md
 }
 shell_syntax() {
     for f in .ci/run lua/*.sh spec/*/*.sh; do sh -n "$f" || return 1; done

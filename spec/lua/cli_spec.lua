@@ -27,7 +27,7 @@ describe("the command", function()
     {{"chat"}, "fp8llm: MODEL is missing, see fp8llm chat --help\n"},
     {{"chat", "a", "b"}, "fp8llm: unexpected 'b', see fp8llm chat --help\n"},
     {{"chat", "a", "--json"}, "fp8llm: --json needs --message, see fp8llm chat --help\n"},
-    {{"generate", "a", "--top-k", "x"}, "fp8llm: --top-k: whole number expected, got 'x', see fp8llm generate --help\n"},
+    {{"generate", "--top-k", "x"}, "fp8llm: --top-k: whole number expected, got 'x', see fp8llm generate --help\n"},
     {{"quantize", "a"}, "fp8llm: DST is missing, see fp8llm quantize --help\n"},
     {{"quantize", "a", "b"}, "fp8llm: --scheme is missing, see fp8llm quantize --help\n"},
     {{"eval", "accuracy", "a"}, "fp8llm: no evaluation 'accuracy', see fp8llm eval --help\n"},

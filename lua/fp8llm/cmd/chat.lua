@@ -15,21 +15,9 @@ Without --message: a conversation line by line; /reset forgets it, /exit or end 
   }, common.sampling_options, common.model_options),
 }
 
--- How many ids at the start of both lists are equal, at most limit.
-local function common_prefix(a, b, limit)
-  local n = 0
-  while n < limit and a[n + 1] ~= nil and a[n + 1] == b[n + 1] do n = n + 1 end
-  return n
-end
-
--- Answer the conversation so far. What the sequence already holds of it is not computed again.
 local function answer(chat, on_piece)
   local ids = must(chat.template:encode(chat.messages, {add_generation_prompt = true}))
-  local known = common_prefix(chat.seq:ids(), ids, #ids - 1)
-  must(chat.seq:rewind(known))
-  local rest = {}
-  for i = known + 1, #ids do rest[#rest + 1] = ids[i] end
-  local result = must(generate(chat.seq, rest, {
+  local result = must(generate(chat.seq, ids, {
     tokenizer = chat.tokenizer, sampler = chat.sampler, stop = chat.stop, max_tokens = chat.max_tokens,
     on_piece = on_piece,
   }))

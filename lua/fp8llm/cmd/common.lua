@@ -1,6 +1,7 @@
 --- What the commands share: failing, options of models and samplers, words for sizes.
 local fp8llm = require "fp8llm"
 local hub = require "fp8llm.hub"
+local json = require "fp8llm.json"
 local progress = require "fp8llm.progress"
 
 local common = {}
@@ -113,22 +114,31 @@ function common.median(list)
   return (sorted[middle] + sorted[middle + 1]) / 2
 end
 
---- The two figures of a generation, for a person.
+local function prompt_rate(result)
+  return common.rate(result.prompt_tokens - result.cached_tokens, result.prompt_seconds)
+end
+
+local function decode_rate(result) return common.rate(result.decode_steps, result.decode_seconds) end
+
+--- The figures of a generation, for a person.
 function common.speeds(result)
-  return string.format("prompt %d tokens, %.1f tokens/s; decode %d tokens, %.1f tokens/s", result.prompt_tokens,
-    common.rate(result.prompt_tokens, result.prompt_seconds), result.completion_tokens,
-    common.rate(result.decode_steps, result.decode_seconds))
+  local cached = result.cached_tokens > 0 and string.format(" (%d known)", result.cached_tokens) or ""
+  return string.format("prompt %d tokens%s, %.1f tokens/s; decode %d tokens, %.1f tokens/s", result.prompt_tokens,
+    cached, prompt_rate(result), result.completion_tokens, decode_rate(result))
 end
 
 --- The same for a program.
 function common.result_object(result)
   return {
     text = result.text,
-    ids = require("fp8llm.json").array(result.ids),
+    ids = json.array(result.ids),
     finish_reason = result.finish_reason,
-    usage = {prompt_tokens = result.prompt_tokens, completion_tokens = result.completion_tokens},
-    prompt_tokens_per_second = common.rate(result.prompt_tokens, result.prompt_seconds),
-    decode_tokens_per_second = common.rate(result.decode_steps, result.decode_seconds),
+    usage = {
+      prompt_tokens = result.prompt_tokens, cached_tokens = result.cached_tokens,
+      completion_tokens = result.completion_tokens,
+    },
+    prompt_tokens_per_second = prompt_rate(result),
+    decode_tokens_per_second = decode_rate(result),
   }
 end
 
