@@ -22,6 +22,8 @@
 #define FL_MT_TENSOR      "fp8llm.tensor"
 #define FL_MT_SAFETENSORS "fp8llm.safetensors"
 
+struct fl_tokenizer;
+
 /* A box is a full userdata holding one pointer, NULL until the object exists and again
  * after close().  fl_box_new pushes it. */
 void **fl_box_new(lua_State *L, const char *mt);
@@ -53,6 +55,10 @@ int64_t fl_check_int(lua_State *L, int idx); /* a whole number, else raises */
  * *n elements.  Raises on anything else. */
 int32_t *fl_check_ids(lua_State *L, int idx, size_t *n);
 void fl_push_ids(lua_State *L, const int32_t *ids, size_t n);
+
+/* Push a tokenizer object with a new reference to t; raises when there is no memory. */
+void fl_push_tokenizer(lua_State *L, struct fl_tokenizer *t);
+struct fl_tokenizer *fl_check_tokenizer(lua_State *L, int idx); /* raises; not owned */
 
 /* One per class file; the module table is on top of the stack. */
 void fl_register_model(lua_State *L);

@@ -1,0 +1,297 @@
+#include "text/bpe.h"
+
+#include "text/unicode.h"
+
+struct fl_bpe_pair {
+    int32_t left, right;
+    uint32_t rank;
+    int32_t merged; /* -1: free slot */
+};
+
+enum {
+    SHORT_WORD_SYMBOLS = 32, /* up to here a scan for the best rank beats a heap */
+    TRIM_SYMBOLS = 64 << 10, /* scratch kept between texts */
+    CACHE_SLOTS = 1 << 13,   /* 64 bytes each: fits the second-level cache of a core */
+    CACHE_KEY_BYTES = 27,
+    CACHE_IDS = 8,
+};
+
+#define NO_RANK UINT32_MAX
+#define NO_POS  UINT32_MAX
+
+typedef struct cached_word {
+    uint8_t n_key; /* 0: free */
+    uint8_t n_ids;
+    char key[CACHE_KEY_BYTES];
+    int32_t ids[CACHE_IDS];
+} cached_word;
+
+typedef struct symbol {
+    int32_t id;
+    int32_t merged;      /* id of this one joined with the next */
+    uint32_t rank;       /* of that merge, NO_RANK: there is none */
+    uint32_t next, prev; /* positions, NO_POS at the ends; heap path only */
+} symbol;
+
+struct fl_bpe_scratch {
+    symbol *symbols;
+    uint64_t *heap; /* rank << 32 | position, 4-ary, smallest first */
+    size_t cap, heap_cap, n_heap;
+    cached_word cache[CACHE_SLOTS];
+};
+
+/* ---- the merge table ---- */
+
+static inline uint32_t pair_hash(int32_t left, int32_t right) {
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)(h >> 32 ^ h >> 13);
+}
+
+static inline struct fl_bpe_pair *find_pair(const fl_bpe *b, int32_t left, int32_t right) {
+    for (uint32_t i = pair_hash(left, right);; i++) {
+        struct fl_bpe_pair *p = &b->pairs[i & b->pair_mask];
+        if (p->merged < 0 || (p->left == left && p->right == right)) return p;
+    }
+}
+
+bool fl_bpe_init(fl_bpe *b, const fl_vocab *vocab, uint32_t n_merges) {
+    uint32_t slots = 64;
+    while (slots < n_merges + n_merges / 2) slots *= 2;
+    *b = (fl_bpe){.vocab = vocab, .pair_mask = slots - 1, .unk = -1};
+    memset(b->byte_id, -1, sizeof(b->byte_id));
+    b->pairs = fl_alloc_array(slots, sizeof(*b->pairs));
+    if (!b->pairs) return false;
+    for (uint32_t i = 0; i < slots; i++) b->pairs[i].merged = -1;
+    return true;
+}
+
+void fl_bpe_deinit(fl_bpe *b) {
+    fl_free(b->pairs);
+    b->pairs = NULL;
+}
+
+void fl_bpe_add_merge(fl_bpe *b, int32_t left, int32_t right, int32_t merged, uint32_t rank) {
+    *find_pair(b, left, right) = (struct fl_bpe_pair){left, right, rank, merged};
+}
+
+/* ---- scratch ---- */
+
+fl_bpe_scratch *fl_bpe_scratch_new(void) {
+    return fl_alloc(sizeof(fl_bpe_scratch));
+}
+
+void fl_bpe_scratch_free(fl_bpe_scratch *s) {
+    if (!s) return;
+    fl_free(s->symbols);
+    fl_free(s->heap);
+    fl_free(s);
+}
+
+void fl_bpe_scratch_trim(fl_bpe_scratch *s) {
+    if (s->cap <= TRIM_SYMBOLS) return;
+    fl_free(s->symbols);
+    fl_free(s->heap);
+    s->symbols = NULL;
+    s->heap = NULL;
+    s->cap = s->heap_cap = 0;
+}
+
+static bool reserve(fl_bpe_scratch *s, size_t n) {
+    if (n > s->cap) {
+        symbol *grown = fl_grow(s->symbols, 2 * n * sizeof(*grown));
+        if (!grown) return false;
+        s->symbols = grown;
+        s->cap = 2 * n;
+    }
+    /* A position enters the heap once at the start and at most twice a merge. */
+    if (n <= SHORT_WORD_SYMBOLS || 3 * n <= s->heap_cap) return true;
+    uint64_t *grown = fl_grow(s->heap, 3 * n * sizeof(*grown));
+    if (!grown) return false;
+    s->heap = grown;
+    s->heap_cap = 3 * n;
+    return true;
+}
+
+/* ---- merging ---- */
+
+static void heap_push(fl_bpe_scratch *s, uint64_t key) {
+    size_t i = s->n_heap++;
+    for (; i && s->heap[(i - 1) / 4] > key; i = (i - 1) / 4) s->heap[i] = s->heap[(i - 1) / 4];
+    s->heap[i] = key;
+}
+
+static uint64_t heap_pop(fl_bpe_scratch *s) {
+    uint64_t top = s->heap[0], last = s->heap[--s->n_heap];
+    size_t i = 0, n = s->n_heap;
+    for (size_t child; (child = 4 * i + 1) < n;) {
+        size_t best = child, end = child + 4 < n ? child + 4 : n;
+        for (size_t j = child + 1; j < end; j++)
+            if (s->heap[j] < s->heap[best]) best = j;
+        if (s->heap[best] >= last) break;
+        s->heap[i] = s->heap[best];
+        i = best;
+    }
+    s->heap[i] = last;
+    return top;
+}
+
+static inline void rate(const fl_bpe *b, symbol *left, const symbol *right) {
+    const struct fl_bpe_pair *p = find_pair(b, left->id, right->id);
+    left->rank = p->merged < 0 ? NO_RANK : p->rank;
+    left->merged = p->merged;
+}
+
+/* Returns how many symbols remain. */
+static size_t merge_short(const fl_bpe *b, symbol *s, size_t n) {
+    for (size_t i = 0; i + 1 < n; i++) rate(b, &s[i], &s[i + 1]);
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++)
+            if (s[i].rank < s[best].rank) best = i;
+        if (s[best].rank == NO_RANK) break;
+        s[best].id = s[best].merged;
+        n--;
+        s[best].rank = s[best + 1].rank;
+        memmove(&s[best + 1], &s[best + 2], (n - best - 1) * sizeof(*s));
+        if (best + 1 < n) rate(b, &s[best], &s[best + 1]);
+        if (best) rate(b, &s[best - 1], &s[best]);
+    }
+    return n;
+}
+
+/* The neighbour at `pos` changed: look its merge up again. */
+static void rate_again(const fl_bpe *b, fl_bpe_scratch *scratch, uint32_t pos, uint32_t old_rank) {
+    symbol *s = scratch->symbols;
+    rate(b, &s[pos], &s[s[pos].next]);
+    if (s[pos].rank != NO_RANK && s[pos].rank != old_rank)
+        heap_push(scratch, (uint64_t)s[pos].rank << 32 | pos);
+}
+
+static size_t merge_long(const fl_bpe *b, fl_bpe_scratch *scratch, size_t n) {
+    symbol *s = scratch->symbols;
+    scratch->n_heap = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        s[i].prev = i ? i - 1 : NO_POS;
+        s[i].next = i + 1 < n ? i + 1 : NO_POS;
+        s[i].rank = NO_RANK;
+        if (i + 1 < n) rate_again(b, scratch, i, NO_RANK);
+    }
+    while (scratch->n_heap) {
+        uint64_t top = heap_pop(scratch);
+        uint32_t i = (uint32_t)top;
+        if (s[i].rank != (uint32_t)(top >> 32)) continue; /* overtaken by another merge */
+        uint32_t gone = s[i].next, next = s[gone].next;
+        s[i].id = s[i].merged;
+        s[i].rank = s[gone].rank = NO_RANK;
+        s[i].next = next;
+        if (next != NO_POS) {
+            s[next].prev = i;
+            rate_again(b, scratch, i, NO_RANK);
+        }
+        if (s[i].prev != NO_POS) rate_again(b, scratch, s[i].prev, s[s[i].prev].rank);
+    }
+    size_t kept = 0;
+    for (uint32_t i = 0; i != NO_POS; i = s[i].next) s[kept++].id = s[i].id;
+    return kept;
+}
+
+/* ---- a word's first symbols ---- */
+
+/* The model's token with this text; -1: none. */
+static int32_t find_word(const fl_bpe *b, const char *s, size_t n) {
+    if (b->byte_level) return fl_vocab_find_bytes(b->vocab, s, n);
+    int32_t id = fl_vocab_find_piece(b->vocab, s, n);
+    return id >= 0 && b->vocab->tokens[id].word ? id : -1;
+}
+
+static size_t symbols_of_bytes(const fl_bpe *b, symbol *s, const char *word, size_t n) {
+    size_t count = 0;
+    bool after_unk = false;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = b->byte_id[(uint8_t)word[i]];
+        bool unk = id < 0;
+        if (unk) id = b->unk;
+        if (id >= 0 && !(unk && after_unk && b->fuse_unk)) s[count++].id = id;
+        after_unk = unk;
+    }
+    return count;
+}
+
+static bool all_have_bytes(const fl_bpe *b, const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (b->byte_id[(uint8_t)s[i]] < 0) return false;
+    return true;
+}
+
+static size_t symbols_of_chars(const fl_bpe *b, symbol *s, const char *word, size_t n) {
+    size_t count = 0, bytes;
+    bool after_unk = false;
+    for (size_t i = 0; i < n; i += bytes) {
+        fl_uc_get(word + i, &bytes);
+        int32_t id = find_word(b, word + i, bytes);
+        bool unk = id < 0;
+        if (unk && all_have_bytes(b, word + i, bytes)) {
+            for (size_t k = 0; k < bytes; k++) s[count++].id = b->byte_id[(uint8_t)word[i + k]];
+            unk = false;
+        } else if (!unk) {
+            s[count++].id = id;
+        } else if (b->unk >= 0 && !(after_unk && b->fuse_unk)) {
+            s[count++].id = b->unk;
+        }
+        after_unk = unk;
+    }
+    return count;
+}
+
+static bool append(fl_ids *out, const int32_t *ids, size_t n) {
+    if (out->cap - out->len < n) {
+        size_t cap = out->cap * 2 > out->len + n ? out->cap * 2 : out->len + n + 64;
+        int32_t *grown = fl_grow(out->data, cap * sizeof(*grown));
+        if (!grown) return false;
+        out->data = grown;
+        out->cap = cap;
+    }
+    memcpy(out->data + out->len, ids, n * sizeof(*ids));
+    out->len += n;
+    return true;
+}
+
+/* Without the cache. */
+static bool encode_word(const fl_bpe *b, fl_bpe_scratch *scratch, const char *word, size_t n,
+                        fl_ids *out) {
+    if (b->ignore_merges) {
+        int32_t id = find_word(b, word, n);
+        if (id >= 0) return append(out, &id, 1);
+    }
+    if (!reserve(scratch, n)) return false;
+    symbol *s = scratch->symbols;
+    size_t count =
+        b->byte_level ? symbols_of_bytes(b, s, word, n) : symbols_of_chars(b, s, word, n);
+    count = count <= SHORT_WORD_SYMBOLS ? merge_short(b, s, count) : merge_long(b, scratch, count);
+    for (size_t i = 0; i < count; i++)
+        if (!append(out, &s[i].id, 1)) return false;
+    return true;
+}
+
+int fl_bpe_encode(const fl_bpe *b, fl_bpe_scratch *scratch, const char *s, size_t n, fl_ids *out,
+                  fl_err *err) {
+    cached_word *hit = NULL;
+    size_t before = out->len;
+    bool ok;
+    if (n && n <= CACHE_KEY_BYTES) {
+        hit = &scratch->cache[fl_vocab_hash(s, n) % CACHE_SLOTS];
+        if (hit->n_key == n && !memcmp(hit->key, s, n)) {
+            ok = append(out, hit->ids, hit->n_ids);
+            goto done;
+        }
+    }
+    ok = encode_word(b, scratch, s, n, out);
+    if (ok && hit && out->len - before <= CACHE_IDS) {
+        hit->n_key = (uint8_t)n;
+        hit->n_ids = (uint8_t)(out->len - before);
+        memcpy(hit->key, s, n);
+        memcpy(hit->ids, out->data + before, hit->n_ids * sizeof(*hit->ids));
+    }
+done:
+    return ok ? FL_OK : fl_fail(err, FL_E_NOMEM, "no memory to encode a word of %zu bytes", n);
+}
