@@ -97,8 +97,8 @@ model: $(MODEL)
 $(MODEL):
 	python3 spec/support/get_model.py --build $(BUILD)
 
-fp8-model: $(MODEL)-FP8/config.json
-$(MODEL)-FP8/config.json: | $(MODEL) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
+fp8-model: $(MODEL)-FP8
+$(MODEL)-FP8: | $(MODEL) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
 	$(BUILD)/fp8llm quantize $(MODEL) $(MODEL)-FP8 --scheme fp8-static --calibrate examples/calibration.jsonl
 
 # ---- proof ---------------------------------------------------------------------------------

@@ -1,14 +1,9 @@
 --- A progress bar on stderr: only on a terminal, only for what takes over a second.
 local fp8llm = require "fp8llm"
 
-local terminal -- asked once
-
 local function is_terminal()
-  if terminal == nil then
-    local status = os.execute "test -t 2" -- a number in Lua 5.1, true or nil later
-    terminal = status == 0 or status == true
-  end
-  return terminal
+  local status = os.execute "test -t 2" -- a number in Lua 5.1, true or nil later
+  return status == 0 or status == true
 end
 
 local function clock_text(seconds)
@@ -19,23 +14,38 @@ end
 
 local width = 30
 
---- progress(label) -> update(done, total), finish(). `total` may be left out when done is a
--- fraction. Both may be called at any rate; finish wipes the bar.
-return function(label)
-  local start, last, shown = fp8llm.clock(), 0, false
-  local function update(done, total)
-    local now = fp8llm.clock()
-    if now - start < 1 or now - last < 0.1 or not is_terminal() then return end
-    last, shown = now, true
-    local part = math.min(1, done / (total or 1))
-    local eta = part > 0 and clock_text((now - start) * (1 - part) / part) or "?"
+--- progress() -> bar. bar(what, part) draws how far `what` is, 0 <= part <= 1; another `what`
+-- starts a new estimate; bar() wipes the line. It may be called at any rate.
+-- `env` is for tests: {clock =, is_terminal =, write =}.
+return function(env)
+  env = env or {}
+  local clock = env.clock or fp8llm.clock
+  local write = env.write or function(s) io.stderr:write(s):flush() end
+  local label, start, last, terminal, shown = nil, clock(), 0, nil, false
+
+  local function draw(part, seconds)
+    if terminal == nil then terminal = (env.is_terminal or is_terminal)() end
+    if not terminal then return end
+    part = math.max(0, math.min(1, part))
+    local left = part > 0 and clock_text(seconds * (1 - part) / part) .. " left" or ""
     local filled = math.floor(part * width)
     local bar = ("="):rep(filled) .. (" "):rep(width - filled)
-    io.stderr:write(string.format("\r%s [%s] %3d%% %s left \27[K", label, bar, math.floor(part * 100), eta))
-    io.stderr:flush()
+    write(string.format("\r%s [%s] %3d%% %s\27[K", label, bar, math.floor(part * 100), left))
+    shown = true
   end
-  local function finish()
-    if shown then io.stderr:write "\r\27[K" end
+
+  return function(what, part)
+    local now = clock()
+    if what == nil then
+      if shown then write "\r\27[K" end
+      shown = false
+    else
+      if label and what ~= label then start = now end
+      label = what
+      if now - start >= 1 and now - last >= 0.1 then
+        last = now
+        draw(part, now - start)
+      end
+    end
   end
-  return update, finish
 end

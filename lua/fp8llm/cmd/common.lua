@@ -72,12 +72,12 @@ function common.find(name) return must(hub.find(name)) end
 
 --- Load the model a command names, with its options, behind a progress bar.
 function common.load(name, opt)
-  local update, finish = progress "loading"
+  local bar = progress()
   local model, message = fp8llm.load(common.find(name), {
     device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv,
-    progress = update,
+    progress = function(part) bar("loading", part) end,
   })
-  finish()
+  bar()
   return must(model, message)
 end
 

@@ -48,7 +48,7 @@ local function perplexity(name, opt)
   -- With nothing before it the first token has no prediction.
   local first = #begin > 0 and 1 or 2
   if n < first then common.fail("%s: %d tokens, at least 2 expected", opt.text, n) end
-  local update, finish = progress "scoring"
+  local bar = progress()
   local start, sum, counted = fp8llm.clock(), 0, 0
   while first <= n do
     local last = math.min(counted == 0 and width or first + stride - 1, n)
@@ -56,9 +56,9 @@ local function perplexity(name, opt)
     sum = sum + score_window(model, ids, {begin = begin, from = from, first = first, last = last})
     counted = counted + last - first + 1
     first = last + 1
-    update(last, n)
+    bar("scoring", last / n)
   end
-  finish()
+  bar()
   local result = {
     model = name, perplexity = math.exp(-sum / counted), tokens = counted,
     tokens_per_second = counted / (fp8llm.clock() - start), quantization = model:info().quantization,

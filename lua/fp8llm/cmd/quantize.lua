@@ -11,8 +11,11 @@ Writes SRC's linear weights as E4M3 with one scale each into the new directory D
 norms and lm_head stay as they are. fp8-static also fixes one scale for the input of each linear,
 from the conversations of FILE.jsonl: a line is {"messages": [...]} or {"text": "..."}.]],
   options = {
-    {"scheme", {"fp8-static"}, "NAME", "fp8-static"},
+    {"scheme", "string", "NAME", "fp8-static"},
     {"calibrate", "string", "FILE", "JSON lines to run through SRC"},
+    {"samples", "integer", "N", "at most N lines of FILE"},
+    {"max-length", "integer", "N", "at most N tokens of a line"},
+    {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
     {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   },
 }
@@ -22,15 +25,16 @@ function M.run(opt, words)
   common.no_more(words, 2)
   if not opt.scheme then common.usage "--scheme is missing" end
   if not opt.calibrate then common.usage "--calibrate is missing" end
-  local start = fp8llm.clock()
-  local update, finish = progress "quantizing"
-  local done, message = fp8llm.quantize {
-    src = common.find(src), dst = dst, scheme = opt.scheme, calibrate = opt.calibrate, threads = opt.threads,
-    progress = update,
+  local start, bar = fp8llm.clock(), progress()
+  local report, message = fp8llm.quantize {
+    src = common.find(src), dst = dst, scheme = opt.scheme, calibrate = opt.calibrate, samples = opt.samples,
+    max_length = opt.max_length, device = opt.device, threads = opt.threads, progress = bar,
   }
-  finish()
-  must(done, message)
-  print(string.format("%s: %s, %.1f s", dst, opt.scheme, fp8llm.clock() - start))
+  bar()
+  must(report, message)
+  print(string.format("%s: %d linears %s, calibrated with %d conversations (%d tokens), %s -> %s, %.1f s", dst,
+    report.linears, opt.scheme, report.samples, report.tokens, common.bytes(report.bytes_in),
+    common.bytes(report.bytes_out), fp8llm.clock() - start))
 end
 
 return M
