@@ -71,10 +71,18 @@ static const block_fn functions[] = {
     [FL_HOST_ADD] = add, [FL_HOST_MUL] = mul, [FL_HOST_COPY] = copy};
 
 int fl_host_tensor_apply(fl_host_tensor *t, fl_host_op op, const fl_host_tensor *b, fl_err *err) {
+    fl_host_tensor *own = NULL;
     int64_t period;
     int rc = match(&period, t, b, err);
-    if (!rc) run_blocks(t, b, period, 0.0, functions[op]);
-    return rc;
+    if (rc) return rc;
+    /* A row of t itself would change under its own operation: take a copy. */
+    if (b->storage == t->storage && !same_shape(t, b)) {
+        if ((rc = fl_host_tensor_convert(&own, b, b->t.dtype, err))) return rc;
+        b = own;
+    }
+    run_blocks(t, b, period, 0.0, functions[op]);
+    fl_host_tensor_free(own);
+    return FL_OK;
 }
 
 int fl_host_tensor_apply_number(fl_host_tensor *t, fl_host_op op, double b, fl_err *err) {
@@ -87,6 +95,8 @@ int fl_host_tensor_mask_fill(fl_host_tensor *t, const fl_host_tensor *mask, doub
                              fl_err *err) {
     int64_t period;
     int rc = match(&period, t, mask, err);
+    if (!rc && mask->storage == t->storage && !same_shape(t, mask))
+        rc = fl_fail(err, FL_E_ARG, "mask_fill: the mask is a part of the tensor");
     if (!rc) run_blocks(t, mask, period, value, fill_where);
     return rc;
 }

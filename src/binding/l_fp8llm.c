@@ -18,6 +18,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_set_functions(L, functions);
     fl_register_measure(L);
     fl_register_tokenizer(L);
+    fl_register_tensor(L);
     lua_pushliteral(L, FL_VERSION);
     lua_setfield(L, -2, "_VERSION");
     return 1;
