@@ -17,6 +17,9 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     lua_newtable(L);
     fl_set_functions(L, functions);
     fl_register_measure(L);
+    fl_register_model(L);
+    fl_register_sequence(L);
+    fl_register_devices(L);
     fl_register_tokenizer(L);
     fl_register_tensor(L);
     lua_pushliteral(L, FL_VERSION);

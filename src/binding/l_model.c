@@ -1,0 +1,219 @@
+/* Class model: fp8llm.load and what a loaded model offers. */
+#include <string.h>
+
+#include "binding/binding.h"
+#include "binding/l_model.h"
+#include "binding/l_tensor.h"
+#include "model/sequence.h"
+#include "text/tokenizer.h"
+#include "util/mem.h"
+
+/* What the box holds: the model, and its tokenizer once somebody asked for it. */
+typedef struct lua_model {
+    fl_model *model;
+    fl_tokenizer *tokenizer;
+} lua_model;
+
+static lua_model *check_box(lua_State *L) {
+    return fl_box_check(L, 1, FL_MT_MODEL);
+}
+
+fl_model *fl_check_model(lua_State *L, int idx) {
+    lua_model *m = fl_box_check(L, idx, FL_MT_MODEL);
+    return m->model;
+}
+
+static const char *const load_options[] = {"device",   "isa",       "threads",       "context",
+                                           "kv",       "kv_tokens", "max_step_rows", "tp",
+                                           "progress", NULL};
+
+/* The loader calls this on the thread that called fp8llm.load.  An error inside the
+ * function must not unwind through the loader: it is dropped. */
+static void on_progress(void *ctx, double fraction) {
+    lua_State *L = ctx;
+    lua_getfield(L, 2, "progress");
+    lua_pushnumber(L, fraction);
+    if (lua_pcall(L, 1, 0, 0)) lua_pop(L, 1);
+}
+
+static void read_load_options(lua_State *L, fl_model_options *o) {
+    int64_t threads = 0, tp = 1;
+    const char *kv = "auto";
+    fl_opt_only(L, 2, load_options);
+    fl_opt_string(L, 2, "device", &o->device);
+    fl_opt_string(L, 2, "isa", &o->isa);
+    fl_opt_int(L, 2, "threads", &threads);
+    fl_opt_int(L, 2, "context", &o->context);
+    fl_opt_int(L, 2, "kv_tokens", &o->kv_tokens);
+    fl_opt_int(L, 2, "max_step_rows", &o->max_step_rows);
+    fl_opt_string(L, 2, "kv", &kv);
+    fl_opt_int(L, 2, "tp", &tp);
+    if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
+    if (tp != 1) luaL_error(L, "option 'tp': the cpu device runs with tp = 1");
+    o->threads = (int)threads;
+    if (!strcmp(kv, "bf16"))
+        o->kv = FL_KV_BF16;
+    else if (!strcmp(kv, "fp8"))
+        o->kv = FL_KV_FP8;
+    else if (strcmp(kv, "auto"))
+        luaL_error(L, "option 'kv': auto, bf16 or fp8 expected");
+    if (lua_isnoneornil(L, 2)) return;
+    lua_getfield(L, 2, "progress");
+    if (!lua_isnil(L, -1)) {
+        luaL_checktype(L, -1, LUA_TFUNCTION);
+        o->progress = on_progress;
+        o->progress_ctx = L;
+    }
+    lua_pop(L, 1);
+}
+
+/* fp8llm.load(dir, options) -> model | nil, message, CODE */
+static int l_load(lua_State *L) {
+    const char *dir = luaL_checkstring(L, 1);
+    fl_model_options options = {0};
+    fl_err err;
+    lua_settop(L, 2);
+    read_load_options(L, &options);
+    void **box = fl_box_new(L, FL_MT_MODEL);
+    lua_model *m = fl_alloc(sizeof(*m));
+    if (!m) {
+        fl_fail(&err, FL_E_NOMEM, "%s", dir);
+        return fl_push_err(L, &err);
+    }
+    if (fl_model_load(&m->model, dir, &options, &err)) {
+        fl_free(m);
+        return fl_push_err(L, &err);
+    }
+    *box = m;
+    return 1;
+}
+
+static int l_close(lua_State *L) {
+    void **box = fl_box_raw(L, 1, FL_MT_MODEL);
+    lua_model *m = *box;
+    *box = NULL;
+    if (!m) return 0;
+    fl_tokenizer_unref(m->tokenizer);
+    fl_model_unref(m->model);
+    fl_free(m);
+    return 0;
+}
+
+static void set_number(lua_State *L, const char *key, double v) {
+    lua_pushnumber(L, (lua_Number)v);
+    lua_setfield(L, -2, key);
+}
+static void set_int(lua_State *L, const char *key, int64_t v) {
+    lua_pushinteger(L, (lua_Integer)v);
+    lua_setfield(L, -2, key);
+}
+static void set_string(lua_State *L, const char *key, const char *v) {
+    lua_pushstring(L, v);
+    lua_setfield(L, -2, key);
+}
+static void set_bool(lua_State *L, const char *key, bool v) {
+    lua_pushboolean(L, v);
+    lua_setfield(L, -2, key);
+}
+
+static int l_info(lua_State *L) {
+    fl_model *m = fl_check_model(L, 1);
+    fl_model_info info;
+    fl_model_info_get(m, &info);
+    lua_newtable(L);
+    set_string(L, "dir", fl_model_dir(m));
+    set_string(L, "device", info.backend.name);
+    set_string(L, "quantization", info.quantization);
+    set_string(L, "kv_dtype", fl_dtype_name(info.kv_dtype));
+    set_int(L, "weight_bytes", (int64_t)info.weight_bytes);
+    set_int(L, "kv_bytes", (int64_t)info.kv_bytes);
+    set_int(L, "scratch_bytes", (int64_t)info.scratch_bytes);
+    set_int(L, "bytes_per_token", (int64_t)info.bytes_per_token);
+    set_int(L, "context", info.context);
+    set_int(L, "kv_tokens", info.kv_tokens);
+    set_int(L, "parameters", info.n_parameters);
+    return 1;
+}
+
+static int l_config(lua_State *L) {
+    const fl_config *c = fl_model_config(fl_check_model(L, 1));
+    lua_newtable(L);
+    set_int(L, "vocab_size", c->vocab_size);
+    set_int(L, "hidden_size", c->hidden_size);
+    set_int(L, "intermediate_size", c->ffn_size);
+    set_int(L, "num_hidden_layers", c->n_layers);
+    set_int(L, "num_attention_heads", c->n_heads);
+    set_int(L, "num_key_value_heads", c->n_kv_heads);
+    set_int(L, "head_dim", c->head_dim);
+    set_int(L, "max_position_embeddings", c->max_position);
+    set_number(L, "rms_norm_eps", c->rms_norm_eps);
+    set_number(L, "rope_theta", c->rope.theta);
+    set_bool(L, "tie_word_embeddings", c->tied);
+    set_string(L, "torch_dtype", fl_dtype_name(c->dtype));
+    set_int(L, "bos_token_id", c->bos_id);
+    fl_push_ids(L, c->eos_ids, (size_t)c->n_eos);
+    lua_setfield(L, -2, "eos_token_ids");
+    return 1;
+}
+
+/* Sampling defaults of generation_config.json; absent keys are absent. */
+static int l_generation_config(lua_State *L) {
+    const fl_generation_config *g = fl_model_generation_config(fl_check_model(L, 1));
+    lua_newtable(L);
+    if (g->has_temperature) set_number(L, "temperature", g->temperature);
+    if (g->has_top_p) set_number(L, "top_p", g->top_p);
+    if (g->has_min_p) set_number(L, "min_p", g->min_p);
+    if (g->has_repetition_penalty) set_number(L, "repetition_penalty", g->repetition_penalty);
+    if (g->has_top_k) set_int(L, "top_k", g->top_k);
+    if (g->has_max_new_tokens) set_int(L, "max_new_tokens", g->max_new_tokens);
+    if (g->has_do_sample) set_bool(L, "do_sample", g->do_sample);
+    return 1;
+}
+
+static int need_tokenizer(lua_model *m, fl_err *err) {
+    return m->tokenizer ? FL_OK : fl_tokenizer_load(&m->tokenizer, fl_model_dir(m->model), err);
+}
+
+int fl_model_tokenizer(lua_State *L, int idx, fl_tokenizer **out, fl_err *err) {
+    lua_model *m = fl_box_check(L, idx, FL_MT_MODEL);
+    int rc = need_tokenizer(m, err);
+    *out = m->tokenizer;
+    return rc;
+}
+
+static int l_tokenizer(lua_State *L) {
+    lua_model *m = check_box(L);
+    fl_err err;
+    if (need_tokenizer(m, &err)) return fl_push_err(L, &err);
+    fl_push_tokenizer(L, m->tokenizer);
+    return 1;
+}
+
+/* model:eos() -> ids that end a text: config.json, generation_config.json, tokenizer */
+static int l_eos(lua_State *L) {
+    lua_model *m = check_box(L);
+    const fl_config *c = fl_model_config(m->model);
+    fl_err err;
+    fl_push_ids(L, c->eos_ids, (size_t)c->n_eos);
+    if (need_tokenizer(m, &err)) return 1; /* a model without a tokenizer still has its ids */
+    int32_t id = fl_tokenizer_eos(m->tokenizer);
+    for (int i = 0; i < c->n_eos; i++) {
+        if (c->eos_ids[i] == id) return 1;
+    }
+    if (id < 0) return 1;
+    lua_pushinteger(L, id);
+    lua_rawseti(L, -2, c->n_eos + 1);
+    return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"info", l_info},           {"config", l_config}, {"generation_config", l_generation_config},
+    {"tokenizer", l_tokenizer}, {"eos", l_eos},       {"sequence", fl_l_sequence_new},
+    {"score", fl_l_score},      {"close", l_close},   {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
+
+void fl_register_model(lua_State *L) {
+    fl_class(L, FL_MT_MODEL, methods, NULL, l_close);
+    fl_set_functions(L, functions);
+}
