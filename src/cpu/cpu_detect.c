@@ -3,6 +3,45 @@
 
 #include "cpu/cpu_priv.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+enum {
+    OS_AVX = 0x6,     /* XCR0: xmm, ymm state saved by the operating system            */
+    OS_AVX512 = 0xe6, /* ... and mask registers, zmm                                   */
+};
+
+static unsigned long long os_state(void) {
+    unsigned lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return ((unsigned long long)hi << 32) | lo;
+}
+
+static bool runs_avx2(void) {
+    const unsigned need1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1) return false;
+    if ((os_state() & OS_AVX) != OS_AVX) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+static bool runs_avx512(void) {
+    const unsigned need_b = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+    unsigned a, b, c, d;
+    if (!runs_avx2() || (os_state() & OS_AVX512) != OS_AVX512) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((b & need_b) != need_b || !(c & bit_AVX512VBMI) || a < 1) return false;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)); /* AVX512_BF16 */
+}
+#else
+static bool runs_avx2(void) {
+    return false;
+}
+static bool runs_avx512(void) {
+    return false;
+}
+#endif
+
 static bool runs_anywhere(void) {
     return true;
 }
@@ -12,6 +51,7 @@ static const struct {
     bool (*runs)(void);
     const char *needs;
 } known[] = {
+    {&cpu_isa_avx512, runs_avx512, "AVX512F, BW, VL, DQ, VBMI, BF16"},
     {&cpu_isa_scalar, runs_anywhere, ""},
 };
 

@@ -97,7 +97,8 @@ static void store_head(const store_job *j, const uint8_t *k, const uint8_t *v, i
     const int64_t run = CPU_TILE / CPU_GROUP * cpu_group_bytes(s->dtype);
     uint8_t *key = keys(j->kv, page, g, offset / CPU_TILE);
     uint8_t *value = values(j->kv, page, g, offset / CPU_TILE);
-    for (int64_t e = 0; e < s->head_dim; e++)
+    /* Also the padding of k, zeros: a score must not meet what the page held before. */
+    for (int64_t e = 0; e < (int64_t)fl_round_up((uint64_t)s->head_dim, CPU_GROUP); e++)
         memcpy(key + cpu_tile_offset(s->dtype, at, e), k + e * size, (size_t)size);
     for (int64_t e = 0; e < s->head_dim; e++)
         memcpy(value + e / CPU_TILE * run + cpu_tile_offset(s->dtype, e % CPU_TILE, at),
@@ -109,7 +110,7 @@ static void store_rows(void *ctx, int64_t begin, int64_t end) {
     const int64_t n = j->kv->shape.head_dim;
     const fl_dtype t = j->r->q.dtype;
     float x[CPU_MAX_HEAD_DIM];
-    uint8_t k[CPU_MAX_HEAD_DIM * 2], key[CPU_MAX_HEAD_DIM * 2], value[CPU_MAX_HEAD_DIM * 2];
+    uint8_t k[CPU_MAX_HEAD_DIM * 2], key[CPU_MAX_HEAD_DIM * 2] = {0}, value[CPU_MAX_HEAD_DIM * 2];
     for (int64_t row = begin; row < end; row++) {
         const float *cs = (const float *)j->r->cos_sin.data + j->pos[row] * j->r->cos_sin.stride;
         for (int64_t h = 0; h < j->n_q; h++) {

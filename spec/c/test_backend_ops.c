@@ -1,0 +1,581 @@
+/* Every op but attention, on every instruction set of this machine, against ref_backend.c;
+ * attention is in test_backend_attend.c. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ref_backend.h"
+#include "tap.h"
+#include "util/mem.h"
+
+static const fl_backend_ops *ops;
+static const char *isa;
+
+static fl_backend *open_backend(int threads, int64_t max_rows) {
+    fl_backend *be = NULL;
+    fl_err err;
+    fl_backend_params p = {.threads = threads, .max_rows = max_rows, .isa = isa};
+    if (ops->open(&be, &p, &err)) check(false, "opens: %s", err.msg);
+    return be;
+}
+
+/* ---- linear ---- */
+
+typedef struct linear_case {
+    int64_t t, n, k;
+    fl_dtype w;
+    fl_act_scheme act;
+    fl_dtype x, out;
+    bool bias;
+    int parts;
+} linear_case;
+
+#define E4M3 FL_DTYPE_E4M3
+#define BF16 FL_DTYPE_BF16
+#define F16  FL_DTYPE_F16
+#define F32  FL_DTYPE_F32
+
+static const linear_case linear_cases[] = {
+    {1, 1, 1, E4M3, FL_ACT_STATIC, BF16, F32, false, 1},
+    {1, 16, 4, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1},
+    {2, 17, 5, E4M3, FL_ACT_TOKEN, BF16, BF16, true, 1},
+    {3, 33, 31, E4M3, FL_ACT_NONE, BF16, F32, true, 2},
+    {3, 33, 31, E4M3, FL_ACT_NONE, F16, F16, false, 2},
+    {4, 50, 63, BF16, FL_ACT_NONE, BF16, BF16, true, 3},
+    {5, 31, 66, BF16, FL_ACT_NONE, F16, F32, false, 1},
+    {6, 47, 65, F16, FL_ACT_NONE, F16, F16, true, 2},
+    {7, 19, 130, F16, FL_ACT_NONE, BF16, F32, false, 1},
+    {11, 40, 257, F32, FL_ACT_NONE, BF16, F32, false, 1},
+    {12, 300, 259, E4M3, FL_ACT_STATIC, BF16, BF16, false, 3},
+    {13, 128, 512, E4M3, FL_ACT_STATIC, F16, F16, false, 1},
+    {25, 144, 96, BF16, FL_ACT_NONE, BF16, F32, false, 1},
+    {37, 160, 100, E4M3, FL_ACT_TOKEN, BF16, F32, true, 2},
+    {300, 48, 24, E4M3, FL_ACT_STATIC, BF16, BF16, false, 1},
+    {1, 1536, 576, E4M3, FL_ACT_STATIC, BF16, BF16, false, 2},
+    {9, 960, 576, BF16, FL_ACT_NONE, BF16, BF16, false, 3},
+    {2, 4096, 1024, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1},
+};
+
+typedef struct linear_data {
+    const linear_case *c;
+    void *w;
+    float *w_scale, *bias;
+    fl_linear_spec spec;
+    fl_act x;
+} linear_data;
+
+/* Sources start at an odd address: a checkpoint promises no alignment. */
+static void *odd_copy(const void *src, int64_t bytes) {
+    uint8_t *p = ref_alloc((size_t)bytes + 1);
+    return memcpy(p + 1, src, (size_t)bytes);
+}
+
+static linear_data make_linear(const linear_case *c) {
+    linear_data d = {.c = c};
+    int64_t size = fl_dtype_bytes(c->w), row = 0;
+    d.w = ref_alloc((size_t)(c->n * c->k * size));
+    ref_fill(d.w, c->w, c->n * c->k, 0.05, 1);
+    d.w_scale = ref_alloc((size_t)c->n * sizeof(float));
+    d.bias = ref_alloc((size_t)c->n * sizeof(float));
+    for (int64_t i = 0; i < c->n; i++) d.w_scale[i] = 0.001f * (float)(1 + i % 7);
+    ref_fill(d.bias, FL_DTYPE_F32, c->n, 1.0, 2);
+    d.spec = (fl_linear_spec){.n_parts = c->parts,
+                              .k = c->k,
+                              .dtype = c->w,
+                              .w_scale = c->w == FL_DTYPE_E4M3 ? d.w_scale : NULL,
+                              .bias = c->bias ? d.bias : NULL,
+                              .act = c->act,
+                              .x_scale = 0.017f};
+    for (int i = 0; i < c->parts; i++) {
+        int64_t rows = i + 1 < c->parts ? c->n / c->parts : c->n - row;
+        d.spec.part[i].rows = rows;
+        d.spec.part[i].data = odd_copy((uint8_t *)d.w + row * c->k * size, rows * c->k * size);
+        row += rows;
+    }
+    d.x.x = ref_tensor(c->x, c->t, c->k);
+    d.x.q = ref_tensor(FL_DTYPE_E4M3, c->t, c->k);
+    d.x.q_scale = fl_tensor_1d(ref_alloc((size_t)c->t * 4), FL_DTYPE_F32, c->t);
+    ref_fill(d.x.x.data, c->x, c->t * c->k, 1.0, 3);
+    return d;
+}
+
+static void free_linear(linear_data *d) {
+    for (int i = 0; i < d->spec.n_parts; i++) free((uint8_t *)d->spec.part[i].data - 1);
+    free(d->w);
+    free(d->w_scale);
+    free(d->bias);
+    free(d->x.x.data);
+    free(d->x.q.data);
+    free(d->x.q_scale.data);
+}
+
+static int64_t linear_errors(const linear_data *d, const fl_tensor *out) {
+    const linear_case *c = d->c;
+    bool fp8 = c->act != FL_ACT_NONE;
+    int64_t bad = 0, step = c->n * c->k * c->t > 2000000 ? 7 : 1;
+    double *x = ref_alloc((size_t)(c->k * c->t) * sizeof(double)), *w = ref_alloc((size_t)c->k * 8);
+    for (int64_t i = 0; i < c->t * c->k; i++)
+        x[i] = fp8 ? ref_get(d->x.q.data, FL_DTYPE_E4M3, i) : ref_get(d->x.x.data, c->x, i);
+    for (int64_t n = 0; n < c->n; n += step) {
+        for (int64_t k = 0; k < c->k; k++) {
+            w[k] = ref_get(d->w, c->w, n * c->k + k);
+            if (c->w == FL_DTYPE_F32) w[k] = ref_round(FL_DTYPE_BF16, w[k]);
+        }
+        for (int64_t t = 0; t < c->t; t++) {
+            double mag, want = ref_dot(x + t * c->k, w, c->k, &mag);
+            double s = fp8 ? (double)((float *)d->x.q_scale.data)[t] : 1.0;
+            if (c->w == FL_DTYPE_E4M3) s *= (double)d->w_scale[n];
+            double b = c->bias ? (double)d->bias[n] : 0.0;
+            double slack = (fabs(s) * mag * (double)(c->k / 2 + 4) + fabs(b)) * 0x1p-24;
+            bad +=
+                !ref_close(c->out, ref_get(out->data, c->out, t * c->n + n), want * s + b, slack);
+        }
+    }
+    free(x);
+    free(w);
+    return bad;
+}
+
+static void test_linear(const linear_case *c) {
+    fl_backend *be = open_backend(2, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, c->t, c->n);
+    fl_err err = {0};
+    int rc = ops->linear_new(be, &lin, &d.spec, &err);
+    if (!rc) rc = ops->quant(be, &d.x, lin, &err);
+    if (!rc) rc = ops->linear(be, &out, &d.x, lin, &err);
+    int64_t bad = rc ? -1 : linear_errors(&d, &out);
+    check(!bad, "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s: %lld outside the bound %s",
+          isa, (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
+          fl_dtype_name(c->x), fl_dtype_name(c->out), (long long)bad, err.msg);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+/* Row t of a T-row step on 3 threads == the same row alone on one thread. */
+static void test_linear_invariance(void) {
+    static const linear_case cases[] = {
+        {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, 1},
+        {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, BF16, F32, false, 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, F16, F32, false, 1},
+        {37, 333, 259, F16, FL_ACT_NONE, F16, F32, false, 1},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const linear_case *c = &cases[i];
+        fl_tensor whole = ref_tensor(c->out, c->t, c->n), one = ref_tensor(c->out, 1, c->n);
+        int64_t differ = 0;
+        for (int threads = 1; threads <= 3; threads++) {
+            fl_backend *be = open_backend(threads, c->t);
+            linear_data d = make_linear(c);
+            fl_linear *lin = NULL;
+            ops->linear_new(be, &lin, &d.spec, NULL);
+            ops->quant(be, &d.x, lin, NULL);
+            if (threads > 1) ops->linear(be, &whole, &d.x, lin, NULL);
+            for (int64_t t = 0; t < c->t && threads > 1; t++) {
+                fl_act row = d.x;
+                row.x.data = (uint8_t *)row.x.data + t * c->k * fl_dtype_bytes(c->x);
+                row.q.data = (uint8_t *)row.q.data + t * c->k;
+                row.q_scale.data = (float *)row.q_scale.data + t;
+                ops->linear(be, &one, &row, lin, NULL);
+                differ += !!memcmp(one.data, (float *)whole.data + t * c->n, (size_t)c->n * 4);
+            }
+            for (int64_t rows = 2; rows <= c->t && threads == 1; rows += 5) {
+                fl_tensor part = ref_tensor(c->out, rows, c->n);
+                ops->linear(be, &whole, &d.x, lin, NULL);
+                ops->linear(be, &part, &d.x, lin, NULL);
+                differ += !!memcmp(part.data, whole.data, (size_t)(rows * c->n) * 4);
+                free(part.data);
+            }
+            ops->linear_free(be, lin);
+            ops->close(be);
+            free_linear(&d);
+        }
+        check(!differ, "%s: rows of %s x %s are bit-identical for any T and thread count", isa,
+              fl_dtype_name(c->w), fl_dtype_name(c->x));
+        free(whole.data);
+        free(one.data);
+    }
+}
+
+/* A NaN or infinite activation stays visible; a NaN weight code spoils its output only. */
+static void test_linear_nan(void) {
+    static const linear_case c = {3, 40, 70, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1};
+    fl_backend *be = open_backend(2, 4);
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(FL_DTYPE_BF16, c.t, c.n);
+    ((uint16_t *)d.x.x.data)[1 * c.k + 69] = 0x7fc0;
+    ((uint8_t *)d.spec.part[0].data)[17 * c.k + 3] = 0xff;
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    ops->quant(be, &d.x, lin, NULL);
+    ops->linear(be, &out, &d.x, lin, NULL);
+    int wrong = 0;
+    for (int64_t i = 0; i < c.t * c.n; i++) {
+        bool nan = isnan(ref_get(out.data, FL_DTYPE_BF16, i));
+        wrong += nan != (i / c.n == 1 || i % c.n == 17);
+    }
+    check(((uint8_t *)d.x.q.data)[c.k + 69] == 0x7f, "%s: NaN quantizes to 0x7F", isa);
+    check(!wrong, "%s: NaN passes through linear, and only where it belongs (%d)", isa, wrong);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+static _Atomic int64_t released;
+static void count_release(const void *p, size_t n) {
+    (void)p;
+    released += (int64_t)n;
+}
+
+static void test_packing(void) {
+    static const linear_case c = {1, 2000, 700, F32, FL_ACT_NONE, BF16, F32, false, 3};
+    fl_backend *be = open_backend(2, 1);
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    d.spec.release = count_release;
+    released = 0;
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    check(released == c.n * c.k * 4, "%s: every source byte is released once", isa);
+    check(lin && lin->dtype == FL_DTYPE_BF16, "%s: F32 weights are kept as BF16", isa);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+}
+
+/* ---- row ops ---- */
+
+static const int64_t widths[] = {1, 7, 16, 33, 48, 100, 576, 1531};
+enum { N_WIDTHS = sizeof(widths) / sizeof(widths[0]) };
+
+static fl_act make_act(fl_dtype t, int64_t rows, int64_t n) {
+    return (fl_act){.x = ref_tensor(t, rows, n),
+                    .q = ref_tensor(FL_DTYPE_E4M3, rows, n),
+                    .q_scale = fl_tensor_1d(ref_alloc((size_t)rows * 4), FL_DTYPE_F32, rows)};
+}
+
+static void free_act(fl_act *a) {
+    free(a->x.data);
+    free(a->q.data);
+    free(a->q_scale.data);
+}
+
+/* Codes and scales must be the ones that f32 arithmetic gives, exactly. */
+static int64_t quant_errors(const fl_act *a, const fl_linear *next) {
+    int64_t bad = 0, n = a->x.dim[1];
+    for (int64_t t = 0; t < a->x.dim[0]; t++) {
+        float top = 0.0f, scale = next->x_scale;
+        for (int64_t i = 0; i < n; i++)
+            top = fmaxf(top, fabsf((float)ref_get(a->x.data, a->x.dtype, t * n + i)));
+        if (next->x_scale_ub > 0.0f) top = fminf(top, next->x_scale_ub);
+        if (next->act == FL_ACT_TOKEN) scale = fmaxf(top / 448.0f, 1.0f / (448.0f * 512.0f));
+        bad += ((float *)a->q_scale.data)[t] != scale;
+        for (int64_t i = 0; i < n; i++) {
+            float x = (float)ref_get(a->x.data, a->x.dtype, t * n + i);
+            float v = next->act == FL_ACT_TOKEN ? x / scale : x * (1.0f / scale);
+            bad += ((uint8_t *)a->q.data)[t * n + i] != ref_e4m3((double)v);
+        }
+    }
+    return bad;
+}
+
+static int64_t norm_errors(const fl_tensor *old, const fl_norm *n) {
+    int64_t bad = 0, d = old->dim[1];
+    fl_dtype t = old->dtype;
+    double *r = ref_alloc((size_t)d * sizeof(double));
+    for (int64_t row = 0; row < old->dim[0]; row++) {
+        for (int64_t i = 0; i < d; i++) {
+            double want = ref_get(old->data, t, row * d + i);
+            if (n->delta.dtype) want += ref_get(n->delta.data, t, row * d + i);
+            r[i] = ref_get(n->residual.data, t, row * d + i);
+            bad += !ref_close(t, r[i], want, fabs(want) * 0x1p-24);
+        }
+        double inv = ref_inv_rms(r, d, (double)n->eps);
+        for (int64_t i = 0; i < d; i++) {
+            double unit = r[i] * inv, w = ref_get(n->weight.data, t, i);
+            double slack = fabs(unit * w) * (ref_unit(t) * 1.01 + (double)(d + 8) * 0x1p-24) +
+                           ref_tiny(t) * fabs(w);
+            bad += !ref_close(t, ref_get(n->out->x.data, t, row * d + i), unit * w, slack);
+        }
+    }
+    free(r);
+    return bad;
+}
+
+static void test_norm(fl_dtype t, int64_t d) {
+    enum { T = 5 };
+    fl_backend *be = open_backend(2, T);
+    fl_act out = make_act(t, T, d);
+    fl_linear next = {.k = d, .act = d % 2 ? FL_ACT_TOKEN : FL_ACT_STATIC, .x_scale = 0.013f};
+    fl_norm n = {.residual = ref_tensor(t, T, d),
+                 .weight = ref_tensor(t, d, 1),
+                 .out = &out,
+                 .next = &next,
+                 .eps = 1e-5f};
+    fl_tensor old = ref_tensor(t, T, d);
+    n.weight.dim[0] = d;
+    ref_fill(old.data, t, T * d, 1.5, 5);
+    ref_fill(n.weight.data, t, d, 1.0, 6);
+    int64_t bad = 0;
+    for (int with_delta = 0; with_delta < 2; with_delta++) {
+        if (with_delta) n.delta = ref_tensor(t, T, d);
+        if (with_delta) ref_fill(n.delta.data, t, T * d, 0.1, 7);
+        memcpy(n.residual.data, old.data, (size_t)(T * d * 2));
+        if (ops->norm(be, &n, NULL)) bad++;
+        bad += norm_errors(&old, &n) + quant_errors(&out, &next);
+    }
+    check(!bad, "%s: norm %s D=%lld (%lld wrong)", isa, fl_dtype_name(t), (long long)d,
+          (long long)bad);
+    free(old.data);
+    free(n.residual.data);
+    free(n.weight.data);
+    free(n.delta.data);
+    free_act(&out);
+    ops->close(be);
+}
+
+static void test_silu(fl_dtype t, int64_t f) {
+    enum { T = 3 };
+    fl_backend *be = open_backend(2, T);
+    fl_act out = make_act(t, T, f);
+    fl_linear next = {.k = f,
+                      .act = f % 2 ? FL_ACT_STATIC : FL_ACT_TOKEN,
+                      .x_scale = 0.3f,
+                      .x_scale_ub = f == 48 ? 2.0f : 0.0f};
+    fl_tensor in = ref_tensor(t, T, 2 * f);
+    ref_fill(in.data, t, T * 2 * f, 4.0, 8);
+    for (int64_t i = 0; i < f; i++) ref_set(in.data, t, i, 220.0 * ((double)i / (double)f - 0.5));
+    int64_t bad = !!ops->silu_mul(be, &out, &in, &next, NULL);
+    for (int64_t row = 0; row < T; row++) {
+        for (int64_t i = 0; i < f; i++) {
+            double want = ref_silu(ref_get(in.data, t, row * 2 * f + i)) *
+                          ref_get(in.data, t, row * 2 * f + f + i);
+            bad += !ref_close(t, ref_get(out.x.data, t, row * f + i), want,
+                              fabs(want) * 0x1p-21 + 1e-36);
+        }
+    }
+    bad += quant_errors(&out, &next);
+    check(!bad, "%s: silu_mul %s F=%lld (%lld wrong)", isa, fl_dtype_name(t), (long long)f,
+          (long long)bad);
+    free(in.data);
+    free_act(&out);
+    ops->close(be);
+}
+
+/* Every BF16 number goes through quantization: all rounding cases, infinities, NaN. */
+static void test_quant_all(void) {
+    fl_backend *be = open_backend(2, 256);
+    fl_act a = make_act(FL_DTYPE_BF16, 256, 256);
+    fl_linear next = {.k = 256, .act = FL_ACT_STATIC, .x_scale = 1.0f};
+    for (int i = 0; i < 65536; i++) ((uint16_t *)a.x.data)[i] = (uint16_t)i;
+    ops->quant(be, &a, &next, NULL);
+    int bad = 0;
+    for (int i = 0; i < 65536; i++) {
+        double x = ref_get(a.x.data, FL_DTYPE_BF16, i);
+        bad += ((uint8_t *)a.q.data)[i] != ref_e4m3(x);
+    }
+    check(!bad, "%s: all 65536 BF16 numbers quantize as the format says (%d wrong)", isa, bad);
+    fl_act h = make_act(FL_DTYPE_F16, 256, 256);
+    for (int i = 0; i < 65536; i++) ((uint16_t *)h.x.data)[i] = (uint16_t)i;
+    next.x_scale = 0x1p-9f;
+    ops->quant(be, &h, &next, NULL);
+    bad = 0;
+    for (int i = 0; i < 65536; i++) {
+        double x = ref_get(h.x.data, FL_DTYPE_F16, i) * 512.0;
+        bad += ((uint8_t *)h.q.data)[i] != ref_e4m3(x);
+    }
+    check(!bad, "%s: all 65536 F16 numbers quantize as the format says (%d wrong)", isa, bad);
+    free_act(&a);
+    free_act(&h);
+    ops->close(be);
+}
+
+static void test_embed(fl_dtype w, fl_dtype x) {
+    static const linear_case c = {.t = 4, .n = 53, .k = 300, .w = BF16, .parts = 1};
+    linear_case mine = c;
+    mine.w = w;
+    mine.x = x;
+    fl_backend *be = open_backend(2, 4);
+    linear_data d = make_linear(&mine);
+    fl_linear *table = NULL;
+    fl_tensor out = ref_tensor(x, c.t, c.k);
+    int32_t ids[] = {52, 0, 17, 31};
+    fl_tensor id = fl_tensor_1d(ids, FL_DTYPE_I32, c.t);
+    fl_err err;
+    ops->linear_new(be, &table, &d.spec, NULL);
+    int64_t bad = !!ops->embed(be, &out, table, &id, NULL);
+    for (int64_t i = 0; i < c.t * c.k; i++) {
+        int32_t row = ids[i / c.k];
+        double want = ref_get(d.w, w, row * c.k + i % c.k);
+        if (w == FL_DTYPE_E4M3) want *= (double)d.w_scale[row];
+        bad += !ref_close(x, ref_get(out.data, x, i), want, fabs(want) * 0x1p-24);
+    }
+    check(!bad, "%s: embed %s into %s (%lld wrong)", isa, fl_dtype_name(w), fl_dtype_name(x),
+          (long long)bad);
+    ids[2] = 53;
+    check(ops->embed(be, &out, table, &id, &err) == FL_E_ARG && strstr(err.msg, "53"),
+          "%s: an id outside the table is refused by name", isa);
+    ops->linear_free(be, table);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+static void test_gather_absmax(void) {
+    enum { T = 6, D = 45 };
+    fl_backend *be = open_backend(2, T);
+    fl_tensor x = ref_tensor(FL_DTYPE_BF16, T, D), out = ref_tensor(FL_DTYPE_BF16, 3, D);
+    int32_t rows[] = {5, 0, 3};
+    fl_tensor r = fl_tensor_1d(rows, FL_DTYPE_I32, 3);
+    float top = 0.0f, want = 0.0f;
+    fl_tensor a = fl_tensor_1d(&top, FL_DTYPE_F32, 1);
+    ref_fill(x.data, FL_DTYPE_BF16, T * D, 1.0, 9);
+    int bad = !!ops->gather(be, &out, &x, &r, NULL);
+    for (int i = 0; i < 3; i++)
+        bad += !!memcmp((uint16_t *)out.data + i * D, (uint16_t *)x.data + rows[i] * D, D * 2);
+    check(!bad, "%s: gather copies the named rows", isa);
+    for (int64_t i = 0; i < T * D; i++)
+        want = fmaxf(want, fabsf((float)ref_get(x.data, FL_DTYPE_BF16, i)));
+    ops->absmax(be, &a, &x, NULL);
+    check(top == want, "%s: absmax %g is %g", isa, (double)top, (double)want);
+    top = 100.0f;
+    ops->absmax(be, &a, &x, NULL);
+    check(top == 100.0f, "%s: absmax keeps what was larger", isa);
+    free(x.data);
+    free(out.data);
+    ops->close(be);
+}
+
+/* ---- memory and failure ---- */
+
+static void test_memory(void) {
+    fl_backend *be = open_backend(1, 1);
+    float src[6] = {1, 2, 3, 4, 5, 6}, back[6] = {0};
+    void *p = NULL;
+    ops->mem_new(be, &p, 4096, NULL);
+    bool zero = true;
+    for (int i = 0; i < 4096; i++) zero = zero && !((uint8_t *)p)[i];
+    check(p && (uintptr_t)p % 64 == 0 && zero, "%s: memory is aligned and zeroed", isa);
+    fl_tensor t = fl_tensor_2d(p, FL_DTYPE_F32, 2, 3);
+    t.stride = 10;
+    ops->write(be, &t, src, NULL);
+    check(((float *)p)[10] == 4.0f && ((float *)p)[3] == 0.0f, "%s: write follows the stride", isa);
+    ops->read(be, back, &t, NULL);
+    check(!memcmp(src, back, sizeof(src)), "%s: read gives back what was written", isa);
+    ops->copy(be, (uint8_t *)p + 1024, p, 12, NULL);
+    check(((float *)p)[258] == 3.0f, "%s: copy copies", isa);
+    ops->mem_free(be, p);
+    ops->mem_free(be, NULL);
+    fl_backend_info info;
+    ops->info(be, &info);
+    check(strstr(info.name, isa) && info.mem_total >= info.mem_free && info.mem_free > 0,
+          "%s: info says \"%s\"", isa, info.name);
+    ops->close(be);
+}
+
+static int64_t allocations, fail_at;
+static bool count_allocations(void *ctx, size_t bytes) {
+    (void)ctx;
+    (void)bytes;
+    return ++allocations != fail_at;
+}
+
+static void test_allocation_failure(void) {
+    static const linear_case c = {1, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, true, 1};
+    linear_data d = make_linear(&c);
+    int64_t live = fl_mem_live();
+    bool clean = true;
+    fl_mem_set_hook(count_allocations, NULL);
+    for (fail_at = 1; fail_at < 100; fail_at++) {
+        fl_backend *be = NULL;
+        fl_linear *lin = NULL;
+        void *p = NULL;
+        fl_backend_params params = {.threads = 2, .max_rows = 4, .isa = isa};
+        fl_err err;
+        allocations = 0;
+        int rc = ops->open(&be, &params, &err);
+        if (!rc) rc = ops->linear_new(be, &lin, &d.spec, &err);
+        if (!rc) rc = ops->mem_new(be, &p, 100, &err);
+        if (be) ops->mem_free(be, p);
+        if (be) ops->linear_free(be, lin);
+        ops->close(be);
+        clean = clean && fl_mem_live() == live && (!rc || rc == FL_E_NOMEM);
+        if (!rc) break;
+    }
+    fl_mem_set_hook(NULL, NULL);
+    check(clean && fail_at > 5 && fail_at < 100, "%s: each of %lld allocations may fail", isa,
+          (long long)fail_at - 1);
+    free_linear(&d);
+}
+
+static void test_refusals(void) {
+    fl_backend *be = NULL;
+    fl_err err;
+    fl_backend_params p = {.max_rows = 4, .isa = "avx1024"};
+    check(ops->open(&be, &p, &err) == FL_E_ARG && strstr(err.msg, "avx1024"), "unknown isa: %s",
+          err.msg);
+    p.isa = NULL;
+    p.max_rows = 0;
+    check(ops->open(&be, &p, &err) == FL_E_ARG && strstr(err.msg, "max_rows"), "max_rows 0: %s",
+          err.msg);
+    static const linear_case c = {5, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, false, 1};
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(FL_DTYPE_F32, 5, 20);
+    be = open_backend(1, 4);
+    ops->linear_new(be, &lin, &d.spec, &err);
+    check(ops->linear(be, &out, &d.x, lin, &err) == FL_E_LIMIT, "too many rows: %s", err.msg);
+    out.dim[0] = 4;
+    out.dim[1] = 21;
+    check(ops->linear(be, &out, &d.x, lin, &err) == FL_E_ARG, "wrong width: %s", err.msg);
+    fl_linear *bad = NULL;
+    d.spec.act = FL_ACT_GROUP;
+    check(ops->linear_new(be, &bad, &d.spec, &err) == FL_E_UNSUPPORTED && !bad, "group: %s",
+          err.msg);
+    d.spec.dtype = FL_DTYPE_I32;
+    check(ops->linear_new(be, &bad, &d.spec, &err) == FL_E_UNSUPPORTED && !bad, "I32: %s", err.msg);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+int main(void) {
+    static const char *const all[] = {"scalar", "avx2", "avx512"};
+    if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
+    test_refusals();
+    for (size_t i = 0; i < 3; i++) {
+        fl_backend *be = NULL;
+        fl_err err;
+        isa = all[i];
+        fl_backend_params p = {.threads = 1, .max_rows = 1, .isa = isa};
+        if (ops->open(&be, &p, &err)) {
+            check(err.code == FL_E_UNSUPPORTED, "%s # SKIP %s", isa, err.msg);
+            continue;
+        }
+        ops->close(be);
+        for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
+            test_linear(&linear_cases[c]);
+        test_linear_invariance();
+        test_linear_nan();
+        test_packing();
+        for (int w = 0; w < N_WIDTHS; w++) {
+            test_norm(FL_DTYPE_BF16, widths[w]);
+            test_norm(FL_DTYPE_F16, widths[w]);
+            test_silu(FL_DTYPE_BF16, widths[w]);
+            test_silu(FL_DTYPE_F16, widths[w]);
+        }
+        test_quant_all();
+        test_embed(FL_DTYPE_BF16, FL_DTYPE_BF16);
+        test_embed(FL_DTYPE_F16, FL_DTYPE_F16);
+        test_embed(FL_DTYPE_E4M3, FL_DTYPE_BF16);
+        test_gather_absmax();
+        test_memory();
+        test_allocation_failure();
+    }
+    return tap_done();
+}

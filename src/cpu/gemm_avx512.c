@@ -1,0 +1,143 @@
+/* gemm_avx512.c - product sums over tiles, AVX-512 with BF16 dot products.
+ *
+ * VDPBF16PS adds two exact products to an f32.  It reads subnormal BF16 numbers as zero;
+ * images of E4M3 are never subnormal, and weights or activations below 2^-126 do not show. */
+#include "cpu/simd_avx512.h"
+
+enum {
+    DOT_ROWS = 12,   /* 24 accumulators, 2 weights, 5 constants: 31 registers           */
+    COLUMN_ROWS = 8, /* f32 form: 16 accumulators, 4 weights                            */
+    PREFETCH_BYTES = 4096,
+};
+
+/* 0..7 subnormal: m * 2^-9; then 8 mantissas an exponent, exponent 120 above E4M3's. */
+#define NORMAL8(e)    NORMAL2(e, 0), NORMAL2(e, 2), NORMAL2(e, 4), NORMAL2(e, 6)
+#define NORMAL2(e, m) BYTE((e) + 120, m), BYTE((e) + 120, (m) + 1)
+#define ALL_CODES                                                                                  \
+    BYTE(0, 0), BYTE(118, 0), BYTE(119, 0), BYTE(119, 4), BYTE(120, 0), BYTE(120, 2),              \
+        BYTE(120, 4), BYTE(120, 6), NORMAL8(1), NORMAL8(2), NORMAL8(3), NORMAL8(4), NORMAL8(5),    \
+        NORMAL8(6), NORMAL8(7), NORMAL8(8), NORMAL8(9), NORMAL8(10), NORMAL8(11), NORMAL8(12),     \
+        NORMAL8(13), NORMAL8(14), NORMAL2(15, 0), NORMAL2(15, 2), NORMAL2(15, 4), BYTE(135, 6),    \
+        BYTE(255, 4) /* NaN */
+#define BYTE(exponent, m) (uint8_t)((exponent) >> 1)
+const uint8_t cpu_e4m3_hi[128] = {ALL_CODES};
+#undef BYTE
+#define BYTE(exponent, m) (uint8_t)((((exponent)&1) << 7) | ((m) << 4))
+const uint8_t cpu_e4m3_lo[128] = {ALL_CODES};
+#undef BYTE
+
+/* Two BF16 activations in every lane. */
+INLINE __m512bh broadcast_pair(const uint16_t *x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+/* Groups [begin, end) of `rows` rows and `tiles` tiles.  The prefetch runs `ahead` bytes before
+ * the reads. */
+INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, int64_t begin,
+                       int64_t end, int64_t ahead, const int rows, const int tiles, fl_dtype t,
+                       const bool pairs, int64_t row) {
+    const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
+    const e4m3_lut lut = load_lut();
+    for (int64_t g = begin; g < end; g++) {
+        for (int i = 0; i < tiles; i++) {
+            const uint8_t *p = w + i * tile_bytes + g * bytes;
+            _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
+            if (t != FL_DTYPE_E4M3) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
+            if (pairs) {
+                __m512i pair[2];
+                load_pairs(pair, p, t, &lut);
+                for (int m = 0; m < rows; m++) {
+                    const uint16_t *x = (const uint16_t *)d->x + (row + m) * d->ldx + 4 * g;
+                    for (int h = 0; h < 2; h++)
+                        acc[m][i][h] = _mm512_dpbf16_ps(acc[m][i][h], (__m512bh)pair[h],
+                                                        broadcast_pair(x + 2 * h));
+                }
+            } else {
+                __m512 col[CPU_GROUP];
+                load_columns(col, p, t, &lut);
+                for (int m = 0; m < rows; m++) {
+                    const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+                    for (int k = 0; k < CPU_GROUP; k++)
+                        acc[m][i][k / 2] =
+                            _mm512_fmadd_ps(_mm512_set1_ps(x[k]), col[k], acc[m][i][k / 2]);
+                }
+            }
+        }
+    }
+}
+
+INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
+                      fl_dtype t, const bool pairs) {
+    const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
+    const uint8_t *w = d->w + tile * tile_bytes;
+    __m512 acc[DOT_ROWS][2][2];
+    for (int m = 0; m < rows; m++) {
+        for (int i = 0; i < tiles; i++) acc[m][i][0] = acc[m][i][1] = _mm512_setzero_ps();
+    }
+    /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
+     * read side by side, not the neighbour but the one after it. */
+    int64_t split = fl_max_i64(d->groups - PREFETCH_BYTES / bytes, 0);
+    int64_t jump = (tiles - 1) * tile_bytes;
+    dot_groups(acc, d, w, 0, split, PREFETCH_BYTES, rows, tiles, t, pairs, row);
+    dot_groups(acc, d, w, split, d->groups, PREFETCH_BYTES + jump, rows, tiles, t, pairs, row);
+    for (int m = 0; m < rows; m++) {
+        for (int i = 0; i < tiles; i++)
+            _mm512_storeu_ps(d->y + (row + m) * d->ldy + (tile + i) * CPU_TILE,
+                             _mm512_add_ps(acc[m][i][0], acc[m][i][1]));
+    }
+}
+
+/* Few rows: their sums are few chains of dependent additions, so two tiles at once. */
+INLINE void dot_rows(const cpu_dot *d, int64_t row, const int rows, fl_dtype t, const bool pairs) {
+    int64_t tile = 0;
+    if (rows <= 2) {
+        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, rows, 2, t, pairs);
+    }
+    for (; tile < d->n_tiles; tile++) dot_block(d, row, tile, rows, 1, t, pairs);
+}
+
+#define ROWS_CASE(rows)                                                                            \
+    case rows:                                                                                     \
+        dot_rows(d, row, rows, t, pairs);                                                          \
+        break;
+
+INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs) {
+    const int64_t most = pairs ? DOT_ROWS : COLUMN_ROWS;
+    for (int64_t row = 0, n; row < d->m; row += n) {
+        n = fl_min_i64(most, d->m - row);
+        switch (n) {
+            ROWS_CASE(1)
+            ROWS_CASE(2)
+            ROWS_CASE(3)
+            ROWS_CASE(4)
+            ROWS_CASE(5)
+            ROWS_CASE(6)
+            ROWS_CASE(7)
+            ROWS_CASE(8)
+        }
+        if (!pairs) continue;
+        switch (n) {
+            ROWS_CASE(9)
+            ROWS_CASE(10)
+            ROWS_CASE(11)
+            ROWS_CASE(12)
+        }
+    }
+}
+
+void cpu_dot_avx512(const cpu_dot *d) {
+    if (d->x_dtype == FL_DTYPE_BF16) {
+        if (d->w_dtype == FL_DTYPE_E4M3)
+            dot_form(d, FL_DTYPE_E4M3, true);
+        else
+            dot_form(d, FL_DTYPE_BF16, true);
+    } else if (d->w_dtype == FL_DTYPE_E4M3) {
+        dot_form(d, FL_DTYPE_E4M3, false);
+    } else if (d->w_dtype == FL_DTYPE_BF16) {
+        dot_form(d, FL_DTYPE_BF16, false);
+    } else {
+        dot_form(d, FL_DTYPE_F16, false);
+    }
+}

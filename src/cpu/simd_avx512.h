@@ -1,0 +1,123 @@
+/* simd_avx512.h - from tile bytes and stored numbers to zmm registers.  For *_avx512.c. */
+#ifndef FL_CPU_SIMD_AVX512_H
+#define FL_CPU_SIMD_AVX512_H
+
+#include <immintrin.h>
+
+#include "cpu/cpu_priv.h"
+
+void cpu_dot_avx512(const cpu_dot *d);                                   /* gemm */
+void cpu_mix_avx512(const cpu_mix *x);                                   /* attend */
+float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* attend */
+
+/* The kernels are templates: number of rows and types are constants after inlining. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* High and low byte of the BF16 image of each E4M3 magnitude, in registers. */
+typedef struct e4m3_lut {
+    __m512i hi0, hi1, lo0, lo1;
+} e4m3_lut;
+
+extern const uint8_t cpu_e4m3_hi[128], cpu_e4m3_lo[128]; /* gemm_avx512.c */
+
+INLINE e4m3_lut load_lut(void) {
+    return (e4m3_lut){_mm512_loadu_si512(cpu_e4m3_hi), _mm512_loadu_si512(cpu_e4m3_hi + 64),
+                      _mm512_loadu_si512(cpu_e4m3_lo), _mm512_loadu_si512(cpu_e4m3_lo + 64)};
+}
+
+/* One group of an E4M3 or BF16 tile as BF16 pairs: (k0,k1) and (k2,k3) of 16 outer rows. */
+INLINE void load_pairs(__m512i pair[2], const uint8_t *group, fl_dtype t, const e4m3_lut *lut) {
+    if (t == FL_DTYPE_BF16) {
+        pair[0] = _mm512_loadu_si512(group);
+        pair[1] = _mm512_loadu_si512(group + 64);
+        return;
+    }
+    const __m512i code = _mm512_loadu_si512(group), sign = _mm512_set1_epi8((char)0x80);
+    __m512i hi = _mm512_permutex2var_epi8(lut->hi0, code, lut->hi1);
+    __m512i lo = _mm512_permutex2var_epi8(lut->lo0, code, lut->lo1);
+    hi = _mm512_ternarylogic_epi64(hi, code, sign, 0xf8); /* hi | (code & sign) */
+    pair[0] = _mm512_unpacklo_epi8(lo, hi);
+    pair[1] = _mm512_unpackhi_epi8(lo, hi);
+}
+
+/* One group as f32: column k of 16 outer rows in w[k]. */
+INLINE void load_columns(__m512 w[CPU_GROUP], const uint8_t *group, fl_dtype t,
+                         const e4m3_lut *lut) {
+    if (t == FL_DTYPE_F16) {
+        for (int k = 0; k < CPU_GROUP; k++)
+            w[k] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(group + 32 * k)));
+        return;
+    }
+    __m512i pair[2];
+    load_pairs(pair, group, t, lut);
+    for (int i = 0; i < 2; i++) {
+        w[2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
+        w[2 * i + 1] =
+            _mm512_castsi512_ps(_mm512_and_si512(pair[i], _mm512_set1_epi32((int)0xffff0000u)));
+    }
+}
+
+/* 16 numbers of type t from element i on; lanes outside the mask are 0 and not read. */
+INLINE __m512 load16(const void *p, fl_dtype t, int64_t i, __mmask16 m) {
+    if (t == FL_DTYPE_F32) return _mm512_maskz_loadu_ps(m, (const float *)p + i);
+    if (t == FL_DTYPE_E4M3) {
+        /* As F16 the bits mean value * 2^-8, subnormals included; only NaN differs. */
+        __m256i b = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(m, (const uint8_t *)p + i));
+        __m256i mag = _mm256_and_si256(b, _mm256_set1_epi16(0x7f));
+        __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+        __mmask16 nan = _mm256_cmpeq_epi16_mask(mag, _mm256_set1_epi16(0x7f));
+        mag = _mm256_mask_set1_epi16(_mm256_slli_epi16(mag, 7), nan, 0x7e00);
+        return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(mag, sign)), _mm512_set1_ps(256.0f));
+    }
+    __m256i h = _mm256_maskz_loadu_epi16(m, (const uint16_t *)p + i);
+    if (t == FL_DTYPE_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+/* Round to nearest even.  Not VCVTNEPS2BF16: that one flushes subnormal numbers. */
+INLINE __m256i bf16_bits(__m512 x) {
+    __m512i u = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff));
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+
+INLINE void store16(void *p, fl_dtype t, int64_t i, __mmask16 m, __m512 x) {
+    if (t == FL_DTYPE_F32) {
+        _mm512_mask_storeu_ps((float *)p + i, m, x);
+        return;
+    }
+    __m256i h = t == FL_DTYPE_F16 ? _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT) : bf16_bits(x);
+    _mm256_mask_storeu_epi16((uint16_t *)p + i, m, h);
+}
+
+/* x as it reads back after a store as type t. */
+INLINE __m512 round16(__m512 x, fl_dtype t) {
+    if (t == FL_DTYPE_F16) return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16_bits(x)), 16));
+}
+
+/* The lanes of a vector starting at i that lie before n. */
+INLINE __mmask16 lanes(int64_t i, int64_t n) {
+    return n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
+}
+
+/* e^x within 1.5 ulp: x = n ln2 + r with |r| <= ln2/2, Taylor series of e^r to r^7 (remainder
+ * 0.1 ulp).  0 below -150, infinity above 128*ln2, NaN stays. */
+INLINE __m512 exp16(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x); /* the operand order that keeps NaN */
+    x = _mm512_min_ps(_mm512_set1_ps(150.0f), x);
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e4p-1f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+    static const float inverse_factorial[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6,
+                                              1.0f / 2,   1.0f,       1.0f};
+    __m512 e = _mm512_set1_ps(1.0f / 5040);
+    for (int i = 0; i < 7; i++) e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(inverse_factorial[i]));
+    return _mm512_scalef_ps(e, n);
+}
+
+#endif

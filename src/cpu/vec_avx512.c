@@ -1,0 +1,180 @@
+/* vec_avx512.c - row operations, and the AVX-512 table. */
+#include <math.h>
+
+#include "cpu/simd_avx512.h"
+
+#define FOR16(i, n) for (int64_t i = 0; i < (n); i += 16)
+
+INLINE void convert(void *dst, fl_dtype to, const void *src, fl_dtype from, int64_t n) {
+    FOR16(i, n) store16(dst, to, i, lanes(i, n), load16(src, from, i, lanes(i, n)));
+}
+
+static void to_f32(float *dst, const void *src, fl_dtype t, int64_t n) {
+    switch (t) {
+    case FL_DTYPE_E4M3:
+        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_E4M3, n);
+        break;
+    case FL_DTYPE_BF16:
+        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_BF16, n);
+        break;
+    case FL_DTYPE_F16:
+        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F16, n);
+        break;
+    default:
+        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
+    }
+}
+
+static void to_bf16(uint16_t *dst, const void *src, fl_dtype t, int64_t n) {
+    if (t == FL_DTYPE_BF16)
+        __builtin_memcpy(dst, src, (size_t)n * 2);
+    else
+        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_E4M3, n);
+}
+
+static void from_f32(void *dst, fl_dtype t, const float *src, int64_t n) {
+    switch (t) {
+    case FL_DTYPE_BF16:
+        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_F32, n);
+        break;
+    case FL_DTYPE_F16:
+        convert(dst, FL_DTYPE_F16, src, FL_DTYPE_F32, n);
+        break;
+    default:
+        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
+    }
+}
+
+/* As fl_f32_to_e4m3. */
+INLINE __m128i e4m3_codes(__m512 x) {
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i u = _mm512_castps_si512(x), mag = _mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff));
+    __m512i sign = _mm512_and_si512(_mm512_srli_epi32(u, 24), _mm512_set1_epi32(0x80));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(mag, 20), one);
+    __m512i code =
+        _mm512_add_epi32(_mm512_add_epi32(mag, odd), _mm512_set1_epi32(0x7ffff - 0x3c000000));
+    code = _mm512_srli_epi32(code, 20);
+    __m512 shifted = _mm512_add_ps(_mm512_castsi512_ps(mag), _mm512_set1_ps(0x1p14f));
+    __mmask16 small = _mm512_cmplt_epi32_mask(mag, _mm512_set1_epi32(0x3c800000));
+    code = _mm512_mask_sub_epi32(code, small, _mm512_castps_si512(shifted),
+                                 _mm512_set1_epi32(0x46800000));
+    __mmask16 large = _mm512_cmpge_epi32_mask(mag, _mm512_set1_epi32(0x43e80000));
+    code = _mm512_mask_mov_epi32(code, large, _mm512_set1_epi32(0x7e));
+    code = _mm512_or_si512(code, sign);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi8(_mm512_mask_mov_epi32(code, nan, _mm512_set1_epi32(0x7f)));
+}
+
+INLINE void quantize_form(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale,
+                          const bool divide) {
+    const __m512 s = _mm512_set1_ps(scale);
+    FOR16(i, n) {
+        __m512 v = load16(x, t, i, lanes(i, n));
+        v = divide ? _mm512_div_ps(v, s) : _mm512_mul_ps(v, s);
+        _mm_mask_storeu_epi8(q + i, lanes(i, n), e4m3_codes(v));
+    }
+}
+
+static void quantize(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide) {
+    if (t == FL_DTYPE_BF16) {
+        if (divide)
+            quantize_form(q, x, FL_DTYPE_BF16, n, scale, true);
+        else
+            quantize_form(q, x, FL_DTYPE_BF16, n, scale, false);
+    } else if (t == FL_DTYPE_F16) {
+        if (divide)
+            quantize_form(q, x, FL_DTYPE_F16, n, scale, true);
+        else
+            quantize_form(q, x, FL_DTYPE_F16, n, scale, false);
+    } else {
+        quantize_form(q, x, FL_DTYPE_F32, n, scale, divide);
+    }
+}
+
+INLINE float absmax_form(const void *x, fl_dtype t, int64_t n) {
+    __m512 top = _mm512_setzero_ps();
+    FOR16(i, n) top = _mm512_max_ps(_mm512_abs_ps(load16(x, t, i, lanes(i, n))), top);
+    return _mm512_reduce_max_ps(top);
+}
+
+static float absmax(const void *x, fl_dtype t, int64_t n) {
+    switch (t) {
+    case FL_DTYPE_BF16:
+        return absmax_form(x, FL_DTYPE_BF16, n);
+    case FL_DTYPE_F16:
+        return absmax_form(x, FL_DTYPE_F16, n);
+    default:
+        return absmax_form(x, FL_DTYPE_F32, n);
+    }
+}
+
+INLINE void norm_form(const cpu_norm_row *r, fl_dtype t) {
+    __m512 sum = _mm512_setzero_ps();
+    FOR16(i, r->n) {
+        __mmask16 m = lanes(i, r->n);
+        __m512 v = load16(r->residual, t, i, m);
+        if (r->delta) {
+            v = round16(_mm512_add_ps(v, load16(r->delta, t, i, m)), t);
+            store16(r->residual, t, i, m, v);
+        }
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    float inv = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)r->n + r->eps);
+    FOR16(i, r->n) {
+        __mmask16 m = lanes(i, r->n);
+        __m512 v = _mm512_mul_ps(load16(r->residual, t, i, m), _mm512_set1_ps(inv));
+        store16(r->out, t, i, m, _mm512_mul_ps(round16(v, t), load16(r->weight, t, i, m)));
+    }
+}
+
+static void norm(const cpu_norm_row *r) {
+    if (r->dtype == FL_DTYPE_F16)
+        norm_form(r, FL_DTYPE_F16);
+    else
+        norm_form(r, FL_DTYPE_BF16);
+}
+
+INLINE void silu_form(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    FOR16(i, n) {
+        __mmask16 m = lanes(i, n);
+        __m512 g = load16(gate, t, i, m);
+        __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        __m512 s = _mm512_div_ps(g, _mm512_add_ps(one, e));
+        store16(out, t, i, m, _mm512_mul_ps(s, load16(up, t, i, m)));
+    }
+}
+
+static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
+    if (t == FL_DTYPE_F16)
+        silu_form(out, gate, up, FL_DTYPE_F16, n);
+    else
+        silu_form(out, gate, up, FL_DTYPE_BF16, n);
+}
+
+static void affine(float *y, float s, const float *w_scale, const float *bias, int64_t n) {
+    FOR16(i, n) {
+        __mmask16 m = lanes(i, n);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, y + i), _mm512_set1_ps(s));
+        if (w_scale) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, w_scale + i));
+        if (bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, bias + i));
+        _mm512_mask_storeu_ps(y + i, m, v);
+    }
+}
+
+const cpu_isa cpu_isa_avx512 = {
+    .name = "avx512",
+    .label = "avx512 (bf16 dot)",
+    .bf16_dot = true,
+    .dot = cpu_dot_avx512,
+    .mix = cpu_mix_avx512,
+    .softmax = cpu_softmax_avx512,
+    .to_f32 = to_f32,
+    .to_bf16 = to_bf16,
+    .from_f32 = from_f32,
+    .quantize = quantize,
+    .absmax = absmax,
+    .norm = norm,
+    .silu_mul = silu_mul,
+    .affine = affine,
+};
