@@ -67,6 +67,7 @@ void fl_register_tokenizer(lua_State *L);
 void fl_register_template(lua_State *L);
 void fl_register_sampler(lua_State *L);
 void fl_register_tensor(lua_State *L);
+void fl_register_safetensors(lua_State *L);
 void fl_register_quantize(lua_State *L);
 void fl_register_devices(lua_State *L);
 void fl_register_measure(lua_State *L);

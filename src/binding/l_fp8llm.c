@@ -22,6 +22,8 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_devices(L);
     fl_register_tokenizer(L);
     fl_register_tensor(L);
+    fl_register_safetensors(L);
+    fl_register_sampler(L);
     lua_pushliteral(L, FL_VERSION);
     lua_setfield(L, -2, "_VERSION");
     return 1;
