@@ -36,7 +36,10 @@ struct fl_st_writer {
     uint32_t n_shards;
     uint32_t n_opened; /* shards begun; the last one may be open in f */
     FILE *f;
-    char *tmp_path; /* of f */
+    /* dir/NAME.tmp and dir/NAME of the shard at hand: made once, so that cleaning up
+     * needs no memory. */
+    char *tmp_path, *path;
+    size_t path_size;
     fl_arena names;
 };
 
@@ -140,12 +143,11 @@ static void shard_name(char out[64], const fl_st_writer *w, uint32_t shard) {
         snprintf(out, 64, "model-%05u-of-%05u.safetensors", shard + 1, w->n_shards);
 }
 
-/* dir/NAME + suffix of a shard, fl_free; NULL: no memory. */
-static char *shard_path(const fl_st_writer *w, uint32_t shard, const char *suffix) {
-    char name[64], full[80];
+static void set_paths(fl_st_writer *w, uint32_t shard) {
+    char name[64];
     shard_name(name, w, shard);
-    snprintf(full, sizeof(full), "%s%s", name, suffix);
-    return fl_path_join(w->dir, full);
+    snprintf(w->path, w->path_size, "%s/%s", w->dir, name);
+    snprintf(w->tmp_path, w->path_size, "%s/%s.tmp", w->dir, name);
 }
 
 static void put_entry(fl_bytes *b, const slot *s) {
@@ -184,8 +186,6 @@ static int close_shard(fl_st_writer *w, fl_err *err) {
     if (fclose(w->f)) ok = false;
     w->f = NULL;
     if (!ok) rc = fl_fail(err, FL_E_IO, "%s: %s", w->tmp_path, strerror(errno));
-    fl_free(w->tmp_path);
-    w->tmp_path = NULL;
     return rc;
 }
 
@@ -194,8 +194,7 @@ static int enter_shard(fl_st_writer *w, uint32_t shard, fl_err *err) {
     int rc;
     while (w->n_opened <= shard) {
         if ((rc = close_shard(w, err))) return rc;
-        fl_free(w->tmp_path);
-        if (!(w->tmp_path = shard_path(w, w->n_opened, ".tmp"))) return no_memory(w, err);
+        set_paths(w, w->n_opened);
         if (!(w->f = fopen(w->tmp_path, "wbe")))
             return fl_fail(err, FL_E_IO, "%s: %s", w->tmp_path, strerror(errno));
         w->n_opened++;
@@ -219,11 +218,13 @@ int fl_st_writer_new(fl_st_writer **out, const char *dir, const fl_st_spec *spec
     fl_st_writer *w = fl_alloc(sizeof(*w));
     char *index = fl_path_join(dir, "model.safetensors.index.json");
     if (!w || !index || !(w->dir = fl_strdup(dir)) ||
-        !(w->slots = fl_alloc_array(n, sizeof(*w->slots)))) {
+        !(w->slots = fl_alloc_array(n, sizeof(*w->slots))) ||
+        !(w->path = fl_alloc(strlen(dir) + 80)) || !(w->tmp_path = fl_alloc(strlen(dir) + 80))) {
         rc = fl_fail(err, FL_E_NOMEM, "%s: no memory to write tensors", dir);
         goto done;
     }
     w->n = n;
+    w->path_size = strlen(dir) + 80;
     if ((rc = plan(w, specs, shard_bytes ? shard_bytes : DEFAULT_SHARD_BYTES, err))) goto done;
     if (w->n_shards == 1 && fl_file_exists(index)) {
         rc = fl_fail(err, FL_E_ARG, "%s: is in the way, a reader would prefer it", index);
@@ -301,15 +302,9 @@ done:
 
 static int rename_shards(fl_st_writer *w, fl_err *err) {
     for (uint32_t i = 0; i < w->n_shards; i++) {
-        int rc = FL_OK;
-        char *from = shard_path(w, i, ".tmp"), *to = shard_path(w, i, "");
-        if (!from || !to)
-            rc = no_memory(w, err);
-        else if (rename(from, to))
-            rc = fl_fail(err, FL_E_IO, "%s: %s", to, strerror(errno));
-        fl_free(from);
-        fl_free(to);
-        if (rc) return rc;
+        set_paths(w, i);
+        if (rename(w->tmp_path, w->path))
+            return fl_fail(err, FL_E_IO, "%s: %s", w->path, strerror(errno));
     }
     return FL_OK;
 }
@@ -335,12 +330,12 @@ void fl_st_writer_abort(fl_st_writer *w) {
     if (!w) return;
     if (w->f) fclose(w->f);
     for (uint32_t i = 0; i < w->n_opened; i++) {
-        char *tmp = shard_path(w, i, ".tmp");
-        if (tmp) unlink(tmp); /* gone already when it was renamed */
-        fl_free(tmp);
+        set_paths(w, i);
+        unlink(w->tmp_path); /* gone already when it was renamed */
     }
     fl_arena_free(&w->names);
     fl_free(w->tmp_path);
+    fl_free(w->path);
     fl_free(w->slots);
     fl_free(w->dir);
     fl_free(w);
