@@ -1,9 +1,12 @@
 #include "formats/quant_config.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "util/file.h"
 #include "util/json.h"
+#include "util/log.h"
 #include "util/mem.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20 };
@@ -24,9 +27,24 @@ const char *fl_quant_flavour_name(fl_quant_flavour f) {
     return "unknown";
 }
 
-static int refuse(fl_json_scope s, const char *what, const char *value, fl_err *err) {
+static int refuse(fl_json_scope s, const char *key, const char *value, fl_err *err) {
     return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s%s \"%.80s\" is not supported",
-                   fl_json_name(s.doc), s.path, what, value);
+                   fl_json_name(s.doc), s.path, key, value);
+}
+
+static int unsupported(fl_json_scope s, const char *key, const char *what, fl_err *err) {
+    return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s%s: %s is not supported", fl_json_name(s.doc),
+                   s.path, key, what);
+}
+
+static int malformed(fl_json_scope s, const char *key, const char *what, fl_err *err) {
+    return fl_fail(err, FL_E_FORMAT, "%s: %s%s: %s", fl_json_name(s.doc), s.path, key, what);
+}
+
+/* A KV cache we cannot make is no reason to refuse: the model keeps BF16 keys and values. */
+static void warn_kv(fl_json_scope s, const char *scheme) {
+    fl_log(FL_LOG_WARN, "%s: KV cache scheme %.80s is not supported, keys and values stay BF16",
+           fl_json_name(s.doc), scheme);
 }
 
 /* quant_method "fp8": AutoFP8, and block FP8 when weight_block_size is there. */
@@ -35,12 +53,8 @@ static int plan_autofp8(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     int rc = fl_json_read_string(s, "activation_scheme", &scheme, err);
     if (rc) return rc;
     if (fl_json_get(s.object, "weight_block_size"))
-        return fl_fail(err, FL_E_UNSUPPORTED,
-                       "%s: %sweight_block_size: block-scaled FP8 is not supported",
-                       fl_json_name(s.doc), s.path);
-    if (!scheme)
-        return fl_fail(err, FL_E_FORMAT, "%s: %sactivation_scheme is missing", fl_json_name(s.doc),
-                       s.path);
+        return unsupported(s, "weight_block_size", "block-scaled FP8", err);
+    if (!scheme) return malformed(s, "activation_scheme", "missing", err);
     if (!strcmp(scheme, "static"))
         p->act = FL_ACT_STATIC;
     else if (!strcmp(scheme, "dynamic"))
@@ -52,35 +66,250 @@ static int plan_autofp8(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     return FL_OK;
 }
 
+/* quant_method "fbgemm_fp8": rows of weights and tokens have their own scales, the largest
+ * magnitude of a token is taken as at most activation_scale_ub. */
+static int plan_fbgemm(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    double ub = 1200.0;
+    int rc = fl_json_read_number(s, "activation_scale_ub", 1e-6, 1e30, &ub, err);
+    p->flavour = FL_QUANT_FBGEMM;
+    p->act = FL_ACT_TOKEN;
+    p->act_scale_ub = (float)ub;
+    return rc;
+}
+
+/* QuantizationArgs of compressed-tensors, with its defaults. */
+typedef struct ct_args {
+    const char *type, *strategy;
+    int64_t num_bits, group_size;
+    bool symmetric, dynamic;
+} ct_args;
+
+static int read_ct_args(ct_args *a, fl_json_scope s, fl_err *err) {
+    int rc;
+    *a = (ct_args){.type = "int", .num_bits = 8, .symmetric = true};
+    const fl_json_node *dynamic = fl_json_get(s.object, "dynamic");
+    if ((rc = fl_json_read_string(s, "type", &a->type, err)) ||
+        (rc = fl_json_read_string(s, "strategy", &a->strategy, err)) ||
+        (rc = fl_json_read_int(s, "num_bits", 1, 64, &a->num_bits, err)) ||
+        (rc = fl_json_read_int(s, "group_size", -1, 1 << 20, &a->group_size, err)) ||
+        (rc = fl_json_read_bool(s, "symmetric", &a->symmetric, err)))
+        return rc;
+    if (fl_json_string(dynamic)) return refuse(s, "dynamic", fl_json_string(dynamic), err);
+    if ((rc = fl_json_read_bool(s, "dynamic", &a->dynamic, err))) return rc;
+    if (!a->strategy)
+        a->strategy = a->group_size > 0 ? "group" : a->group_size < 0 ? "channel" : "tensor";
+    return FL_OK;
+}
+
+/* "4-bit int, strategy group" and why not. */
+static int refuse_args(fl_json_scope s, const ct_args *a, fl_err *err) {
+    return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s%lld-bit %s, strategy %s%s%s is not supported",
+                   fl_json_name(s.doc), s.path, (long long)a->num_bits, a->type, a->strategy,
+                   a->symmetric ? "" : ", asymmetric", a->dynamic ? ", dynamic" : "");
+}
+
+static bool is_fp8(const ct_args *a) {
+    return a->num_bits == 8 && a->symmetric && !strcmp(a->type, "float");
+}
+
+/* One of the objects of a group; *found false when it is absent or null. */
+static int read_group_args(ct_args *a, bool *found, fl_json_scope group, const char *key,
+                           char path[160], fl_json_scope *inner, fl_err *err) {
+    const fl_json_node *v = fl_json_get(group.object, key);
+    *found = v != NULL;
+    if (!v) return FL_OK;
+    if (!fl_json_is_object(v)) return malformed(group, key, "not an object", err);
+    snprintf(path, 160, "%s%s: ", group.path, key);
+    *inner = (fl_json_scope){group.doc, v, path};
+    return read_ct_args(a, *inner, err);
+}
+
+/* One group: FP8 weights by tensor or channel; inputs plain, static or dynamic. */
+static int read_ct_group(fl_act_scheme *act, fl_json_scope s, fl_err *err) {
+    int rc;
+    ct_args w, x, y;
+    bool has_w, has_x, has_y;
+    char path[160];
+    fl_json_scope in;
+    if ((rc = read_group_args(&w, &has_w, s, "weights", path, &in, err))) return rc;
+    if (!has_w) return malformed(s, "weights", "missing", err);
+    if (!is_fp8(&w) || w.dynamic || (strcmp(w.strategy, "tensor") && strcmp(w.strategy, "channel")))
+        return refuse_args(in, &w, err);
+    if ((rc = read_group_args(&y, &has_y, s, "output_activations", path, &in, err))) return rc;
+    if (has_y) return refuse_args(in, &y, err);
+    if ((rc = read_group_args(&x, &has_x, s, "input_activations", path, &in, err))) return rc;
+    *act = FL_ACT_NONE;
+    if (!has_x) return FL_OK;
+    bool tensor = !strcmp(x.strategy, "tensor"), token = !strcmp(x.strategy, "token");
+    if (!is_fp8(&x) || !(tensor || (token && x.dynamic))) return refuse_args(in, &x, err);
+    *act = x.dynamic ? FL_ACT_TOKEN : FL_ACT_STATIC;
+    return FL_OK;
+}
+
+/* A group may also be a preset's name with the list of its targets. */
+static int read_ct_preset(fl_act_scheme *act, fl_json_scope s, const char *name, fl_err *err) {
+    if (!strcmp(name, "FP8"))
+        *act = FL_ACT_STATIC;
+    else if (!strcmp(name, "FP8_DYNAMIC"))
+        *act = FL_ACT_TOKEN;
+    else
+        return refuse(s, "config_groups:", name, err);
+    return FL_OK;
+}
+
+static int read_ct_groups(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    const fl_json_node *groups = fl_json_get(s.object, "config_groups");
+    if (groups && !fl_json_is_object(groups))
+        return malformed(s, "config_groups", "not an object", err);
+    for (const fl_json_node *g = fl_json_first(groups); g; g = fl_json_next(g)) {
+        int rc;
+        fl_act_scheme act;
+        char path[120];
+        snprintf(path, sizeof(path), "%sconfig_groups.%.60s.", s.path, fl_json_key(g));
+        fl_json_scope in = {s.doc, g, path};
+        if (fl_json_is_array(g))
+            rc = read_ct_preset(&act, s, fl_json_key(g), err);
+        else if (fl_json_is_object(g))
+            rc = read_ct_group(&act, in, err);
+        else
+            rc = malformed(s, "config_groups", "a group is not an object", err);
+        if (rc) return rc;
+        if (p->flavour != FL_QUANT_NONE && p->act != act)
+            return unsupported(s, "config_groups", "more than one activation scheme", err);
+        p->flavour = FL_QUANT_COMPRESSED_TENSORS;
+        p->act = act;
+    }
+    return FL_OK;
+}
+
+/* {} and null are written for "none". */
+static int read_ct_sparsity(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    int rc;
+    const char *format = "dense", *structure = "unstructured";
+    const fl_json_node *v = fl_json_get(s.object, "sparsity_config");
+    if (!v) return FL_OK;
+    if (!fl_json_is_object(v)) return malformed(s, "sparsity_config", "not an object", err);
+    fl_json_scope in = {s.doc, v, "sparsity_config."};
+    if ((rc = fl_json_read_string(in, "format", &format, err)) ||
+        (rc = fl_json_read_string(in, "sparsity_structure", &structure, err)))
+        return rc;
+    if (strcmp(format, "dense")) return refuse(in, "format", format, err);
+    p->sparse24 = !strcmp(structure, "2:4");
+    return FL_OK;
+}
+
+static int read_ct_kv(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    const fl_json_node *v = fl_json_get(s.object, "kv_cache_scheme");
+    ct_args a;
+    if (!v) return FL_OK;
+    if (!fl_json_is_object(v)) return malformed(s, "kv_cache_scheme", "not an object", err);
+    fl_json_scope in = {s.doc, v, "kv_cache_scheme."};
+    int rc = read_ct_args(&a, in, err);
+    if (rc) return rc;
+    p->kv_fp8 = is_fp8(&a) && !a.dynamic && !strcmp(a.strategy, "tensor");
+    if (!p->kv_fp8) warn_kv(s, a.type);
+    return FL_OK;
+}
+
+/* quant_method "compressed-tensors". */
+static int plan_compressed_tensors(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    /* "dense" and "fakequant" weights are plain; their scales are then not used. */
+    static const char *const known[] = {"float-quantized", "naive-quantized", "mixed-precision",
+                                        "dense", "fakequant"};
+    int rc;
+    const char *format = "dense";
+    if ((rc = read_ct_sparsity(p, s, err))) return rc;
+    const fl_json_node *nested = fl_json_get(s.object, "quantization_config");
+    if (nested) {
+        if (!fl_json_is_object(nested))
+            return malformed(s, "quantization_config", "not an object", err);
+        s.object = nested;
+    }
+    if ((rc = fl_json_read_string(s, "format", &format, err))) return rc;
+    size_t i = 0, n = sizeof(known) / sizeof(known[0]);
+    while (i < n && strcmp(format, known[i])) i++;
+    if (i == n) return refuse(s, "format", format, err);
+    const fl_json_node *transform = fl_json_get(s.object, "transform_config");
+    if (fl_json_first(transform))
+        return unsupported(s, "transform_config", "a rotation of the weights", err);
+    if ((rc = read_ct_groups(p, s, err))) return rc;
+    return read_ct_kv(p, s, err);
+}
+
+/* modelopt: `s` holds quant_algo; in config.json or hf_quant_config.json. */
+static int plan_modelopt(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+    int rc;
+    const char *algo = NULL, *kv = NULL;
+    if ((rc = fl_json_read_string(s, "quant_algo", &algo, err)) ||
+        (rc = fl_json_read_string(s, "kv_cache_quant_algo", &kv, err)))
+        return rc;
+    if (kv) {
+        p->kv_fp8 = !strcasecmp(kv, "FP8");
+        if (!p->kv_fp8) warn_kv(s, kv);
+    } else if ((rc = read_ct_kv(p, s, err))) {
+        return rc;
+    }
+    if (!algo) return FL_OK;
+    if (!strcasecmp(algo, "FP8"))
+        p->act = FL_ACT_STATIC;
+    else if (!strcasecmp(algo, "FP8_PER_CHANNEL_PER_TOKEN"))
+        p->act = FL_ACT_TOKEN;
+    else
+        return refuse(s, "quant_algo", algo, err);
+    p->flavour = FL_QUANT_MODELOPT;
+    return FL_OK;
+}
+
 static int plan_from(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     const char *method = NULL;
     int rc = fl_json_read_string(s, "quant_method", &method, err);
     if (rc) return rc;
-    if (!method)
-        return fl_fail(err, FL_E_FORMAT, "%s: %squant_method is missing", fl_json_name(s.doc),
-                       s.path);
+    /* Older compression_config sections have the method one level down. */
+    const fl_json_node *nested = fl_json_get(s.object, "quantization_config");
+    if (!method) method = fl_json_string(fl_json_get(nested, "quant_method"));
+    if (!method && fl_json_first(fl_json_get(s.object, "sparsity_config")))
+        method = "compressed-tensors";
+    if (!method) return malformed(s, "quant_method", "missing", err);
     if (!strcmp(method, "fp8")) return plan_autofp8(p, s, err);
+    if (!strcmp(method, "fbgemm_fp8")) return plan_fbgemm(p, s, err);
+    if (!strcmp(method, "compressed-tensors")) return plan_compressed_tensors(p, s, err);
+    if (!strcmp(method, "modelopt")) return plan_modelopt(p, s, err);
     return refuse(s, "quant_method", method, err);
 }
 
-/* The quantization section of config.json; NULL object: none. */
+/* The quantization section of config.json; a NULL object when there is none. */
 static int find_section(fl_json_scope *out, const fl_json *doc, fl_err *err) {
     static const char *const keys[][2] = {{"quantization_config", "quantization_config."},
                                           {"compression_config", "compression_config."}};
-    const fl_json_node *root = fl_json_root(doc);
-    if (!fl_json_is_object(root))
+    *out = (fl_json_scope){doc, fl_json_root(doc), ""};
+    if (!fl_json_is_object(out->object))
         return fl_fail(err, FL_E_FORMAT, "%s: not a JSON object", fl_json_name(doc));
-    *out = (fl_json_scope){.doc = doc};
     for (int i = 0; i < 2; i++) {
-        const fl_json_node *v = fl_json_get(root, keys[i][0]);
+        const fl_json_node *v = fl_json_get(fl_json_root(doc), keys[i][0]);
         if (!v) continue;
-        if (!fl_json_is_object(v))
-            return fl_fail(err, FL_E_FORMAT, "%s: %s: not an object", fl_json_name(doc),
-                           keys[i][0]);
+        if (!fl_json_is_object(v)) return malformed(*out, keys[i][0], "not an object", err);
         *out = (fl_json_scope){doc, v, keys[i][1]};
         return FL_OK;
     }
+    out->object = NULL;
     return FL_OK;
+}
+
+/* hf_quant_config.json, where modelopt wrote its scheme before it used config.json. */
+static int plan_from_side_file(fl_quant_plan *p, const char *path, fl_err *err) {
+    fl_json *doc;
+    int rc = fl_json_load(&doc, path, MAX_CONFIG_BYTES, err);
+    if (rc) return rc;
+    fl_json_scope s = {doc, fl_json_root(doc), ""};
+    s.object = fl_json_get(s.object, "quantization");
+    if (fl_json_is_object(s.object)) {
+        s.path = "quantization.";
+        rc = plan_modelopt(p, s, err);
+    } else {
+        rc = malformed(s, "quantization", "missing or not an object", err);
+    }
+    fl_json_free(doc);
+    return rc;
 }
 
 int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err) {
@@ -99,7 +328,7 @@ int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err) {
     if (s.object)
         rc = plan_from(&p, s, err);
     else if (fl_file_exists(side))
-        rc = fl_fail(err, FL_E_UNSUPPORTED, "%s: modelopt quantization is not supported", side);
+        rc = plan_from_side_file(&p, side, err);
     if (!rc) *out = p;
 done:
     fl_json_free(doc);

@@ -22,13 +22,18 @@ static int line_of(const char *text, size_t at) {
     return line;
 }
 
-/* What cJSON does not check: depth within our limit and escaped NUL. */
+/* What cJSON does not check: depth within our limit, control characters in strings (a NUL,
+ * escaped or not, would cut the string there). */
 static int scan(const char *s, size_t n, const char *name, fl_err *err) {
     int depth = 0;
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
         if (in_string) {
             if (s[i] == '"') in_string = false;
+            if ((unsigned char)s[i] < 0x20)
+                return fl_fail(err, FL_E_FORMAT,
+                               "%s: line %d: control character 0x%02x in a string", name,
+                               line_of(s, i), (unsigned)s[i]);
             if (s[i] != '\\') continue;
             if (n - i >= 6 && !memcmp(s + i + 1, "u0000", 5))
                 return fl_fail(err, FL_E_FORMAT, "%s: line %d: \\u0000 in a string", name,

@@ -1,0 +1,272 @@
+/* The quantization plan: every flavour's spelling, what is run and what is refused by name. */
+#include "formats/quant_config.h"
+
+#include <string.h>
+
+#include "fixture.h"
+#include "tap.h"
+#include "util/log.h"
+
+static char warning[1024];
+
+static void keep_warning(fl_log_level level, const char *msg) {
+    if (level == FL_LOG_WARN) snprintf(warning, sizeof(warning), "%s", msg);
+}
+
+#define QC(members)   "{\"quantization_config\":{" members "}}"
+#define AUTOFP8       "\"quant_method\":\"fp8\","
+#define CT            "\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\","
+#define GROUPS(inner) CT "\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"]," inner "}}"
+#define ARGS(strategy, dynamic)                                                                    \
+    "{\"num_bits\":8,\"type\":\"float\",\"symmetric\":true,\"strategy\":\"" strategy               \
+    "\",\"dynamic\":" dynamic ",\"group_size\":null,\"observer\":\"mse\"}"
+#define W_TENSOR  "\"weights\":" ARGS("tensor", "false")
+#define W_CHANNEL "\"weights\":" ARGS("channel", "false")
+#define X_STATIC  "\"input_activations\":" ARGS("tensor", "false")
+#define X_TOKEN   "\"input_activations\":" ARGS("token", "true")
+#define MODELOPT  "\"quant_method\":\"modelopt\","
+#define SIDE(members)                                                                              \
+    "{\"producer\":{\"name\":\"modelopt\",\"version\":\"0.15.1\"},\"quantization\":{" members "}}"
+
+typedef struct plan_case {
+    const char *config, *side; /* side: hf_quant_config.json or NULL */
+    fl_quant_plan want;
+    const char *warns; /* in the warning; NULL: none */
+} plan_case;
+
+#define PLAN(f, a) .flavour = FL_QUANT_##f, .act = FL_ACT_##a
+
+static const plan_case plans[] = {
+    {"{}", NULL, {PLAN(NONE, NONE)}, NULL},
+    {"{\"quantization_config\":null}", NULL, {PLAN(NONE, NONE)}, NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"static\",\"ignored_layers\":[\"lm_head\"]"),
+     NULL,
+     {PLAN(AUTOFP8, STATIC)},
+     NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\""), NULL, {PLAN(AUTOFP8, TOKEN)}, NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"static\",\"kv_cache_scheme\":\"static\""),
+     NULL,
+     {PLAN(AUTOFP8, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":null"),
+     NULL,
+     {PLAN(AUTOFP8, TOKEN)},
+     NULL},
+    {QC("\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":800.0"),
+     NULL,
+     {PLAN(FBGEMM, TOKEN), .act_scale_ub = 800},
+     NULL},
+    {QC("\"quant_method\":\"fbgemm_fp8\""),
+     NULL,
+     {PLAN(FBGEMM, TOKEN), .act_scale_ub = 1200},
+     NULL},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"kv_cache_scheme\":null,\"ignore\":[\"lm_head\"],"
+                                      "\"sparsity_config\":{}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN)},
+     NULL},
+    {QC(GROUPS(W_TENSOR "," X_STATIC) ",\"kv_cache_scheme\":" ARGS("tensor", "false")),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC(GROUPS(W_TENSOR ",\"input_activations\":" ARGS("tensor", "true"))),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN)},
+     NULL},
+    {QC(GROUPS(W_CHANNEL ",\"input_activations\":null,\"output_activations\":null")),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE)},
+     NULL},
+    {QC(GROUPS("\"weights\":{\"type\":\"float\",\"num_bits\":8,\"group_size\":-1}")),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE)},
+     NULL},
+    {QC(CT "\"config_groups\":{\"FP8_DYNAMIC\":[\"Linear\"]}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN)},
+     NULL},
+    {QC(CT "\"config_groups\":{\"FP8\":[\"Linear\"]}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, STATIC)},
+     NULL},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"dense\","
+                                      "\"sparsity_structure\":\"2:4\"}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), .sparse24 = true},
+     NULL},
+    {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":{\"num_bits\":8,\"type\":\"int\"}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE)},
+     "KV cache scheme int"},
+    {"{\"compression_config\":{\"quantization_config\":{" GROUPS(
+         W_CHANNEL "," X_TOKEN) "},\"sparsity_config\":{\"format\":\"dense\",\"sparsity_"
+                                "structure\":\"2:4\"}}}",
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), .sparse24 = true},
+     NULL},
+    {"{\"compression_config\":{\"sparsity_config\":{\"format\":\"dense\",\"sparsity_structure\":"
+     "\"2:4\"}}}",
+     NULL,
+     {PLAN(NONE, NONE), .sparse24 = true},
+     NULL},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\",\"kv_cache_scheme\":{\"dynamic\":false,\"num_bits\":8,"
+                 "\"type\":\"float\"}"),
+     NULL,
+     {PLAN(MODELOPT, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC(MODELOPT "\"quant_algo\":\"fp8_per_channel_per_token\""),
+     NULL,
+     {PLAN(MODELOPT, TOKEN)},
+     NULL},
+    {"{}",
+     SIDE("\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":\"FP8\",\"exclude_modules\":[\"lm_"
+          "head\"]"),
+     {PLAN(MODELOPT, STATIC), .kv_fp8 = true},
+     NULL},
+    {"{}",
+     SIDE("\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":null"),
+     {PLAN(MODELOPT, STATIC)},
+     NULL},
+    {"{}",
+     SIDE("\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":\"NVFP4\""),
+     {PLAN(MODELOPT, STATIC)},
+     "KV cache scheme NVFP4"},
+    {"{}", SIDE("\"quant_algo\":null"), {PLAN(NONE, NONE)}, NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"static\""),
+     SIDE("\"quant_algo\":\"NVFP4\""),
+     {PLAN(AUTOFP8, STATIC)},
+     NULL},
+};
+
+static int load(const fixture *f, const char *config, const char *side, fl_quant_plan *p,
+                fl_err *e) {
+    fixture_text(f, "config.json", config);
+    fixture_remove(f, "hf_quant_config.json");
+    if (side) fixture_text(f, "hf_quant_config.json", side);
+    *e = (fl_err){0};
+    warning[0] = '\0';
+    return fl_quant_plan_load(p, f->dir, e);
+}
+
+static bool same_plan(const fl_quant_plan *a, const fl_quant_plan *b) {
+    return a->flavour == b->flavour && a->act == b->act && a->block_n == b->block_n &&
+           a->block_k == b->block_k && a->act_scale_ub == b->act_scale_ub &&
+           a->kv_fp8 == b->kv_fp8 && a->sparse24 == b->sparse24;
+}
+
+static void test_plans(const fixture *f) {
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        const plan_case *c = &plans[i];
+        fl_quant_plan p;
+        fl_err e;
+        int rc = load(f, c->config, c->side, &p, &e);
+        bool warned = c->warns ? strstr(warning, c->warns) != NULL : !warning[0];
+        check(!rc && same_plan(&p, &c->want) && warned, "%s%s: %s, scheme %d %s%s", c->config,
+              c->side ? c->side : "", fl_quant_flavour_name(p.flavour), (int)p.act, e.msg, warning);
+    }
+}
+
+typedef struct refused_case {
+    const char *config, *side;
+    int code;
+    const char *says;
+} refused_case;
+
+static const refused_case refused[] = {
+    {"", NULL, FL_E_FORMAT, "config.json: line 1"},
+    {"[]", NULL, FL_E_FORMAT, "config.json: not a JSON object"},
+    {"{\"quantization_config\":\"fp8\"}", NULL, FL_E_FORMAT, "quantization_config: not an object"},
+    {QC("\"bits\":4"), NULL, FL_E_FORMAT, "quantization_config.quant_method: missing"},
+    {QC("\"quant_method\":8"), NULL, FL_E_FORMAT, "quantization_config.quant_method"},
+    {QC("\"quant_method\":\"gptq\",\"bits\":4"), NULL, FL_E_UNSUPPORTED, "quant_method \"gptq\""},
+    {QC("\"quant_method\":\"awq\""), NULL, FL_E_UNSUPPORTED, "\"awq\""},
+    {QC("\"quant_method\":\"bitsandbytes\""), NULL, FL_E_UNSUPPORTED, "\"bitsandbytes\""},
+    {QC("\"quant_method\":\"mxfp4\""), NULL, FL_E_UNSUPPORTED, "\"mxfp4\""},
+    {QC("\"quant_method\":\"modelopt_fp4\""), NULL, FL_E_UNSUPPORTED, "\"modelopt_fp4\""},
+    {QC(AUTOFP8 "\"x\":0"), NULL, FL_E_FORMAT, "activation_scheme: missing"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"sometimes\""), NULL, FL_E_UNSUPPORTED,
+     "activation_scheme \"sometimes\""},
+    {QC(AUTOFP8 "\"activation_scheme\":1"), NULL, FL_E_FORMAT, "activation_scheme"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128]"), NULL,
+     FL_E_UNSUPPORTED, "block-scaled FP8"},
+    {QC("\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":-1"), NULL, FL_E_FORMAT,
+     "activation_scale_ub"},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\""), NULL,
+     FL_E_UNSUPPORTED, "format \"int-quantized\""},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\""), NULL,
+     FL_E_UNSUPPORTED, "\"pack-quantized\""},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"nvfp4-pack-quantized\""), NULL,
+     FL_E_UNSUPPORTED, "\"nvfp4-pack-quantized\""},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"marlin-24\""), NULL, FL_E_UNSUPPORTED,
+     "\"marlin-24\""},
+    {QC(GROUPS("\"weights\":{\"num_bits\":8,\"strategy\":\"channel\"}")), NULL, FL_E_UNSUPPORTED,
+     "config_groups.group_0.weights: 8-bit int, strategy channel"},
+    {QC(GROUPS("\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":128}")), NULL,
+     FL_E_UNSUPPORTED, "4-bit int, strategy group"},
+    {QC(GROUPS("\"weights\":{\"num_bits\":8,\"type\":\"float\",\"symmetric\":false}")), NULL,
+     FL_E_UNSUPPORTED, "asymmetric"},
+    {QC(GROUPS("\"weights\":" ARGS("block", "false"))), NULL, FL_E_UNSUPPORTED, "strategy block"},
+    {QC(GROUPS("\"weights\":" ARGS("tensor", "true"))), NULL, FL_E_UNSUPPORTED, "dynamic"},
+    {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS("group", "true"))), NULL, FL_E_UNSUPPORTED,
+     "input_activations: 8-bit float, strategy group"},
+    {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS("token", "false"))), NULL, FL_E_UNSUPPORTED,
+     "input_activations: 8-bit float, strategy token"},
+    {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS("tensor", "\"local\""))), NULL,
+     FL_E_UNSUPPORTED, "dynamic \"local\""},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN ",\"output_activations\":" ARGS("tensor", "false"))), NULL,
+     FL_E_UNSUPPORTED, "output_activations"},
+    {QC(GROUPS("\"weights\":null")), NULL, FL_E_FORMAT, "config_groups.group_0.weights: missing"},
+    {QC(GROUPS("\"weights\":[]")), NULL, FL_E_FORMAT, "weights: not an object"},
+    {QC(CT "\"config_groups\":{\"group_0\":5}"), NULL, FL_E_FORMAT, "config_groups"},
+    {QC(CT "\"config_groups\":[]"), NULL, FL_E_FORMAT, "config_groups: not an object"},
+    {QC(CT "\"config_groups\":{\"FP8_BLOCK\":[\"Linear\"]}"), NULL, FL_E_UNSUPPORTED,
+     "\"FP8_BLOCK\""},
+    {QC(CT "\"config_groups\":{\"a\":{" W_TENSOR "," X_STATIC "},\"b\":{" W_TENSOR "," X_TOKEN
+           "}}"),
+     NULL, FL_E_UNSUPPORTED, "more than one activation scheme"},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"sparse-24-bitmask\"}"),
+     NULL, FL_E_UNSUPPORTED, "sparsity_config.format \"sparse-24-bitmask\""},
+    {QC(GROUPS(W_TENSOR) ",\"transform_config\":{\"config_groups\":{}}"), NULL, FL_E_UNSUPPORTED,
+     "a rotation of the weights"},
+    {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":\"static\""), NULL, FL_E_FORMAT, "kv_cache_scheme"},
+    {QC(MODELOPT "\"quant_algo\":\"NVFP4\""), NULL, FL_E_UNSUPPORTED, "quant_algo \"NVFP4\""},
+    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\""), NULL, FL_E_UNSUPPORTED,
+     "\"MIXED_PRECISION\""},
+    {"{}", "{", FL_E_FORMAT, "hf_quant_config.json: line 1"},
+    {"{}", "{}", FL_E_FORMAT, "hf_quant_config.json: quantization: missing"},
+    {"{}", "[]", FL_E_FORMAT, "hf_quant_config.json: quantization: missing"},
+    {"{}", SIDE("\"quant_algo\":\"W4A8_AWQ\""), FL_E_UNSUPPORTED,
+     "hf_quant_config.json: quantization.quant_algo \"W4A8_AWQ\""},
+    {"{}", SIDE("\"quant_algo\":\"FP8_PB_WO\""), FL_E_UNSUPPORTED, "\"FP8_PB_WO\""},
+    {"{}", SIDE("\"quant_algo\":8"), FL_E_FORMAT, "quantization.quant_algo"},
+};
+
+static void test_refused(const fixture *f) {
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        const refused_case *r = &refused[i];
+        fl_quant_plan p;
+        fl_err e;
+        int rc = load(f, r->config, r->side, &p, &e);
+        check(rc == r->code && strstr(e.msg, r->says), "%s%s: %s", r->config,
+              r->side ? r->side : "", e.msg);
+    }
+}
+
+static int load_once(void *ctx) {
+    const fixture *f = ctx;
+    fl_quant_plan p;
+    return fl_quant_plan_load(&p, f->dir, NULL);
+}
+
+int main(void) {
+    fixture f;
+    fixture_new(&f);
+    fl_log_set_sink(keep_warning);
+    test_plans(&f);
+    test_refused(&f);
+    fixture_text(&f, "config.json", "{}");
+    fixture_text(&f, "hf_quant_config.json", SIDE("\"quant_algo\":\"FP8\""));
+    check(fixture_sweep(load_once, &f) > 4, "every failing allocation is FL_E_NOMEM");
+    fixture_free(&f);
+    return tap_done();
+}
