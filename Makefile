@@ -65,7 +65,15 @@ $(BUILD)/fp8llm: lua/fp8llm.sh
 $(BUILD)/spec/c/test_%: $(BUILD)/spec/c/test_%.o $(TEST_LIB) $(CORE)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-tests: $(TESTS)
+# The binding under a failing allocator, one program per Lua version: see its first lines.
+define alloc_test
+$(BUILD)/spec/alloc_test-$(1): spec/alloc/alloc_test.c $(CORE) $(BINDING_SRC:%.c=$(BUILD)/lua$(1)-obj/%.o)
+	@mkdir -p $$(@D)
+	$$(CC) $$(FLAGS) $$(CFLAGS) $$(WERROR) -I$$(call lua_inc,$(1)) -o $$@ $$^ $$(LDFLAGS) -llua$(1) $$(LIBS)
+endef
+$(foreach v,$(LUA_VERSIONS),$(eval $(call alloc_test,$(v))))
+
+tests: $(TESTS) $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc

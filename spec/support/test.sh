@@ -104,6 +104,11 @@ step model $make fp8-model
 for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
     suite "spec-$lua" $lua spec/support/busted.lua -o TAP
 done
+luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
+    quant=fp8-dynamic context=64
+for v in 5.1 5.2 5.3 5.4; do
+    suite "alloc-$v" build/spec/alloc_test-$v spec/alloc/script.lua build/spec/alloc
+done
 for v in 5.1 5.4; do
     step "luarocks-$v" sh "$0" --rock $v
 done

@@ -206,10 +206,37 @@ static int l_eos(lua_State *L) {
     return 1;
 }
 
-static const luaL_Reg methods[] = {
-    {"info", l_info},           {"config", l_config}, {"generation_config", l_generation_config},
-    {"tokenizer", l_tokenizer}, {"eos", l_eos},       {"sequence", fl_l_sequence_new},
-    {"score", fl_l_score},      {"close", l_close},   {NULL, NULL}};
+static void release_model(void *m) {
+    fl_model_unref(m);
+}
+
+/* model:tensor(name) -> read-only view of the checkpoint's tensor */
+static int l_tensor(lua_State *L) {
+    fl_model *m = fl_check_model(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    fl_err err;
+    const fl_st_tensor *t = fl_checkpoint_find(fl_model_checkpoint(m), name);
+    if (!t) {
+        fl_fail(&err, FL_E_ARG, "%s: no tensor '%s'", fl_model_dir(m), name);
+        return fl_push_err(L, &err);
+    }
+    fl_host_tensor **box = fl_tensor_box_new(L);
+    const fl_keep keep = {release_model, fl_model_ref(m), true};
+    if (!fl_tensor_of_file(box, t, &keep, &err)) return 1;
+    fl_model_unref(m);
+    return fl_push_err(L, &err);
+}
+
+static const luaL_Reg methods[] = {{"info", l_info},
+                                   {"config", l_config},
+                                   {"generation_config", l_generation_config},
+                                   {"tokenizer", l_tokenizer},
+                                   {"eos", l_eos},
+                                   {"tensor", l_tensor},
+                                   {"sequence", fl_l_sequence_new},
+                                   {"score", fl_l_score},
+                                   {"close", l_close},
+                                   {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
 

@@ -1,0 +1,41 @@
+-- Touches every class once, with a tiny model; run by alloc_test under a failing allocator.
+-- A NOMEM from the core ends the script like an error from Lua does.
+local fp8llm = require "fp8llm"
+local dir = ...
+
+local function must(value, message)
+  if value == nil then error(message, 0) end
+  return value
+end
+
+local tok = must(fp8llm.tokenizer(dir))
+local ids = must(tok:encode("one two three"))
+must(tok:decode(ids))
+local stream = must(tok:stream{})
+for i = 1, #ids do stream:push(ids[i]) end
+stream:finish()
+
+local model = must(fp8llm.load(dir, {context = 64, kv_tokens = 256, threads = 1}))
+local seq = must(model:sequence())
+local logits = must(seq:feed(ids))
+local sampler = must(fp8llm.sampler{temperature = 0.7, top_k = 5, seed = 1, logit_bias = {[3] = 1}})
+local id = must(sampler:sample(logits, seq))
+local fork = must(seq:fork())
+must(fork:feed(id))
+must(fork:rewind(2))
+must(model:score("one ", {"two", "three"}))
+must(fork:score({1, 2, 3}))
+must(model:info())
+must(model:config())
+
+local scale_of_w = must(fp8llm.tensor("f32", {1}))
+scale_of_w:set(1, 1)
+local x = must(fp8llm.tensor("f32", {4, 32}))
+for i = 1, 4 do x:set(i, i, 1) end
+local q, scale = x:quantize{scheme = "token"}
+must(q, scale)
+must(q:dequantize(scale))
+must(x:linear(must(model:tensor("model.layers.0.mlp.up_proj.weight")), {scale = scale_of_w}))
+must(x:row(1)):softmax()
+seq:close()
+model:close()
