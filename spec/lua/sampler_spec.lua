@@ -126,7 +126,8 @@ describe("fp8llm.sampler", function()
   end
 
   local wrong_type = {
-    {temperature = "1"}, {top_k = 1.5}, {seed = {}}, {logit_bias = 1}, {logit_bias = {[1] = "x"}}, {logit_bias = {a = 1}},
+    {temperature = "1"}, {top_k = 1.5}, {seed = {}},
+    {logit_bias = 1}, {logit_bias = {[1] = "x"}}, {logit_bias = {a = 1}},
     {allowed_token_ids = {-1}}, {allowed_token_ids = {"a"}}, {order = "top_k"}, {order = {1}}, {temprature = 1},
   }
   it("raises on wrong types and unknown members", function()
@@ -135,7 +136,8 @@ describe("fp8llm.sampler", function()
     assert.is_true(not not sampler())
     local smp, logits = sampler {}, row {1, 2}
     for _, args in ipairs {
-      {}, {{}}, {tensor("f32", {1, 2})}, {tensor("bf16", {2})}, {logits, 1}, {logits, {1, 2}}, {logits, {prompt = 1}}, {logits, logits},
+      {}, {{}}, {tensor("f32", {1, 2})}, {tensor("bf16", {2})},
+      {logits, 1}, {logits, {1, 2}}, {logits, {prompt = 1}}, {logits, logits},
     } do
       assert.is_true(not pcall(smp.sample, smp, args[1], args[2]))
     end
