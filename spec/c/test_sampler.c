@@ -481,13 +481,29 @@ static void test_bad_rows(void) {
     }
 }
 
+/* +0 and -0 are one value to every stage. */
+static void test_signed_zeros(void) {
+    float row[5] = {-1.0f, 0.0f, -0.0f, 0.0f, -0.0f};
+    fl_sampler_params p;
+    fl_sampler *s = NULL;
+    fl_sampler_params_init(&p);
+    p.top_p = 0.6f;
+    (void)fl_sampler_new(&s, &p, NULL);
+    check(!fl_sampler_process(s, row, 5, NULL, NULL) && row[0] == -INFINITY && row[1] == 0.0f &&
+              row[2] == 0.0f && row[3] == 0.0f && row[4] == -INFINITY,
+          "top_p counts both zeros as ties");
+    fl_sampler_free(s);
+}
+
 static void test_unaligned_row(void) {
-    float room[202];
-    char *p = (char *)room;
-    float *row = room + 1; /* 4 bytes off any 16-byte vector or right on it */
-    for (int i = 0; i < 200; i++) row[i] = (float)((i * 37) % 101);
-    check(fl_argmax(row, 200) == 30, "rows need no more than float alignment");
-    (void)p;
+    float room[204];
+    int wrong = 0;
+    for (int shift = 0; shift < 4; shift++) {
+        float *row = room + shift;
+        for (int i = 0; i < 200; i++) row[i] = (float)((i * 37) % 101);
+        wrong += fl_argmax(row, 200) != 30;
+    }
+    check(!wrong, "rows need no more than float alignment");
 }
 
 /* ---- failing allocations ---- */
@@ -546,6 +562,7 @@ int main(void) {
     test_stream();
     test_bad_parameters();
     test_bad_rows();
+    test_signed_zeros();
     test_unaligned_row();
     test_failing_allocations();
     return tap_done();

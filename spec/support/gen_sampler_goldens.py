@@ -166,7 +166,9 @@ def emit(name, c):
     if "order" in c:
         print("order", len(c["order"]), *c["order"])
     kept = np.flatnonzero(np.isfinite(y))
-    shown = kept if len(kept) <= 48 else kept[:: len(kept) // 16 + 1]
+    named = {*c.get("prompt", []), *c.get("output", []), *(i for i, _ in c.get("bias", []))}
+    shown = kept if len(kept) <= 48 else sorted({*kept[:: len(kept) // 16 + 1],
+                                                 *(named & set(kept))})
     print(f"kept {len(kept)} {int(kept.sum())} {len(shown)}",
           *(f"{i} {y[i]:.9g}" for i in shown))
     ids = [int(y.argmax())] if c.get("temperature", 1.0) < 1e-5 else \
@@ -178,6 +180,7 @@ SMALL = dict(n=203, lcg=1, spread=300, peaks=9)
 BIG = dict(n=128256, lcg=11, spread=420, peaks=60)
 TIES = dict(n=500, lcg=5, spread=6, peaks=3)
 HIST = dict(prompt=[3, 9, 9, 17, 60, 100], output=[9, 21, 21, 21, 60, 7, 202])
+BEST = dict(prompt=[26, 32], output=[10, 10, 137])  # ids with high logits in SMALL
 
 CASES = {
     "plain": {},
@@ -227,8 +230,11 @@ CASES = {
                             repetition_penalty=1.1),
     "llama.cpp order, big": dict(BIG, order=LLAMA, temperature=1.5, top_k=40, top_p=0.8,
                                  min_p=0.1, draws=4),
-    "penalties after top_k": dict(order=["top_k", "penalties", "top_p", "temperature"], **HIST,
+    "penalties after top_k": dict(order=["top_k", "penalties", "top_p", "temperature"], **BEST,
                                   top_k=25, repetition_penalty=1.4, top_p=0.9, temperature=0.8),
+    "bias and allowed ids last": dict(order=["top_k", "temperature", "bias", "allowed"],
+                                      bias=[(26, -1.0), (5, 2.0)], top_k=25, temperature=0.8,
+                                      allowed=[26, 32, 10, 5, 137]),
 }
 
 if __name__ == "__main__":
