@@ -58,6 +58,17 @@ static int run(lua_State *L) {
     return 0;
 }
 
+/* Lua 5.1 allocates to push a C function, and nothing protects that but lua_cpcall. */
+static int call_run(lua_State *L, const char **argv) {
+#if LUA_VERSION_NUM < 502
+    return lua_cpcall(L, run, argv);
+#else
+    lua_pushcfunction(L, run);
+    lua_pushlightuserdata(L, argv);
+    return lua_pcall(L, 1, 0, 0);
+#endif
+}
+
 /* One run; true when the script got through.  `in_core`: the C core's allocator is the
  * one that refuses, and the script must cope (it gets nil, message, "NOMEM"). */
 static bool attempt(const char **argv, long granted, bool in_core, bool *refused) {
@@ -66,9 +77,7 @@ static bool attempt(const char **argv, long granted, bool in_core, bool *refused
     lua_State *L = lua_newstate(limited, &lua);
     bool through = false;
     if (L) {
-        lua_pushcfunction(L, run);
-        lua_pushlightuserdata(L, argv);
-        int rc = lua_pcall(L, 1, 0, 0);
+        int rc = call_run(L, argv);
         through = rc == 0;
         if (rc && !lua.refused && !core.refused) printf("# %s\n", lua_tostring(L, -1));
         lua_close(L);
