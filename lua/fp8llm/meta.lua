@@ -1,0 +1,268 @@
+---@meta fp8llm
+-- The whole Lua interface in one place: signatures for editors (LuaCATS), prose for people.
+-- spec/lua/api_spec.lua compares it with the module. Nothing requires this file.
+--
+-- A wrong argument type raises. Everything the world can cause returns nil, a message and a
+-- code: ARG NOMEM IO FORMAT UNSUPPORTED DEVICE LIMIT CANCELLED. close() may be called twice,
+-- and collecting the object does the same; any later use raises "object is closed". Objects hold
+-- what they need: a sequence keeps its model alive. Token ids and positions are the model's own
+-- numbers and count from 0; tensor indices count from 1.
+
+---@alias fp8llm.code "ARG"|"NOMEM"|"IO"|"FORMAT"|"UNSUPPORTED"|"DEVICE"|"LIMIT"|"CANCELLED"
+---@alias fp8llm.ids integer[]
+
+---@class fp8llm
+---@field _VERSION string
+local fp8llm = {}
+
+---@class fp8llm.load_options
+---@field device? "auto"|"cpu" where to run (default "auto")
+---@field isa? "scalar"|"avx2"|"avx512" CPU instruction set (default: the best there is)
+---@field threads? integer CPU threads, 0 = one per physical core (default 0)
+---@field context? integer longest sequence in tokens (default: the model's, at most 8192)
+---@field kv? "auto"|"bf16"|"fp8" numbers of the KV cache; auto: as the checkpoint says, else bf16
+---@field kv_tokens? integer tokens that all sequences together can hold (default: context)
+---@field max_step_rows? integer most tokens computed in one step (default 256)
+---@field tp? integer tensor-parallel ranks; 1 on the CPU
+---@field progress? fun(part: number) called while loading, 0 <= part <= 1
+
+---Load a checkpoint directory: config.json, tokenizer.json, *.safetensors; BF16, F16, F32 or FP8.
+---@param dir string
+---@param options? fp8llm.load_options
+---@return fp8llm.model? model
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.load(dir, options) end
+
+---Only the tokenizer of a directory, or a tokenizer.json.
+---@param dir string
+---@return fp8llm.tokenizer?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.tokenizer(dir) end
+
+---@class fp8llm.quantize_options
+---@field src string BF16, F16 or F32 checkpoint directory
+---@field dst string directory to make; it must not exist and appears complete or not at all
+---@field scheme? "fp8-static" AutoFP8 layout, one scale for each weight and each input
+---@field calibrate string JSON lines: {"messages": [...]} or {"text": "..."}
+---@field samples? integer at most this many lines
+---@field max_length? integer at most this many tokens of a line
+---@field device? string
+---@field threads? integer
+---@field progress? fun(phase: string, part: number)
+
+---Write an FP8 checkpoint of a BF16 one.
+---@param options fp8llm.quantize_options
+---@return {linears: integer, samples: integer, tokens: integer, bytes_in: integer, bytes_out: integer}? report
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.quantize(options) end
+
+---What fp8llm.load can run on here.
+---@return {device: string, name: string, mem_free: integer, mem_total: integer}[]
+function fp8llm.devices() end
+
+---Seconds on a clock that only goes forward.
+---@return number
+function fp8llm.clock() end
+
+---Bytes per second that threads read sequentially from a buffer of that size, the best of several
+---passes. A buffer that fits the last-level cache measures that cache.
+---@param options? {threads?: integer, bytes?: integer} default: one per physical core, 256 MiB
+---@return number? bytes_per_second
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.read_bandwidth(options) end
+
+---C blocks alive now: for leak tests.
+---@return integer
+function fp8llm._live() end
+
+-- ---- model -----------------------------------------------------------------------------------
+
+---A loaded Llama. May be shared by any number of sequences.
+---@class fp8llm.model
+local model = {}
+
+---@class fp8llm.info
+---@field dir string
+---@field device string name of what it runs on
+---@field quantization string "none", "autofp8 static", ...
+---@field kv_dtype string
+---@field weight_bytes integer
+---@field kv_bytes integer
+---@field scratch_bytes integer
+---@field bytes_per_token integer weights read to decode one token
+---@field context integer
+---@field kv_tokens integer
+---@field parameters integer
+
+---@return fp8llm.info
+function model:info() end
+
+---config.json as it was understood: hidden_size, num_hidden_layers, vocab_size, eos_token_ids, ...
+---@return table<string, any>
+function model:config() end
+
+---Sampling defaults of generation_config.json; keys it does not have are absent.
+---@return {temperature?: number, top_p?: number, top_k?: integer, min_p?: number, repetition_penalty?: number,
+---  max_new_tokens?: integer, do_sample?: boolean}
+function model:generation_config() end
+
+---@return fp8llm.tokenizer?
+---@return string? message
+---@return fp8llm.code? code
+function model:tokenizer() end
+
+---The chat template, or the one of that name.
+---@param name? string
+---@return fp8llm.template?
+---@return string? message
+---@return fp8llm.code? code
+function model:template(name) end
+
+---Ids that end a text: of config.json, generation_config.json and the tokenizer.
+---@return fp8llm.ids
+function model:eos() end
+
+---A read-only view of a tensor of the checkpoint, as stored.
+---@param name string
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function model:tensor(name) end
+
+---An empty sequence.
+---@return fp8llm.sequence?
+---@return string? message
+---@return fp8llm.code? code
+function model:sequence() end
+
+---How likely is each choice after the context? The context is computed once. With texts, context
+---and choice are tokenized joined.
+---@param context string|fp8llm.ids
+---@param choices string[]|fp8llm.ids[]
+---@return number[]? logprobs natural logarithm, summed over the tokens of each choice
+---@return boolean[]|string greedy whether every token of the choice was the most likely one
+---@return fp8llm.code? code
+function model:score(context, choices) end
+
+function model:close() end
+
+-- ---- sequence --------------------------------------------------------------------------------
+
+---One growing list of tokens with its KV cache. #seq is its length.
+---@class fp8llm.sequence
+local sequence = {}
+
+---Append tokens. On failure the sequence is as before; LIMIT: the context or the KV cache is full.
+---@param ids fp8llm.ids|integer
+---@return fp8llm.tensor? logits f32 [vocab] after the last token; the next feed overwrites it
+---@return string? message
+---@return fp8llm.code? code
+function sequence:feed(ids) end
+
+---Append tokens and tell how likely each was. The first token of an empty sequence counts 0.
+---@param ids fp8llm.ids
+---@return fp8llm.tensor? logprobs f32 [#ids]
+---@return boolean[]|string greedy whether each was the most likely one
+---@return fp8llm.code? code
+function sequence:score(ids) end
+
+---A second sequence with the same history; memory is shared until one of them grows.
+---@return fp8llm.sequence?
+---@return string? message
+---@return fp8llm.code? code
+function sequence:fork() end
+
+---Keep the first n tokens.
+---@param n integer
+---@return fp8llm.sequence? self
+---@return string? message
+---@return fp8llm.code? code
+function sequence:rewind(n) end
+
+---@return fp8llm.ids
+function sequence:ids() end
+
+---@return integer
+function sequence:length() end
+
+---Tokens of the first feed; what follows is output to the penalties of a sampler.
+---@return integer
+function sequence:prompt_length() end
+
+function sequence:close() end
+
+-- ---- tokenizer -------------------------------------------------------------------------------
+
+---Text <-> token ids as tokenizer.json says. #tok is the largest id + 1.
+---@class fp8llm.tokenizer
+local tokenizer = {}
+
+---@class fp8llm.encode_options
+---@field add_special_tokens? boolean BOS and so on (default true)
+---@field parse_special? "none"|"all"|(integer|string)[] special tokens to recognise in the text (default "none")
+---@field strict? boolean refuse invalid UTF-8 instead of reading U+FFFD (default false)
+
+---@param text string
+---@param options? fp8llm.encode_options
+---@return fp8llm.ids?
+---@return string? message
+---@return fp8llm.code? code
+function tokenizer:encode(text, options) end
+
+---@param ids fp8llm.ids
+---@param options? {skip_special_tokens?: boolean} default false
+---@return string?
+---@return string? message
+---@return fp8llm.code? code
+function tokenizer:decode(ids, options) end
+
+---@param piece string as written in tokenizer.json
+---@return integer?
+function tokenizer:id(piece) end
+
+---The token as written in tokenizer.json.
+---@param id integer
+---@return string?
+function tokenizer:piece(id) end
+
+---The bytes a token stands for, maybe part of a character.
+---@param id integer
+---@return string?
+function tokenizer:bytes(id) end
+
+---@return integer?
+function tokenizer:bos() end
+
+---@return integer?
+function tokenizer:eos() end
+
+---Source of the chat template, or of the one of that name.
+---@param name? string
+---@return string?
+function tokenizer:chat_template(name) end
+
+---Ids one at a time -> whole pieces of text.
+---@param options? {skip_special_tokens?: boolean} default false
+---@return fp8llm.stream
+function tokenizer:stream(options) end
+
+function tokenizer:close() end
+
+---@class fp8llm.stream
+local stream = {}
+
+---@param id integer
+---@return string? text what this id completes, maybe ""
+---@return string? message
+---@return fp8llm.code? code
+function stream:push(id) end
+
+---What is left; the stream can begin a new text.
+---@return string
+function stream:finish() end
+
+return fp8llm

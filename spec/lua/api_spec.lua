@@ -1,0 +1,46 @@
+-- lua/fp8llm/meta.lua is the API reference: it must name what the module has, and nothing else.
+describe("the API reference", function()
+  local fp8llm = require "fp8llm"
+  local file = assert(io.open "lua/fp8llm/meta.lua")
+  local text = file:read "*a"
+  file:close()
+
+  -- {class = {method = true}} of all lines "function class:method(...) end"
+  local described = {}
+  for class, method in text:gmatch "\nfunction ([%w_]+)[.:]([%w_]+)%(" do
+    described[class] = described[class] or {}
+    described[class][method] = true
+  end
+
+  local function names_of_functions(t)
+    local names = {}
+    for name, value in pairs(t) do
+      if type(value) == "function" then names[name] = true end
+    end
+    return names
+  end
+
+  it("names every function of the module", function()
+    assert.same(names_of_functions(fp8llm), described.fp8llm)
+  end)
+
+  local registry = debug.getregistry()
+  for key, metatable in pairs(registry) do
+    local class = type(key) == "string" and key:match "^fp8llm%.([%w_]+)$"
+    if class then
+      it("names every method of " .. class, function()
+        assert.same(names_of_functions(metatable.__index), described[class] or {})
+      end)
+    end
+  end
+
+  it("describes no class that is not there", function()
+    for class in pairs(described) do
+      assert.is_true(class == "fp8llm" or registry["fp8llm." .. class] ~= nil, class)
+    end
+  end)
+
+  it("is Lua", function()
+    assert.is_true(loadstring and loadstring(text) ~= nil or load(text) ~= nil) -- luacheck: ignore
+  end)
+end)
