@@ -41,6 +41,15 @@ function fp8llm.load(dir, options) end
 ---@return fp8llm.code? code
 function fp8llm.tokenizer(dir) end
 
+---Zeros, or values: flat and row by row, or nested. With nested values the shape may be left out.
+---@param dtype fp8llm.dtype
+---@param shape integer[]|table[]
+---@param values? number[]|table[]
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.tensor(dtype, shape, values) end
+
 ---@class fp8llm.quantize_options
 ---@field src string BF16, F16 or F32 checkpoint directory
 ---@field dst string directory to make; it must not exist and appears complete or not at all
@@ -264,5 +273,133 @@ function stream:push(id) end
 ---What is left; the stream can begin a new text.
 ---@return string
 function stream:finish() end
+
+-- ---- tensor ----------------------------------------------------------------------------------
+
+---@alias fp8llm.dtype "f32"|"bf16"|"f16"|"e4m3"|"i32"
+
+---A dense array of up to four dimensions, row by row. #t is the first dimension. Methods that
+---change a tensor return it; an index or a shape that does not fit raises.
+---@class fp8llm.tensor
+local tensor = {}
+
+---@return integer[]
+function tensor:shape() end
+
+---@return fp8llm.dtype
+function tensor:dtype() end
+
+---@return string
+function tensor:device() end
+
+---One element: an index for each dimension.
+---@param ... integer
+---@return number
+function tensor:get(...) end
+
+---t:set(i, j, value)
+---@param ... number
+---@return fp8llm.tensor self
+function tensor:set(...) end
+
+---A view of row i: the same memory.
+---@param i integer
+---@return fp8llm.tensor
+function tensor:row(i) end
+
+---The k largest elements of a vector, descending, equal ones by index.
+---@param k integer
+---@return integer[] indices
+---@return number[] values
+function tensor:topk(k) end
+
+---The largest element of a vector, the first of equals.
+---@return integer index
+---@return number value
+function tensor:argmax() end
+
+---Nested tables.
+---@return table
+function tensor:totable() end
+
+---Where the elements lie, for ffi.cast("float *", t:address()); keep the tensor alive meanwhile.
+---@return number
+function tensor:address() end
+
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function tensor:clone() end
+
+---A copy in another type, or on another device.
+---@param what fp8llm.dtype|"cpu"
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function tensor:to(what) end
+
+---In place: plus a number, or a tensor of the same shape.
+---@param x number|fp8llm.tensor
+---@return fp8llm.tensor self
+function tensor:add(x) end
+
+---In place: times a number, or a tensor of the same shape.
+---@param x number|fp8llm.tensor
+---@return fp8llm.tensor self
+function tensor:mul(x) end
+
+---In place: the values of x, rounded to this tensor's type.
+---@param x number|fp8llm.tensor
+---@return fp8llm.tensor self
+function tensor:copy(x) end
+
+---In place, over the last dimension.
+---@param temperature? number default 1
+---@return fp8llm.tensor self
+function tensor:softmax(temperature) end
+
+---In place, on a row of logits: add to one token's. The id counts from 0, as token ids do.
+---@param id integer
+---@param value number
+---@return fp8llm.tensor self
+function tensor:add_at(id, value) end
+
+---In place: value where mask is not 0, or at the listed indices.
+---@param mask fp8llm.tensor|integer[]
+---@param value number
+---@return fp8llm.tensor self
+function tensor:mask_fill(mask, value) end
+
+---To E4M3 with one scale for the tensor, each row of a weight (channel) or each row of an
+---activation (token): real value = code x scale.
+---@param options? {scheme?: "token"|"tensor"|"channel"} default token
+---@return fp8llm.tensor? codes e4m3
+---@return fp8llm.tensor|string scales f32
+---@return fp8llm.code? code
+function tensor:quantize(options) end
+
+---@param scale number|fp8llm.tensor
+---@param dtype? fp8llm.dtype default f32
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function tensor:dequantize(scale, dtype) end
+
+---@class fp8llm.linear_options
+---@field scale? number|fp8llm.tensor of an e4m3 weight: one, or one a row
+---@field bias? fp8llm.tensor
+---@field act? "none"|"token"|"static" how x is quantized before it is multiplied (default "none")
+---@field x_scale? number with act = "static"
+---@field out? "f32"|"bf16"|"f16" default f32
+
+---x [T,K] times w [N,K] transposed -> [T,N], by the kernels that run the model.
+---@param w fp8llm.tensor
+---@param options? fp8llm.linear_options
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function tensor:linear(w, options) end
+
+function tensor:close() end
 
 return fp8llm
