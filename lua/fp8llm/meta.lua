@@ -41,6 +41,19 @@ function fp8llm.load(dir, options) end
 ---@return fp8llm.code? code
 function fp8llm.tokenizer(dir) end
 
+---@param options? fp8llm.sampler_options
+---@return fp8llm.sampler?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.sampler(options) end
+
+---One safetensors file.
+---@param path string
+---@return fp8llm.safetensors?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.safetensors(path) end
+
 ---Zeros, or values: flat and row by row, or nested. With nested values the shape may be left out.
 ---@param dtype fp8llm.dtype
 ---@param shape integer[]|table[]
@@ -274,6 +287,78 @@ function stream:push(id) end
 ---@return string
 function stream:finish() end
 
+-- ---- template --------------------------------------------------------------------------------
+
+---A chat template.
+---@class fp8llm.template
+local template = {}
+
+---@class fp8llm.template_options
+---@field add_generation_prompt? boolean end where the assistant's answer begins (default false)
+---@field tools? table[]
+
+---The text of a conversation. Other members of options are variables of the template.
+---@param messages {role: string, content: any}[]
+---@param options? fp8llm.template_options
+---@return string?
+---@return string? message
+---@return fp8llm.code? code
+function template:render(messages, options) end
+
+---The same as token ids: special tokens that the template writes are read as such, those in a
+---message are plain text.
+---@param messages {role: string, content: any}[]
+---@param options? fp8llm.template_options
+---@return fp8llm.ids?
+---@return string? message
+---@return fp8llm.code? code
+function template:encode(messages, options) end
+
+-- ---- sampler ---------------------------------------------------------------------------------
+
+---Chooses tokens. It has a random stream of its own, which each choice advances.
+---@class fp8llm.sampler
+local sampler = {}
+
+---@class fp8llm.sampler_options
+---@field temperature? number 0 always takes the most likely token (default 1)
+---@field top_k? integer only the k most likely; 0 or -1 = all (default 0)
+---@field top_p? number only the smallest set that reaches this probability (default 1)
+---@field min_p? number only tokens with this part of the best one's probability (default 0)
+---@field repetition_penalty? number divides logits of tokens in prompt and output (default 1)
+---@field frequency_penalty? number subtracted for each time a token is in the output (default 0)
+---@field presence_penalty? number subtracted when a token is in the output (default 0)
+---@field logit_bias? table<integer, number> added to the logits of these ids
+---@field allowed_token_ids? fp8llm.ids only these
+---@field seed? integer same seed, same tokens (default: a new one from the system)
+---@field order? string[] stages instead of vLLM's order, see src/engine/sampler.h
+
+---@alias fp8llm.history fp8llm.sequence|{prompt?: fp8llm.ids, output?: fp8llm.ids}
+
+---Choose a token. The logits stay as they are.
+---@param logits fp8llm.tensor f32 [vocab]
+---@param history? fp8llm.history what the penalties look at
+---@return integer? id
+---@return number|string logprob under the logits as given
+---@return fp8llm.code? code
+function sampler:sample(logits, history) end
+
+---Everything but the choice, in place: removed tokens become -inf.
+---@param logits fp8llm.tensor
+---@param history? fp8llm.history
+---@return fp8llm.tensor? logits
+---@return string? message
+---@return fp8llm.code? code
+function sampler:process(logits, history) end
+
+---A copy that continues the random stream from the same place.
+---@return fp8llm.sampler?
+---@return string? message
+---@return fp8llm.code? code
+function sampler:clone() end
+
+function sampler:close() end
+
 -- ---- tensor ----------------------------------------------------------------------------------
 
 ---@alias fp8llm.dtype "f32"|"bf16"|"f16"|"e4m3"|"i32"
@@ -401,5 +486,29 @@ function tensor:dequantize(scale, dtype) end
 function tensor:linear(w, options) end
 
 function tensor:close() end
+
+-- ---- safetensors -----------------------------------------------------------------------------
+
+---One file of tensors, mapped. #st is their number.
+---@class fp8llm.safetensors
+local safetensors = {}
+
+---@return string[]
+function safetensors:names() end
+
+---@param name string
+---@return {dtype: string, shape: integer[], file: string}?
+---@return string? message
+---@return fp8llm.code? code
+function safetensors:info(name) end
+
+---A read-only view of the mapped file.
+---@param name string
+---@return fp8llm.tensor?
+---@return string? message
+---@return fp8llm.code? code
+function safetensors:tensor(name) end
+
+function safetensors:close() end
 
 return fp8llm

@@ -45,18 +45,23 @@ local function weight_files(dir)
   return files
 end
 
+local element_bytes = {f64 = 8, i64 = 8, u64 = 8, f32 = 4, i32 = 4, u32 = 4, bf16 = 2, f16 = 2, i16 = 2, u16 = 2}
+
 local function collect(dir)
   local tensors, by_type, bytes, parameters = json.array {}, {}, 0, 0
   local files = weight_files(dir)
   for _, file in ipairs(files) do
     local st = must(fp8llm.safetensors(dir .. "/" .. file))
     for _, name in ipairs(st:names()) do
-      local shape, dtype, size = st:describe(name)
+      local tensor = must(st:info(name))
       local count = 1
-      for _, d in ipairs(shape) do count = count * d end
-      tensors[#tensors + 1] = {name = name, dtype = dtype, shape = json.array(shape), bytes = size, file = file}
-      local sum = by_type[dtype] or {tensors = 0, bytes = 0, elements = 0}
-      by_type[dtype] = {tensors = sum.tensors + 1, bytes = sum.bytes + size, elements = sum.elements + count}
+      for _, d in ipairs(tensor.shape) do count = count * d end
+      local size = count * (element_bytes[tensor.dtype] or 1)
+      tensors[#tensors + 1] = {
+        name = name, dtype = tensor.dtype, shape = json.array(tensor.shape), bytes = size, file = file,
+      }
+      local sum = by_type[tensor.dtype] or {tensors = 0, bytes = 0, elements = 0}
+      by_type[tensor.dtype] = {tensors = sum.tensors + 1, bytes = sum.bytes + size, elements = sum.elements + count}
       bytes = bytes + size
       if not name:match "scale$" and not name:match "scale_inv$" then parameters = parameters + count end
     end
