@@ -12,26 +12,26 @@
 local tiny = {}
 
 local defaults = {
-    seed = 1,
-    vocab = 272, -- the tokenizer has 266 tokens; ids above them are padding
-    hidden = 64,
-    ffn = 128,
-    layers = 2,
-    heads = 4,
-    kv_heads = 2,
-    head_dim = nil, -- hidden / heads; any even number
-    context = 512, -- max_position_embeddings
-    theta = 10000,
-    rope = nil, -- "llama3", "linear"
-    dtype = "BF16", -- BF16, F16, F32
-    quant = nil, -- AutoFP8: "fp8-static", "fp8-dynamic"; also "ct-static", "ct-dynamic", "modelopt"
-    kv_scales = false, -- self_attn.k_scale and v_scale
-    split_scales = false, -- q, k, v (and gate, up) with different static input scales
-    tied = false,
-    attention_bias = false,
-    mlp_bias = false,
-    shards = 1,
-    tokenizer = true, -- tokenizer.json and tokenizer_config.json
+  seed = 1,
+  vocab = 272, -- the tokenizer has 266 tokens; ids above them are padding
+  hidden = 64,
+  ffn = 128,
+  layers = 2,
+  heads = 4,
+  kv_heads = 2,
+  head_dim = nil, -- hidden / heads; any even number
+  context = 512, -- max_position_embeddings
+  theta = 10000,
+  rope = nil, -- "llama3", "linear"
+  dtype = "BF16", -- BF16, F16, F32
+  quant = nil, -- AutoFP8: "fp8-static", "fp8-dynamic"; also "ct-static", "ct-dynamic", "modelopt"
+  kv_scales = false, -- self_attn.k_scale and v_scale
+  split_scales = false, -- q, k, v (and gate, up) with different static input scales
+  tied = false,
+  attention_bias = false,
+  mlp_bias = false,
+  shards = 1,
+  tokenizer = true, -- tokenizer.json and tokenizer_config.json
 }
 
 -- JSON ---------------------------------------------------------------------------------------
@@ -45,109 +45,109 @@ function tiny.array(t) return setmetatable(t, array_mark) end
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
 local function quote(s)
-    return '"' .. s:gsub('[%c"\\]', function(c)
-        return escapes[c] or string.format("\\u%04x", c:byte())
-    end) .. '"'
+  return '"' .. s:gsub('[%c"\\]', function(c)
+    return escapes[c] or string.format("\\u%04x", c:byte())
+  end) .. '"'
 end
 
 local function is_array(t) return getmetatable(t) == array_mark or t[1] ~= nil end
 
 --- JSON text of a value; object members sorted by name.
 function tiny.json(v)
-    if v == tiny.null then return "null" end
-    if type(v) == "string" then return quote(v) end
-    if type(v) == "number" then
-        return v == math.floor(v) and string.format("%.0f", v) or string.format("%.17g", v)
-    end
-    if type(v) ~= "table" then return tostring(v) end
-    local out = {}
-    if is_array(v) then
-        for i, item in ipairs(v) do out[i] = tiny.json(item) end
-        return "[" .. table.concat(out, ",") .. "]"
-    end
-    local keys = {}
-    for k in pairs(v) do keys[#keys + 1] = k end
-    table.sort(keys)
-    for i, k in ipairs(keys) do out[i] = quote(k) .. ":" .. tiny.json(v[k]) end
-    return "{" .. table.concat(out, ",") .. "}"
+  if v == tiny.null then return "null" end
+  if type(v) == "string" then return quote(v) end
+  if type(v) == "number" then
+    return v == math.floor(v) and string.format("%.0f", v) or string.format("%.17g", v)
+  end
+  if type(v) ~= "table" then return tostring(v) end
+  local out = {}
+  if is_array(v) then
+    for i, item in ipairs(v) do out[i] = tiny.json(item) end
+    return "[" .. table.concat(out, ",") .. "]"
+  end
+  local keys = {}
+  for k in pairs(v) do keys[#keys + 1] = k end
+  table.sort(keys)
+  for i, k in ipairs(keys) do out[i] = quote(k) .. ":" .. tiny.json(v[k]) end
+  return "{" .. table.concat(out, ",") .. "}"
 end
 
 -- Numbers ------------------------------------------------------------------------------------
 
 local formats = { -- mantissa bits, smallest normal exponent, bytes, largest code
-    F32 = { 23, -126, 4, 0x7f7fffff },
-    BF16 = { 7, -126, 2, 0x7f7f },
-    F16 = { 10, -14, 2, 0x7bff },
-    F8_E4M3 = { 3, -6, 1, 0x7e },
+  F32 = { 23, -126, 4, 0x7f7fffff },
+  BF16 = { 7, -126, 2, 0x7f7f },
+  F16 = { 10, -14, 2, 0x7bff },
+  F8_E4M3 = { 3, -6, 1, 0x7e },
 }
 
 local function half_even(x)
-    local n = math.floor(x)
-    local rest = x - n
-    if rest > 0.5 or (rest == 0.5 and n % 2 == 1) then n = n + 1 end
-    return n
+  local n = math.floor(x)
+  local rest = x - n
+  if rest > 0.5 or (rest == 0.5 and n % 2 == 1) then n = n + 1 end
+  return n
 end
 
 -- The exponent e with 2^e <= x < 2^(e+1).
 local function exponent(x)
-    local e = math.floor(math.log(x) / math.log(2))
-    while 2 ^ e > x do e = e - 1 end
-    while 2 ^ (e + 1) <= x do e = e + 1 end
-    return e
+  local e = math.floor(math.log(x) / math.log(2))
+  while 2 ^ e > x do e = e - 1 end
+  while 2 ^ (e + 1) <= x do e = e + 1 end
+  return e
 end
 
 --- The code of x, rounded to nearest even, saturating.
 function tiny.code(dtype, x)
-    local f = formats[dtype]
-    local sign_bit = 256 ^ f[3] / 2
-    local sign = x < 0 and sign_bit or 0
-    x = math.abs(x)
-    if x == 0 then return sign end
-    local e = math.max(exponent(x), f[2])
-    local code = (e - f[2]) * 2 ^ f[1] + half_even(x / 2 ^ (e - f[1]))
-    return sign + math.min(code, f[4])
+  local f = formats[dtype]
+  local sign_bit = 256 ^ f[3] / 2
+  local sign = x < 0 and sign_bit or 0
+  x = math.abs(x)
+  if x == 0 then return sign end
+  local e = math.max(exponent(x), f[2])
+  local code = (e - f[2]) * 2 ^ f[1] + half_even(x / 2 ^ (e - f[1]))
+  return sign + math.min(code, f[4])
 end
 
 --- The value of a code (finite ones only).
 function tiny.value(dtype, code)
-    local f = formats[dtype]
-    local sign_bit = 256 ^ f[3] / 2
-    local sign = 1
-    if code >= sign_bit then sign, code = -1, code - sign_bit end
-    local e = math.floor(code / 2 ^ f[1])
-    local man = code % 2 ^ f[1]
-    if e > 0 then return sign * (man + 2 ^ f[1]) * 2 ^ (e - 1 + f[2] - f[1]) end
-    return sign * man * 2 ^ (f[2] - f[1])
+  local f = formats[dtype]
+  local sign_bit = 256 ^ f[3] / 2
+  local sign = 1
+  if code >= sign_bit then sign, code = -1, code - sign_bit end
+  local e = math.floor(code / 2 ^ f[1])
+  local man = code % 2 ^ f[1]
+  if e > 0 then return sign * (man + 2 ^ f[1]) * 2 ^ (e - 1 + f[2] - f[1]) end
+  return sign * man * 2 ^ (f[2] - f[1])
 end
 
 local function little_endian(n, bytes)
-    local out = {}
-    for i = 1, bytes do
-        out[i] = string.char(n % 256)
-        n = math.floor(n / 256)
-    end
-    return table.concat(out)
+  local out = {}
+  for i = 1, bytes do
+    out[i] = string.char(n % 256)
+    n = math.floor(n / 256)
+  end
+  return table.concat(out)
 end
 
 --- A list of numbers as the bytes of a tensor.
 function tiny.pack(dtype, values)
-    local bytes = formats[dtype][3]
-    local out = {}
-    for i, x in ipairs(values) do out[i] = little_endian(tiny.code(dtype, x), bytes) end
-    return table.concat(out)
+  local bytes = formats[dtype][3]
+  local out = {}
+  for i, x in ipairs(values) do out[i] = little_endian(tiny.code(dtype, x), bytes) end
+  return table.concat(out)
 end
 
 -- Park and Miller's minimal standard generator: exact in doubles and in 64-bit integers.
 local function generator(seed)
-    local state = (seed * 7919 + 12345) % 2147483647
-    if state == 0 then state = 1 end
-    local function uniform()
-        state = (16807 * state) % 2147483647
-        return state / 2147483647
-    end
-    for _ = 1, 8 do uniform() end
-    -- The sum of four uniforms is near enough to a normal distribution; variance 1.
-    return function() return (uniform() + uniform() + uniform() + uniform() - 2) * math.sqrt(3) end
+  local state = (seed * 7919 + 12345) % 2147483647
+  if state == 0 then state = 1 end
+  local function uniform()
+    state = (16807 * state) % 2147483647
+    return state / 2147483647
+  end
+  for _ = 1, 8 do uniform() end
+  -- The sum of four uniforms is near enough to a normal distribution; variance 1.
+  return function() return (uniform() + uniform() + uniform() + uniform() - 2) * math.sqrt(3) end
 end
 
 -- Tensors ------------------------------------------------------------------------------------
@@ -157,116 +157,116 @@ Model.__index = Model
 
 --- The tensor {name, dtype, shape, data}, or nil.
 function Model:tensor(name)
-    for _, t in ipairs(self.tensors) do
-        if t.name == name then return t end
-    end
+  for _, t in ipairs(self.tensors) do
+    if t.name == name then return t end
+  end
 end
 
 function Model:remove(name)
-    for i, t in ipairs(self.tensors) do
-        if t.name == name then return table.remove(self.tensors, i) end
-    end
-    error("no tensor " .. name)
+  for i, t in ipairs(self.tensors) do
+    if t.name == name then return table.remove(self.tensors, i) end
+  end
+  error("no tensor " .. name)
 end
 
 --- Append a tensor, or replace the one of that name.  data: bytes or a list of numbers.
 function Model:put(name, dtype, shape, data)
-    if type(data) == "table" then data = tiny.pack(dtype, data) end
-    local t = self:tensor(name)
-    if not t then
-        t = { name = name }
-        self.tensors[#self.tensors + 1] = t
-    end
-    t.dtype, t.shape, t.data = dtype, tiny.array(shape), data
+  if type(data) == "table" then data = tiny.pack(dtype, data) end
+  local t = self:tensor(name)
+  if not t then
+    t = { name = name }
+    self.tensors[#self.tensors + 1] = t
+  end
+  t.dtype, t.shape, t.data = dtype, tiny.array(shape), data
 end
 
 local function round_f32(x) return tiny.value("F32", tiny.code("F32", x)) end
 
 -- [n,k] of weights as E4M3 with one scale, or one for each row; amax / 448.
 local function quantize(w, n, k, per_row)
-    local scales, codes = {}, {}
-    for row = 0, n - 1 do
-        local from, to = row * k + 1, row * k + k
-        if not per_row then from, to = 1, n * k end
-        if per_row or row == 0 then
-            local amax = 0
-            for i = from, to do amax = math.max(amax, math.abs(w[i])) end
-            scales[row + 1] = round_f32(amax / 448)
-        end
-        local scale = scales[per_row and row + 1 or 1]
-        for i = row * k + 1, row * k + k do
-            codes[i] = string.char(tiny.code("F8_E4M3", w[i] / scale))
-        end
+  local scales, codes = {}, {}
+  for row = 0, n - 1 do
+    local from, to = row * k + 1, row * k + k
+    if not per_row then from, to = 1, n * k end
+    if per_row or row == 0 then
+      local amax = 0
+      for i = from, to do amax = math.max(amax, math.abs(w[i])) end
+      scales[row + 1] = round_f32(amax / 448)
     end
-    return table.concat(codes), scales
+    local scale = scales[per_row and row + 1 or 1]
+    for i = row * k + 1, row * k + k do
+      codes[i] = string.char(tiny.code("F8_E4M3", w[i] / scale))
+    end
+  end
+  return table.concat(codes), scales
 end
 
 local function add_linear(m, module, n, k, bias)
-    local o, w = m.options, {}
-    local width = 1 / math.sqrt(k)
-    for i = 1, n * k do w[i] = m.random() * width end
-    if o.quant then
-        local per_row = o.quant == "ct-dynamic"
-        local codes, scales = quantize(w, n, k, per_row)
-        local ct = o.quant:match("^ct")
-        m:put(module .. ".weight", "F8_E4M3", { n, k }, codes)
-        m:put(module .. ".weight_scale", "F32", per_row and { n, 1 } or ct and { 1 } or {}, scales)
-        if not o.quant:match("dynamic") then
-            -- One input has one scale: q, k and v share it, gate and up too.
-            local group = module:match("[qkv]_proj$") or module:match("gate_proj$") or module:match("up_proj$")
-            local scale = 4 / 448
-            if not group then scale = 2 / 448 end
-            if o.split_scales and module:match("[kv]_proj$") then scale = 3 / 448 end
-            if o.split_scales and module:match("up_proj$") then scale = 5 / 448 end
-            m:put(module .. ".input_scale", "F32", ct and { 1 } or {}, { scale })
-        end
-    else
-        m:put(module .. ".weight", o.dtype, { n, k }, w)
+  local o, w = m.options, {}
+  local width = 1 / math.sqrt(k)
+  for i = 1, n * k do w[i] = m.random() * width end
+  if o.quant then
+    local per_row = o.quant == "ct-dynamic"
+    local codes, scales = quantize(w, n, k, per_row)
+    local ct = o.quant:match("^ct")
+    m:put(module .. ".weight", "F8_E4M3", { n, k }, codes)
+    m:put(module .. ".weight_scale", "F32", per_row and { n, 1 } or ct and { 1 } or {}, scales)
+    if not o.quant:match("dynamic") then
+      -- One input has one scale: q, k and v share it, gate and up too.
+      local group = module:match("[qkv]_proj$") or module:match("gate_proj$") or module:match("up_proj$")
+      local scale = 4 / 448
+      if not group then scale = 2 / 448 end
+      if o.split_scales and module:match("[kv]_proj$") then scale = 3 / 448 end
+      if o.split_scales and module:match("up_proj$") then scale = 5 / 448 end
+      m:put(module .. ".input_scale", "F32", ct and { 1 } or {}, { scale })
     end
-    if bias then
-        local b = {}
-        for i = 1, n do b[i] = m.random() * 0.1 end
-        m:put(module .. ".bias", o.dtype, { n }, b)
-    end
+  else
+    m:put(module .. ".weight", o.dtype, { n, k }, w)
+  end
+  if bias then
+    local b = {}
+    for i = 1, n do b[i] = m.random() * 0.1 end
+    m:put(module .. ".bias", o.dtype, { n }, b)
+  end
 end
 
 local function add_norm(m, name, n)
-    local w = {}
-    for i = 1, n do w[i] = 1 + 0.1 * m.random() end
-    m:put(name, m.options.dtype, { n }, w)
+  local w = {}
+  for i = 1, n do w[i] = 1 + 0.1 * m.random() end
+  m:put(name, m.options.dtype, { n }, w)
 end
 
 local function add_embedding(m, name, width)
-    local o, w = m.options, {}
-    for i = 1, o.vocab * o.hidden do w[i] = m.random() * width end
-    m:put(name, o.dtype, { o.vocab, o.hidden }, w)
+  local o, w = m.options, {}
+  for i = 1, o.vocab * o.hidden do w[i] = m.random() * width end
+  m:put(name, o.dtype, { o.vocab, o.hidden }, w)
 end
 
 local function add_tensors(m)
-    local o = m.options
-    local e = o.head_dim
-    add_embedding(m, "model.embed_tokens.weight", o.tied and 1 / math.sqrt(o.hidden) or 1)
-    for i = 0, o.layers - 1 do
-        local layer = "model.layers." .. i .. "."
-        local attn, mlp = layer .. "self_attn.", layer .. "mlp."
-        add_norm(m, layer .. "input_layernorm.weight", o.hidden)
-        add_linear(m, attn .. "q_proj", o.heads * e, o.hidden, o.attention_bias)
-        add_linear(m, attn .. "k_proj", o.kv_heads * e, o.hidden, o.attention_bias)
-        add_linear(m, attn .. "v_proj", o.kv_heads * e, o.hidden, o.attention_bias)
-        add_linear(m, attn .. "o_proj", o.hidden, o.heads * e, o.attention_bias)
-        add_norm(m, layer .. "post_attention_layernorm.weight", o.hidden)
-        add_linear(m, mlp .. "gate_proj", o.ffn, o.hidden, o.mlp_bias)
-        add_linear(m, mlp .. "up_proj", o.ffn, o.hidden, o.mlp_bias)
-        add_linear(m, mlp .. "down_proj", o.hidden, o.ffn, o.mlp_bias)
-        if o.kv_scales then
-            local k, v = "k_scale", "v_scale"
-            if o.quant == "modelopt" then k, v = "k_proj.k_scale", "v_proj.v_scale" end
-            m:put(attn .. k, "F32", {}, { 5 / 448 })
-            m:put(attn .. v, "F32", {}, { 4 / 448 })
-        end
+  local o = m.options
+  local e = o.head_dim
+  add_embedding(m, "model.embed_tokens.weight", o.tied and 1 / math.sqrt(o.hidden) or 1)
+  for i = 0, o.layers - 1 do
+    local layer = "model.layers." .. i .. "."
+    local attn, mlp = layer .. "self_attn.", layer .. "mlp."
+    add_norm(m, layer .. "input_layernorm.weight", o.hidden)
+    add_linear(m, attn .. "q_proj", o.heads * e, o.hidden, o.attention_bias)
+    add_linear(m, attn .. "k_proj", o.kv_heads * e, o.hidden, o.attention_bias)
+    add_linear(m, attn .. "v_proj", o.kv_heads * e, o.hidden, o.attention_bias)
+    add_linear(m, attn .. "o_proj", o.hidden, o.heads * e, o.attention_bias)
+    add_norm(m, layer .. "post_attention_layernorm.weight", o.hidden)
+    add_linear(m, mlp .. "gate_proj", o.ffn, o.hidden, o.mlp_bias)
+    add_linear(m, mlp .. "up_proj", o.ffn, o.hidden, o.mlp_bias)
+    add_linear(m, mlp .. "down_proj", o.hidden, o.ffn, o.mlp_bias)
+    if o.kv_scales then
+      local k, v = "k_scale", "v_scale"
+      if o.quant == "modelopt" then k, v = "k_proj.k_scale", "v_proj.v_scale" end
+      m:put(attn .. k, "F32", {}, { 5 / 448 })
+      m:put(attn .. v, "F32", {}, { 4 / 448 })
     end
-    add_norm(m, "model.norm.weight", o.hidden)
-    if not o.tied then add_embedding(m, "lm_head.weight", 1 / math.sqrt(o.hidden)) end
+  end
+  add_norm(m, "model.norm.weight", o.hidden)
+  if not o.tied then add_embedding(m, "lm_head.weight", 1 / math.sqrt(o.hidden)) end
 end
 
 -- Files --------------------------------------------------------------------------------------
@@ -274,215 +274,215 @@ end
 local torch_dtype = { BF16 = "bfloat16", F16 = "float16", F32 = "float32" }
 
 local function ct_args(strategy, dynamic)
-    return {
-        num_bits = 8, type = "float", symmetric = true, strategy = strategy, dynamic = dynamic,
-        group_size = tiny.null, actorder = tiny.null, block_structure = tiny.null,
-        observer = dynamic and tiny.null or "minmax",
-    }
+  return {
+    num_bits = 8, type = "float", symmetric = true, strategy = strategy, dynamic = dynamic,
+    group_size = tiny.null, actorder = tiny.null, block_structure = tiny.null,
+    observer = dynamic and tiny.null or "minmax",
+  }
 end
 
 local function quantization_config(o)
-    if o.quant == "fp8-static" or o.quant == "fp8-dynamic" then
-        return {
-            quant_method = "fp8", activation_scheme = o.quant:sub(5),
-            ignored_layers = tiny.array({ "lm_head" }),
-            kv_cache_scheme = o.kv_scales and "static" or nil,
-        }
-    end
-    if o.quant == "ct-static" or o.quant == "ct-dynamic" then
-        local static = o.quant == "ct-static"
-        return {
-            quant_method = "compressed-tensors", format = "float-quantized",
-            quantization_status = "compressed", ignore = tiny.array({ "lm_head" }),
-            kv_cache_scheme = o.kv_scales and ct_args("tensor", false) or tiny.null,
-            config_groups = { group_0 = {
-                targets = tiny.array({ "Linear" }),
-                weights = ct_args(static and "tensor" or "channel", false),
-                input_activations = ct_args(static and "tensor" or "token", not static),
-                output_activations = tiny.null,
-            } },
-        }
-    end
+  if o.quant == "fp8-static" or o.quant == "fp8-dynamic" then
+    return {
+      quant_method = "fp8", activation_scheme = o.quant:sub(5),
+      ignored_layers = tiny.array({ "lm_head" }),
+      kv_cache_scheme = o.kv_scales and "static" or nil,
+    }
+  end
+  if o.quant == "ct-static" or o.quant == "ct-dynamic" then
+    local static = o.quant == "ct-static"
+    return {
+      quant_method = "compressed-tensors", format = "float-quantized",
+      quantization_status = "compressed", ignore = tiny.array({ "lm_head" }),
+      kv_cache_scheme = o.kv_scales and ct_args("tensor", false) or tiny.null,
+      config_groups = { group_0 = {
+        targets = tiny.array({ "Linear" }),
+        weights = ct_args(static and "tensor" or "channel", false),
+        input_activations = ct_args(static and "tensor" or "token", not static),
+        output_activations = tiny.null,
+      } },
+    }
+  end
 end
 
 local function make_config(o)
-    local rope
-    if o.rope == "llama3" then
-        rope = {
-            rope_type = "llama3", factor = 8, low_freq_factor = 1, high_freq_factor = 4,
-            original_max_position_embeddings = math.max(1, math.floor(o.context / 8)),
-        }
-    elseif o.rope == "linear" then
-        rope = { rope_type = "linear", factor = 2 }
-    end
-    return {
-        architectures = tiny.array({ "LlamaForCausalLM" }), model_type = "llama",
-        vocab_size = o.vocab, hidden_size = o.hidden, intermediate_size = o.ffn,
-        num_hidden_layers = o.layers, num_attention_heads = o.heads,
-        num_key_value_heads = o.kv_heads, head_dim = o.head_dim, hidden_act = "silu",
-        max_position_embeddings = o.context, rms_norm_eps = 1e-5, rope_theta = o.theta,
-        rope_scaling = rope or tiny.null, tie_word_embeddings = o.tied,
-        attention_bias = o.attention_bias, mlp_bias = o.mlp_bias,
-        bos_token_id = 262, eos_token_id = 263, torch_dtype = torch_dtype[o.dtype],
-        quantization_config = quantization_config(o),
+  local rope
+  if o.rope == "llama3" then
+    rope = {
+      rope_type = "llama3", factor = 8, low_freq_factor = 1, high_freq_factor = 4,
+      original_max_position_embeddings = math.max(1, math.floor(o.context / 8)),
     }
+  elseif o.rope == "linear" then
+    rope = { rope_type = "linear", factor = 2 }
+  end
+  return {
+    architectures = tiny.array({ "LlamaForCausalLM" }), model_type = "llama",
+    vocab_size = o.vocab, hidden_size = o.hidden, intermediate_size = o.ffn,
+    num_hidden_layers = o.layers, num_attention_heads = o.heads,
+    num_key_value_heads = o.kv_heads, head_dim = o.head_dim, hidden_act = "silu",
+    max_position_embeddings = o.context, rms_norm_eps = 1e-5, rope_theta = o.theta,
+    rope_scaling = rope or tiny.null, tie_word_embeddings = o.tied,
+    attention_bias = o.attention_bias, mlp_bias = o.mlp_bias,
+    bos_token_id = 262, eos_token_id = 263, torch_dtype = torch_dtype[o.dtype],
+    quantization_config = quantization_config(o),
+  }
 end
 
 local function utf8(cp)
-    if cp < 0x80 then return string.char(cp) end
-    return string.char(0xc0 + math.floor(cp / 64), 0x80 + cp % 64)
+  if cp < 0x80 then return string.char(cp) end
+  return string.char(0xc0 + math.floor(cp / 64), 0x80 + cp % 64)
 end
 
 -- Byte-level tokenizers write bytes that are no visible Latin-1 letter as U+0100 and up.
 local function byte_letters()
-    local letter, spare = {}, 256
-    for b = 0, 255 do
-        local visible = (b >= 33 and b <= 126) or (b >= 161 and b ~= 173)
-        letter[b] = utf8(visible and b or spare)
-        if not visible then spare = spare + 1 end
-    end
-    return letter
+  local letter, spare = {}, 256
+  for b = 0, 255 do
+    local visible = (b >= 33 and b <= 126) or (b >= 161 and b ~= 173)
+    letter[b] = utf8(visible and b or spare)
+    if not visible then spare = spare + 1 end
+  end
+  return letter
 end
 
 local specials = { "<|begin|>", "<|end|>", "<|role|>", "<|pad|>" }
 
 local chat_template = "{{ bos_token }}{% for message in messages %}<|role|>{{ message['role'] }}\n"
-    .. "{{ message['content'] }}<|end|>\n{% endfor %}"
-    .. "{% if add_generation_prompt %}<|role|>assistant\n{% endif %}"
+  .. "{{ message['content'] }}<|end|>\n{% endfor %}"
+  .. "{% if add_generation_prompt %}<|role|>assistant\n{% endif %}"
 
 local function make_tokenizer()
-    local letter, vocab = byte_letters(), {}
-    for b = 0, 255 do vocab[letter[b]] = b end
-    local space = letter[32]
-    local merges = { { "h", "e" }, { "i", "n" }, { "o", "n" }, { "l", "l" }, { space, "t" }, { space .. "t", "he" } }
-    local lines = {}
-    for i, pair in ipairs(merges) do
-        vocab[pair[1] .. pair[2]] = 255 + i
-        lines[i] = pair[1] .. " " .. pair[2]
-    end
-    local added = {}
-    for i, content in ipairs(specials) do
-        added[i] = {
-            id = 255 + #merges + i, content = content, special = true, normalized = false,
-            single_word = false, lstrip = false, rstrip = false,
-        }
-    end
-    local byte_level = { type = "ByteLevel", add_prefix_space = false, trim_offsets = true, use_regex = true }
-    return {
-        version = "1.0", truncation = tiny.null, padding = tiny.null, added_tokens = added,
-        normalizer = tiny.null, pre_tokenizer = byte_level, post_processor = tiny.null,
-        decoder = byte_level,
-        model = {
-            type = "BPE", dropout = tiny.null, unk_token = tiny.null, fuse_unk = false,
-            continuing_subword_prefix = tiny.null, end_of_word_suffix = tiny.null,
-            byte_fallback = false, ignore_merges = false, vocab = vocab, merges = lines,
-        },
+  local letter, vocab = byte_letters(), {}
+  for b = 0, 255 do vocab[letter[b]] = b end
+  local space = letter[32]
+  local merges = { { "h", "e" }, { "i", "n" }, { "o", "n" }, { "l", "l" }, { space, "t" }, { space .. "t", "he" } }
+  local lines = {}
+  for i, pair in ipairs(merges) do
+    vocab[pair[1] .. pair[2]] = 255 + i
+    lines[i] = pair[1] .. " " .. pair[2]
+  end
+  local added = {}
+  for i, content in ipairs(specials) do
+    added[i] = {
+      id = 255 + #merges + i, content = content, special = true, normalized = false,
+      single_word = false, lstrip = false, rstrip = false,
     }
+  end
+  local byte_level = { type = "ByteLevel", add_prefix_space = false, trim_offsets = true, use_regex = true }
+  return {
+    version = "1.0", truncation = tiny.null, padding = tiny.null, added_tokens = added,
+    normalizer = tiny.null, pre_tokenizer = byte_level, post_processor = tiny.null,
+    decoder = byte_level,
+    model = {
+      type = "BPE", dropout = tiny.null, unk_token = tiny.null, fuse_unk = false,
+      continuing_subword_prefix = tiny.null, end_of_word_suffix = tiny.null,
+      byte_fallback = false, ignore_merges = false, vocab = vocab, merges = lines,
+    },
+  }
 end
 
 local function make_tokenizer_config(o)
-    return {
-        bos_token = specials[1], eos_token = specials[2], pad_token = specials[4],
-        tokenizer_class = "PreTrainedTokenizerFast", clean_up_tokenization_spaces = false,
-        model_max_length = o.context, chat_template = chat_template,
-    }
+  return {
+    bos_token = specials[1], eos_token = specials[2], pad_token = specials[4],
+    tokenizer_class = "PreTrainedTokenizerFast", clean_up_tokenization_spaces = false,
+    model_max_length = o.context, chat_template = chat_template,
+  }
 end
 
 --- A checkpoint in memory: config, generation_config, tokenizer, tokenizer_config,
 --- hf_quant_config (Lua tables, nil: no file), tensors (a list in file order).
 function tiny.build(options)
-    local o = {}
-    for k, v in pairs(defaults) do o[k] = v end
-    for k, v in pairs(options or {}) do o[k] = v end
-    o.head_dim = o.head_dim or o.hidden / o.heads
-    local m = setmetatable({ options = o, tensors = {}, random = generator(o.seed) }, Model)
-    m.config = make_config(o)
-    m.generation_config = {
-        bos_token_id = 262, eos_token_id = tiny.array({ 263 }), do_sample = true,
-        temperature = 0.7, top_p = 0.9,
+  local o = {}
+  for k, v in pairs(defaults) do o[k] = v end
+  for k, v in pairs(options or {}) do o[k] = v end
+  o.head_dim = o.head_dim or o.hidden / o.heads
+  local m = setmetatable({ options = o, tensors = {}, random = generator(o.seed) }, Model)
+  m.config = make_config(o)
+  m.generation_config = {
+    bos_token_id = 262, eos_token_id = tiny.array({ 263 }), do_sample = true,
+    temperature = 0.7, top_p = 0.9,
+  }
+  if o.tokenizer then
+    m.tokenizer = make_tokenizer()
+    m.tokenizer_config = make_tokenizer_config(o)
+  end
+  if o.quant == "modelopt" then
+    m.hf_quant_config = {
+      producer = { name = "modelopt", version = "0.15.1" },
+      quantization = {
+        quant_algo = "FP8", kv_cache_quant_algo = o.kv_scales and "FP8" or tiny.null,
+        exclude_modules = tiny.array({ "lm_head" }),
+      },
     }
-    if o.tokenizer then
-        m.tokenizer = make_tokenizer()
-        m.tokenizer_config = make_tokenizer_config(o)
-    end
-    if o.quant == "modelopt" then
-        m.hf_quant_config = {
-            producer = { name = "modelopt", version = "0.15.1" },
-            quantization = {
-                quant_algo = "FP8", kv_cache_quant_algo = o.kv_scales and "FP8" or tiny.null,
-                exclude_modules = tiny.array({ "lm_head" }),
-            },
-        }
-    end
-    add_tensors(m)
-    return m
+  end
+  add_tensors(m)
+  return m
 end
 
 --- The bytes of a safetensors file.  No sorting and no padding: readers must not count on it.
 function tiny.safetensors(tensors)
-    local header, data, at = { '"__metadata__":{"format":"pt"}' }, {}, 0
-    for i, t in ipairs(tensors) do
-        local entry = { dtype = t.dtype, shape = t.shape, data_offsets = { at, at + #t.data } }
-        header[i + 1] = quote(t.name) .. ":" .. tiny.json(entry)
-        data[i] = t.data
-        at = at + #t.data
-    end
-    local text = "{" .. table.concat(header, ",") .. "}"
-    return little_endian(#text, 8) .. text .. table.concat(data)
+  local header, data, at = { '"__metadata__":{"format":"pt"}' }, {}, 0
+  for i, t in ipairs(tensors) do
+    local entry = { dtype = t.dtype, shape = t.shape, data_offsets = { at, at + #t.data } }
+    header[i + 1] = quote(t.name) .. ":" .. tiny.json(entry)
+    data[i] = t.data
+    at = at + #t.data
+  end
+  local text = "{" .. table.concat(header, ",") .. "}"
+  return little_endian(#text, 8) .. text .. table.concat(data)
 end
 
 function tiny.write_file(path, text)
-    local f = assert(io.open(path, "wb"))
-    assert(f:write(text))
-    assert(f:close())
+  local f = assert(io.open(path, "wb"))
+  assert(f:write(text))
+  assert(f:close())
 end
 
 --- All files into dir, which is made.  dir must not hold a single quote.
 function Model:write(dir)
-    assert(not dir:find("'"), "a quote in the path")
-    os.execute("mkdir -p '" .. dir .. "'")
-    for _, name in ipairs({ "config", "generation_config", "tokenizer", "tokenizer_config", "hf_quant_config" }) do
-        if self[name] then tiny.write_file(dir .. "/" .. name .. ".json", tiny.json(self[name])) end
+  assert(not dir:find("'"), "a quote in the path")
+  os.execute("mkdir -p '" .. dir .. "'")
+  for _, name in ipairs({ "config", "generation_config", "tokenizer", "tokenizer_config", "hf_quant_config" }) do
+    if self[name] then tiny.write_file(dir .. "/" .. name .. ".json", tiny.json(self[name])) end
+  end
+  local shards = self.options.shards
+  if shards == 1 then
+    tiny.write_file(dir .. "/model.safetensors", tiny.safetensors(self.tensors))
+    return
+  end
+  local map, total = {}, 0
+  for s = 1, shards do
+    local name = string.format("model-%05d-of-%05d.safetensors", s, shards)
+    local part = {}
+    local from = math.floor((s - 1) * #self.tensors / shards) + 1
+    for i = from, math.floor(s * #self.tensors / shards) do
+      part[#part + 1] = self.tensors[i]
+      map[self.tensors[i].name] = name
+      total = total + #self.tensors[i].data
     end
-    local shards = self.options.shards
-    if shards == 1 then
-        tiny.write_file(dir .. "/model.safetensors", tiny.safetensors(self.tensors))
-        return
-    end
-    local map, total = {}, 0
-    for s = 1, shards do
-        local name = string.format("model-%05d-of-%05d.safetensors", s, shards)
-        local part = {}
-        local from = math.floor((s - 1) * #self.tensors / shards) + 1
-        for i = from, math.floor(s * #self.tensors / shards) do
-            part[#part + 1] = self.tensors[i]
-            map[self.tensors[i].name] = name
-            total = total + #self.tensors[i].data
-        end
-        tiny.write_file(dir .. "/" .. name, tiny.safetensors(part))
-    end
-    local index = { metadata = { total_size = total }, weight_map = map }
-    tiny.write_file(dir .. "/model.safetensors.index.json", tiny.json(index))
+    tiny.write_file(dir .. "/" .. name, tiny.safetensors(part))
+  end
+  local index = { metadata = { total_size = total }, weight_map = map }
+  tiny.write_file(dir .. "/model.safetensors.index.json", tiny.json(index))
 end
 
 function tiny.write(dir, options)
-    local m = tiny.build(options)
-    m:write(dir)
-    return m
+  local m = tiny.build(options)
+  m:write(dir)
+  return m
 end
 
 local function main(args)
-    local options = {}
-    for i = 2, #args do
-        local k, v = args[i]:match("^([%w_]+)=(.*)$")
-        if not k then error("need key=value, got " .. args[i], 0) end
-        if v == "true" or v == "false" then
-            options[k] = v == "true"
-        else
-            options[k] = tonumber(v) or v
-        end
+  local options = {}
+  for i = 2, #args do
+    local k, v = args[i]:match("^([%w_]+)=(.*)$")
+    if not k then error("need key=value, got " .. args[i], 0) end
+    if v == "true" or v == "false" then
+      options[k] = v == "true"
+    else
+      options[k] = tonumber(v) or v
     end
-    tiny.write(args[1], options)
+  end
+  tiny.write(args[1], options)
 end
 
 if arg and arg[0] and arg[0]:match("tiny_model%.lua$") and arg[1] then main(arg) end
