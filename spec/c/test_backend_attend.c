@@ -291,14 +291,14 @@ static void test_refusals(void) {
 }
 
 int main(void) {
-    static const char *const all[] = {"scalar", "avx2", "avx512"};
+    static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
     static const attend_case split_cases[] = {
         {3, 1, 20, 48, 700, BF16, BF16},
         {4, 2, 16, 16, 600, BF16, E4M3},
         {2, 2, 24, 32, 530, F16, F16},
     };
     if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         fl_backend *be = NULL;
         fl_err err;
         isa = all[i];

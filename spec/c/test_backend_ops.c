@@ -545,10 +545,10 @@ static void test_refusals(void) {
 }
 
 int main(void) {
-    static const char *const all[] = {"scalar", "avx2", "avx512"};
+    static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
     if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
     test_refusals();
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         fl_backend *be = NULL;
         fl_err err;
         isa = all[i];

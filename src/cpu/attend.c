@@ -127,6 +127,7 @@ static void score_chunk(const attend_job *j, const item *it, struct cpu_attend_s
                      .groups = j->k_groups,
                      .w_dtype = kv->shape.dtype,
                      .x_dtype = j->x_dtype,
+                     .w_nan = true,
                      .x = (uint8_t *)s->query + v0 * ld * fl_dtype_bytes(j->x_dtype),
                      .ldx = ld,
                      .m = it->n - v0,

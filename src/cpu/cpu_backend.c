@@ -9,6 +9,7 @@ static void cpu_close(fl_backend *be) {
     if (!be) return;
     cpu_attend_close(be);
     fl_unmap_pages(be->panel, (size_t)be->panel_bytes);
+    fl_unmap_pages(be->expanded, (size_t)be->expanded_bytes);
     fl_team_free(be->team);
     fl_free(be);
 }
@@ -36,7 +37,7 @@ static void cpu_info(fl_backend *be, fl_backend_info *out) {
     char line[128];
     int threads = fl_team_size(be->team);
     *out = (fl_backend_info){0};
-    snprintf(out->name, sizeof(out->name), "CPU %s, %d thread%s", be->isa->label, threads,
+    snprintf(out->name, sizeof(out->name), "CPU %s, %d thread%s", be->isa->name, threads,
              threads == 1 ? "" : "s");
     FILE *f = fopen("/proc/meminfo", "re");
     while (f && fgets(line, sizeof(line), f)) {

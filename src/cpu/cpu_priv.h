@@ -48,6 +48,8 @@ typedef struct cpu_dot {
     const uint8_t *w; /* n_tiles tiles of `groups` groups, one after the other */
     int64_t n_tiles, groups;
     fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot              */
+    bool expanded;             /* w was made by `expand`                               */
+    bool w_nan;                /* E4M3 tiles may hold NaN (weights do not: pack.c)     */
     const void *x;             /* [m, 4*groups]                                        */
     int64_t ldx, m;            /* elements from row to row; rows                       */
     float *y;
@@ -76,9 +78,12 @@ typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent        
 
 /* One instruction set.  Chosen once, in open. */
 typedef struct cpu_isa {
-    const char *name, *label; /* "avx512"; what info() shows                             */
-    bool bf16_dot;            /* dot takes BF16 x with E4M3 and BF16 tiles               */
+    const char *name; /* "avx512"                                                     */
+    bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
     void (*dot)(const cpu_dot *d);
+    /* E4M3 tiles to BF16 tiles for `dot` with `expanded` set: the same sums, bit for bit, and
+     * faster when many rows follow.  NULL: not faster. */
+    void (*expand)(uint8_t *dst, const uint8_t *src, int64_t groups);
     void (*mix)(const cpu_mix *x);
     /* s[i] = exp(s[i]*factor - max), max over i < n of s[i]*factor; zeros up to the next
      * multiple of 16.  Returns the sum. */
@@ -95,7 +100,7 @@ typedef struct cpu_isa {
     void (*affine)(float *y, float s, const float *w_scale, const float *bias, int64_t n);
 } cpu_isa;
 
-extern const cpu_isa cpu_isa_scalar, cpu_isa_avx2, cpu_isa_avx512;
+extern const cpu_isa cpu_isa_scalar, cpu_isa_avx2, cpu_isa_avx512, cpu_isa_avx512_bf16;
 
 /* NULL name: best this machine can run.  FL_E_ARG: unknown name; FL_E_UNSUPPORTED: the
  * processor or the operating system lacks it. */
@@ -108,6 +113,8 @@ struct fl_backend {
     /* linear: the activations of up to CPU_PANEL_ROWS rows in the form `dot` wants */
     uint8_t *panel;
     int64_t panel_rows, panel_bytes;
+    uint8_t *expanded;      /* one stretch per team member: E4M3 tiles as BF16             */
+    int64_t expanded_bytes; /* of all stretches                                           */
     /* attend */
     struct cpu_attend_scratch *scratch; /* one per team member                           */
     int64_t *block_start;               /* [max_rows + 1]                                */

@@ -5,8 +5,8 @@
 #include "cpu/simd_avx512.h"
 
 enum {
-    DOT_ROWS = 12,   /* 24 accumulators, 2 weights, 5 constants: 31 registers           */
-    COLUMN_ROWS = 8, /* f32 form: 16 accumulators, 4 weights                            */
+    DOT_ROWS = 12, /* 24 accumulators, up to 4 columns: nearly all 32 registers */
+    E4M3_ROWS = 8, /* E4M3 to f32 needs four tables as well */
     PREFETCH_BYTES = 4096,
 };
 
@@ -104,7 +104,7 @@ INLINE void dot_rows(const cpu_dot *d, int64_t row, const int rows, fl_dtype t, 
         break;
 
 INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs) {
-    const int64_t most = pairs ? DOT_ROWS : COLUMN_ROWS;
+    const int64_t most = pairs || t != FL_DTYPE_E4M3 ? DOT_ROWS : E4M3_ROWS;
     for (int64_t row = 0, n; row < d->m; row += n) {
         n = fl_min_i64(most, d->m - row);
         switch (n) {
@@ -117,7 +117,7 @@ INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs) {
             ROWS_CASE(7)
             ROWS_CASE(8)
         }
-        if (!pairs) continue;
+        if (most == E4M3_ROWS) continue;
         switch (n) {
             ROWS_CASE(9)
             ROWS_CASE(10)
@@ -139,5 +139,15 @@ void cpu_dot_avx512(const cpu_dot *d) {
         dot_form(d, FL_DTYPE_BF16, false);
     } else {
         dot_form(d, FL_DTYPE_F16, false);
+    }
+}
+
+void cpu_expand_avx512(uint8_t *dst, const uint8_t *src, int64_t groups) {
+    const e4m3_lut lut = load_lut();
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i pair[2];
+        load_pairs(pair, src + g * 64, FL_DTYPE_E4M3, &lut);
+        _mm512_storeu_si512(dst + g * 128, pair[0]);
+        _mm512_storeu_si512(dst + g * 128 + 64, pair[1]);
     }
 }

@@ -107,10 +107,6 @@ static void to_f32(float *dst, const void *src, fl_dtype t, int64_t n) {
     for (int64_t i = 0; i < n; i++) dst[i] = load(src, t, i);
 }
 
-static void to_bf16(uint16_t *dst, const void *src, fl_dtype t, int64_t n) {
-    for (int64_t i = 0; i < n; i++) dst[i] = fl_f32_to_bf16(load(src, t, i));
-}
-
 static void from_f32(void *dst, fl_dtype t, const float *src, int64_t n) {
     for (int64_t i = 0; i < n; i++) store(dst, t, i, src[i]);
 }
@@ -169,12 +165,10 @@ static void affine(float *y, float s, const float *w_scale, const float *bias, i
 
 const cpu_isa cpu_isa_scalar = {
     .name = "scalar",
-    .label = "scalar",
     .dot = dot,
     .mix = mix,
     .softmax = softmax,
     .to_f32 = to_f32,
-    .to_bf16 = to_bf16,
     .from_f32 = from_f32,
     .quantize = quantize,
     .absmax = absmax,

@@ -6,9 +6,11 @@
 #include "util/mem.h"
 
 enum {
-    ROWS = 24,               /* rows and tiles of one kernel call: the result stays in L1,  */
-    TILES = 8,               /* the weights in L2 while the rows pass                       */
-    STREAM_BYTES = 256 << 10 /* weights taken at a time by a member when rows are few        */
+    ROWS = 24,                /* rows and tiles of one kernel call: the result stays in L1,  */
+    TILES = 8,                /* the weights in L2 while the rows pass                       */
+    STREAM_BYTES = 256 << 10, /* weights taken at a time by a member when rows are few       */
+    EXPAND_ROWS = 16,         /* from so many rows on, E4M3 tiles are decoded only once:     */
+    EXPAND_BYTES = 512 << 10, /* so much of them at a time, to stay in L2                    */
 };
 
 typedef struct linear_job {
@@ -19,22 +21,36 @@ typedef struct linear_job {
     fl_dtype panel_dtype;
     int64_t row, rows; /* of the current panel */
     int64_t grain;     /* tiles */
+    bool expand;
     atomic_llong next;
 } linear_job;
 
+static int64_t expanded_tile_bytes(const cpu_packed *p) {
+    return p->groups * cpu_group_bytes(FL_DTYPE_BF16);
+}
+
+/* Replace the mapping *at of *have bytes by one of `need`, unless it is large enough. */
+static bool grow(uint8_t **at, int64_t *have, int64_t need) {
+    if (need <= *have) return true;
+    uint8_t *p = fl_map_pages((size_t)need);
+    if (!p) return false;
+    fl_unmap_pages(*at, (size_t)*have);
+    *at = p;
+    *have = need;
+    return true;
+}
+
 int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     const cpu_packed *p = lin->packed;
-    int64_t rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
-    int64_t bytes = rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
-    if (bytes <= be->panel_bytes) return FL_OK;
-    uint8_t *panel = fl_map_pages((size_t)bytes);
-    if (!panel)
-        return fl_fail(err, FL_E_NOMEM, "linear: %lld bytes for %lld rows of activations",
-                       (long long)bytes, (long long)rows);
-    fl_unmap_pages(be->panel, (size_t)be->panel_bytes);
-    be->panel = panel;
-    be->panel_bytes = bytes;
-    be->panel_rows = rows;
+    be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
+    int64_t panel = be->panel_rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
+    int64_t stretch = fl_max_i64(expanded_tile_bytes(p), EXPAND_BYTES), expanded = 0;
+    if (be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && be->panel_rows >= EXPAND_ROWS)
+        expanded = stretch * fl_team_size(be->team);
+    if (!grow(&be->panel, &be->panel_bytes, panel) ||
+        !grow(&be->expanded, &be->expanded_bytes, expanded))
+        return fl_fail(err, FL_E_NOMEM, "linear: workspace of %lld bytes for %lld rows",
+                       (long long)(panel + expanded), (long long)be->panel_rows);
     return FL_OK;
 }
 
@@ -64,26 +80,46 @@ static void finish_row(const linear_job *j, int64_t row, int64_t n0, int64_t n, 
     isa->from_f32((uint8_t *)cpu_row(out, row) + n0 * fl_dtype_bytes(out->dtype), out->dtype, y, n);
 }
 
-static void run_tiles(const linear_job *j, int64_t begin, int64_t end) {
+/* Tiles [tile, tile + tiles) for all rows; w: where they are, in which type. */
+static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uint8_t *w,
+                     fl_dtype w_dtype) {
     const cpu_packed *p = j->lin->packed;
     int64_t ld = p->groups * CPU_GROUP, x_bytes = fl_dtype_bytes(j->panel_dtype);
+    int64_t n0 = tile * CPU_TILE, n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
     _Alignas(64) float y[ROWS * TILES * CPU_TILE];
-    for (int64_t tile = begin; tile < end; tile += TILES) {
-        int64_t tiles = fl_min_i64(TILES, end - tile), n0 = tile * CPU_TILE;
-        int64_t n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
-        for (int64_t r = 0; r < j->rows; r += ROWS) {
-            cpu_dot d = {.w = p->tile + tile * p->groups * cpu_group_bytes(j->lin->dtype),
-                         .n_tiles = tiles,
-                         .groups = p->groups,
-                         .w_dtype = j->lin->dtype,
-                         .x_dtype = j->panel_dtype,
-                         .x = j->be->panel + r * ld * x_bytes,
-                         .ldx = ld,
-                         .m = fl_min_i64(ROWS, j->rows - r),
-                         .y = y,
-                         .ldy = TILES * CPU_TILE};
-            j->be->isa->dot(&d);
-            for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
+    for (int64_t r = 0; r < j->rows; r += ROWS) {
+        cpu_dot d = {.w = w,
+                     .n_tiles = tiles,
+                     .groups = p->groups,
+                     .w_dtype = w_dtype,
+                     .x_dtype = j->panel_dtype,
+                     .expanded = w_dtype != j->lin->dtype,
+                     .x = j->be->panel + r * ld * x_bytes,
+                     .ldx = ld,
+                     .m = fl_min_i64(ROWS, j->rows - r),
+                     .y = y,
+                     .ldy = TILES * CPU_TILE};
+        j->be->isa->dot(&d);
+        for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
+    }
+}
+
+static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
+    const cpu_packed *p = j->lin->packed;
+    int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype), most = TILES;
+    uint8_t *stretch = NULL;
+    if (j->expand) {
+        most = fl_max_i64(fl_min_i64(TILES, EXPAND_BYTES / expanded_tile_bytes(p)), 1);
+        stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
+    }
+    for (int64_t tile = begin; tile < end; tile += most) {
+        int64_t tiles = fl_min_i64(most, end - tile);
+        const uint8_t *w = p->tile + tile * tile_bytes;
+        if (j->expand) {
+            j->be->isa->expand(stretch, w, tiles * p->groups);
+            run_rows(j, tile, tiles, stretch, FL_DTYPE_BF16);
+        } else {
+            run_rows(j, tile, tiles, w, j->lin->dtype);
         }
     }
 }
@@ -96,7 +132,7 @@ static void linear_member(void *arg, int member, int members) {
     for (;;) {
         int64_t begin = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
         if (begin >= p->n_tiles) return;
-        run_tiles(j, begin, fl_min_i64(begin + j->grain, p->n_tiles));
+        run_tiles(j, begin, fl_min_i64(begin + j->grain, p->n_tiles), member);
     }
 }
 
@@ -133,6 +169,7 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
     for (; j.row < rows; j.row += be->panel_rows) {
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
         j.grain = choose_grain(&j);
+        j.expand = be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && j.rows >= EXPAND_ROWS;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);
     }

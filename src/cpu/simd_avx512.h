@@ -6,9 +6,10 @@
 
 #include "cpu/cpu_priv.h"
 
-void cpu_dot_avx512(const cpu_dot *d);                                   /* gemm */
-void cpu_mix_avx512(const cpu_mix *x);                                   /* attend */
-float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* attend */
+void cpu_dot_avx512(const cpu_dot *d);                                    /* gemm */
+void cpu_expand_avx512(uint8_t *dst, const uint8_t *src, int64_t groups); /* gemm */
+void cpu_mix_avx512(const cpu_mix *x);                                    /* attend */
+float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max);  /* attend */
 
 /* The kernels are templates: number of rows and types are constants after inlining. */
 #define INLINE static inline __attribute__((always_inline))

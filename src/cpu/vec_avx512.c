@@ -162,19 +162,10 @@ static void affine(float *y, float s, const float *w_scale, const float *bias, i
     }
 }
 
-const cpu_isa cpu_isa_avx512 = {
-    .name = "avx512",
-    .label = "avx512 (bf16 dot)",
-    .bf16_dot = true,
-    .dot = cpu_dot_avx512,
-    .mix = cpu_mix_avx512,
-    .softmax = cpu_softmax_avx512,
-    .to_f32 = to_f32,
-    .to_bf16 = to_bf16,
-    .from_f32 = from_f32,
-    .quantize = quantize,
-    .absmax = absmax,
-    .norm = norm,
-    .silu_mul = silu_mul,
-    .affine = affine,
-};
+#define SHARED                                                                                     \
+    .dot = cpu_dot_avx512, .expand = cpu_expand_avx512, .mix = cpu_mix_avx512,                     \
+    .softmax = cpu_softmax_avx512, .to_f32 = to_f32, .to_bf16 = to_bf16, .from_f32 = from_f32,     \
+    .quantize = quantize, .absmax = absmax, .norm = norm, .silu_mul = silu_mul, .affine = affine
+
+const cpu_isa cpu_isa_avx512 = {.name = "avx512", SHARED};
+const cpu_isa cpu_isa_avx512_bf16 = {.name = "avx512_bf16", .bf16_dot = true, SHARED};
