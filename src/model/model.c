@@ -6,6 +6,7 @@
 #include "formats/linear_source.h"
 #include "model/model_priv.h"
 #include "model/rope.h"
+#include "model/step.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/mem.h"
@@ -129,10 +130,10 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
     fl_scratch_shape shape = {.config = c,
                               .act_dtype = m->weights.act_dtype,
                               .max_rows = rows,
-                              .max_seqs = 1,
                               .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
                               .head_rows = head_rows(m)};
-    return fl_scratch_init(&m->scratch, &shape, m->ops, m->be, err);
+    if ((rc = fl_scratch_init(&m->scratch, &shape, m->ops, m->be, err))) return rc;
+    return fl_step_reserve_seqs(m, 1, err);
 }
 
 int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err) {
@@ -167,6 +168,7 @@ void fl_model_unref(fl_model *m) {
     if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) return;
     if (m->be) {
         fl_weights_free(&m->weights);
+        fl_step_buffers_free(m);
         m->ops->mem_free(m->be, m->scratch.block);
         m->ops->mem_free(m->be, m->cos_sin.data);
         m->ops->mem_free(m->be, m->kv_data);

@@ -10,6 +10,15 @@
 #include "model/scratch.h"
 #include "model/weights.h"
 
+typedef struct fl_step_buffers { /* of step.c: the integers of a batch, and its logits */
+    int64_t max_seqs;
+    int32_t *host;
+    void *device;
+    float *logits; /* [FL_LOGIT_ROWS, head rows] */
+} fl_step_buffers;
+
+void fl_step_buffers_free(fl_model *m);
+
 struct fl_model {
     atomic_int refs;
     char *dir;
@@ -21,6 +30,7 @@ struct fl_model {
     fl_backend *be;
     fl_weights weights;
     fl_scratch scratch;
+    fl_step_buffers step;
     fl_tensor cos_sin; /* [context,E] f32 */
     fl_kv_layer *kv;   /* [n_layers] */
     void *kv_data;     /* one allocation, layer after layer */

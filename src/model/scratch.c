@@ -39,15 +39,9 @@ static void lay_out(fl_scratch *out, const fl_scratch_shape *s, cursor *c) {
     out->ffn = take_act(c, s->act_dtype, t, g->ffn_size);
     out->head_in = take_act(c, s->act_dtype, FL_LOGIT_ROWS, d);
     out->logits = take(c, FL_DTYPE_F32, FL_LOGIT_ROWS, s->head_rows);
-    out->ids = take_1d(c, FL_DTYPE_I32, t);
-    out->pos = take_1d(c, FL_DTYPE_I32, t);
-    out->slot = take_1d(c, FL_DTYPE_I32, t);
-    out->row_start = take_1d(c, FL_DTYPE_I32, s->max_seqs + 1);
-    out->pages = take(c, FL_DTYPE_I32, s->max_seqs, s->max_pages);
     out->rows = take_1d(c, FL_DTYPE_I32, FL_LOGIT_ROWS);
     out->bytes = c->used;
     out->max_rows = s->max_rows;
-    out->max_seqs = s->max_seqs;
     out->max_pages = s->max_pages;
 }
 

@@ -10,26 +10,23 @@ enum { FL_LOGIT_ROWS = 32 }; /* rows of logits computed at once */
 typedef struct fl_scratch {
     void *block;
     uint64_t bytes;
-    int64_t max_rows, max_seqs, max_pages;
-    fl_tensor residual;       /* [T,D]                                       */
-    fl_tensor delta;          /* [T,D] output of o and down                  */
-    fl_act normed;            /* [T,D] input of qkv, gate_up                 */
-    fl_tensor qkv;            /* [T,(H+2G)*E]                                */
-    fl_act attended;          /* [T,H*E] input of o                          */
-    fl_tensor gate_up;        /* [T,2F]                                      */
-    fl_act ffn;               /* [T,F] input of down                         */
-    fl_act head_in;           /* [FL_LOGIT_ROWS,D] gathered rows             */
-    fl_tensor logits;         /* [FL_LOGIT_ROWS,V] f32                       */
-    fl_tensor ids, pos, slot; /* [T] i32                                */
-    fl_tensor row_start;      /* [S+1] i32                                   */
-    fl_tensor pages;          /* [S,max_pages] i32                           */
-    fl_tensor rows;           /* [FL_LOGIT_ROWS] i32                         */
+    int64_t max_rows, max_pages;
+    fl_tensor residual; /* [T,D]                                       */
+    fl_tensor delta;    /* [T,D] output of o and down                  */
+    fl_act normed;      /* [T,D] input of qkv, gate_up                 */
+    fl_tensor qkv;      /* [T,(H+2G)*E]                                */
+    fl_act attended;    /* [T,H*E] input of o                          */
+    fl_tensor gate_up;  /* [T,2F]                                      */
+    fl_act ffn;         /* [T,F] input of down                         */
+    fl_act head_in;     /* [FL_LOGIT_ROWS,D] gathered rows             */
+    fl_tensor logits;   /* [FL_LOGIT_ROWS,V] f32                       */
+    fl_tensor rows;     /* [FL_LOGIT_ROWS] i32                         */
 } fl_scratch;
 
 typedef struct fl_scratch_shape {
     const fl_config *config;
     fl_dtype act_dtype;
-    int64_t max_rows, max_seqs, max_pages;
+    int64_t max_rows, max_pages;
     int64_t head_rows; /* N of the head: >= vocab_size */
 } fl_scratch_shape;
 

@@ -3,21 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "model/forward.h"
+#include "model/sequence_priv.h"
+#include "model/step.h"
 #include "util/mem.h"
 #include "util/num.h"
-
-struct fl_sequence {
-    atomic_int refs;
-    fl_model *model;
-    int32_t *ids;   /* [model context] */
-    int32_t *pages; /* [pages of the context] page table */
-    float *logits;  /* [V] */
-    int32_t *step;  /* [max_rows,3] host copy of ids, pos, slot of a step */
-    int64_t length, n_pages, prompt_length;
-    int64_t logits_at; /* the length `logits` belongs to; 0: none */
-    bool closed;
-};
 
 int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err) {
     fl_sequence *s = fl_alloc(sizeof(*s));
@@ -26,9 +15,7 @@ int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err) {
     s->model = fl_model_ref(m);
     s->ids = fl_alloc_array((size_t)m->context, sizeof(*s->ids));
     s->pages = fl_alloc_array((size_t)m->scratch.max_pages, sizeof(*s->pages));
-    s->logits = fl_alloc_array((size_t)m->config.vocab_size, sizeof(*s->logits));
-    s->step = fl_alloc_array((size_t)m->scratch.max_rows * 3, sizeof(*s->step));
-    if (!s->ids || !s->pages || !s->logits || !s->step) {
+    if (!s->ids || !s->pages) {
         fl_sequence_unref(s);
         return fl_fail(err, FL_E_NOMEM, "sequence of %lld tokens", (long long)m->context);
     }
@@ -41,17 +28,22 @@ fl_sequence *fl_sequence_ref(fl_sequence *s) {
     return s;
 }
 
-/* Give back the pages beyond those that n tokens need. */
-static void drop_pages(fl_sequence *s, int64_t n) {
-    int64_t keep = fl_div_up(n, FL_KV_PAGE_TOKENS);
+void fl_sequence_drop_pages(fl_sequence *s, int64_t keep) {
     while (s->n_pages > keep) fl_kv_page_unref(&s->model->pool, s->pages[--s->n_pages]);
+}
+
+/* Keep the first n tokens. */
+static void truncate_to(fl_sequence *s, int64_t n) {
+    pthread_mutex_lock(&s->model->lock);
+    s->length = n;
+    s->prompt_length = fl_min_i64(s->prompt_length, n);
+    fl_sequence_drop_pages(s, fl_div_up(n, FL_KV_PAGE_TOKENS));
+    pthread_mutex_unlock(&s->model->lock);
 }
 
 void fl_sequence_close(fl_sequence *s) {
     if (s->closed) return;
-    pthread_mutex_lock(&s->model->lock);
-    drop_pages(s, 0);
-    pthread_mutex_unlock(&s->model->lock);
+    truncate_to(s, 0);
     s->closed = true;
 }
 
@@ -62,8 +54,17 @@ void fl_sequence_unref(fl_sequence *s) {
     fl_free(s->ids);
     fl_free(s->pages);
     fl_free(s->logits);
-    fl_free(s->step);
     fl_free(s);
+}
+
+static size_t logits_bytes(const fl_sequence *s) {
+    return (size_t)s->model->config.vocab_size * sizeof(*s->logits);
+}
+
+static int need_logits(fl_sequence *s, fl_err *err) {
+    if (!s->logits && !(s->logits = fl_alloc(logits_bytes(s))))
+        return fl_fail(err, FL_E_NOMEM, "sequence: %zu bytes of logits", logits_bytes(s));
+    return FL_OK;
 }
 
 static int check_open(const fl_sequence *s, fl_err *err) {
@@ -76,7 +77,13 @@ int fl_sequence_fork(fl_sequence **out, fl_sequence *s, fl_err *err) {
     if (rc || (rc = fl_sequence_new(&f, s->model, err))) return rc;
     memcpy(f->ids, s->ids, (size_t)s->length * sizeof(*f->ids));
     memcpy(f->pages, s->pages, (size_t)s->n_pages * sizeof(*f->pages));
-    memcpy(f->logits, s->logits, (size_t)s->model->config.vocab_size * sizeof(*f->logits));
+    if (s->logits) {
+        if ((rc = need_logits(f, err))) {
+            fl_sequence_unref(f);
+            return rc;
+        }
+        memcpy(f->logits, s->logits, logits_bytes(s));
+    }
     f->length = s->length;
     f->n_pages = s->n_pages;
     f->prompt_length = s->prompt_length;
@@ -94,11 +101,7 @@ int fl_sequence_rewind(fl_sequence *s, int64_t n, fl_err *err) {
     if (n < 0 || n > s->length)
         return fl_fail(err, FL_E_ARG, "rewind: %lld, need 0 to %lld", (long long)n,
                        (long long)s->length);
-    pthread_mutex_lock(&s->model->lock);
-    drop_pages(s, n);
-    pthread_mutex_unlock(&s->model->lock);
-    s->length = n;
-    s->prompt_length = fl_min_i64(s->prompt_length, n);
+    truncate_to(s, n);
     return FL_OK;
 }
 
@@ -116,9 +119,8 @@ fl_model *fl_sequence_model(const fl_sequence *s) {
 }
 
 /* The page that is written next must be this sequence's alone: copy it when shared. */
-static int own_last_page(fl_sequence *s, int64_t begin, fl_err *err) {
+static int own_page(fl_sequence *s, int64_t i, fl_err *err) {
     fl_model *m = s->model;
-    int64_t i = begin / FL_KV_PAGE_TOKENS;
     if (i >= s->n_pages || m->pool.refs[s->pages[i]] == 1) return FL_OK;
     int32_t old = s->pages[i], copy = fl_kv_page_alloc(&m->pool);
     if (copy < 0)
@@ -137,11 +139,10 @@ static int own_last_page(fl_sequence *s, int64_t begin, fl_err *err) {
     return FL_OK;
 }
 
-/* Pages for positions [begin, end). */
-static int reserve(fl_sequence *s, int64_t begin, int64_t end, fl_err *err) {
-    int rc = own_last_page(s, begin, err);
+int fl_sequence_reserve(fl_sequence *s, int64_t n, fl_err *err) {
+    int rc = own_page(s, s->length / FL_KV_PAGE_TOKENS, err);
     if (rc) return rc;
-    while (s->n_pages < fl_div_up(end, FL_KV_PAGE_TOKENS)) {
+    while (s->n_pages < fl_div_up(s->length + n, FL_KV_PAGE_TOKENS)) {
         int32_t page = fl_kv_page_alloc(&s->model->pool);
         if (page < 0)
             return fl_fail(err, FL_E_LIMIT, "kv: %lld pages of %d tokens are all in use",
@@ -151,160 +152,123 @@ static int reserve(fl_sequence *s, int64_t begin, int64_t end, fl_err *err) {
     return FL_OK;
 }
 
-/* Rows [begin, begin+n) of s->ids as one step; the caller holds the lock. */
-static int run_step(fl_sequence *s, int64_t begin, int64_t n, fl_batch *b, fl_err *err) {
-    fl_model *m = s->model;
-    fl_scratch *c = &m->scratch;
-    int32_t *pos = s->step + n, *slot = s->step + 2 * n, row_start[2] = {0, (int32_t)n};
-    int rc = reserve(s, begin, begin + n, err);
-    if (rc) return rc;
-    memcpy(s->step, s->ids + begin, (size_t)n * sizeof(*s->step));
-    for (int64_t i = 0; i < n; i++) {
-        int64_t p = begin + i;
-        pos[i] = (int32_t)p;
-        slot[i] =
-            s->pages[p / FL_KV_PAGE_TOKENS] * FL_KV_PAGE_TOKENS + (int32_t)(p % FL_KV_PAGE_TOKENS);
-    }
-    *b = (fl_batch){.n_rows = n,
-                    .n_seqs = 1,
-                    .max_pages = c->max_pages,
-                    .ids = fl_rows(c->ids, n),
-                    .pos = fl_rows(c->pos, n),
-                    .slot = fl_rows(c->slot, n),
-                    .row_start = fl_rows(c->row_start, 2),
-                    .pages = fl_rows(c->pages, 1)};
-    fl_tensor table = fl_tensor_1d(c->pages.data, FL_DTYPE_I32, s->n_pages);
-    if ((rc = m->ops->write(m->be, &b->ids, s->step, err))) return rc;
-    if ((rc = m->ops->write(m->be, &b->pos, pos, err))) return rc;
-    if ((rc = m->ops->write(m->be, &b->slot, slot, err))) return rc;
-    if ((rc = m->ops->write(m->be, &b->row_start, row_start, err))) return rc;
-    if ((rc = m->ops->write(m->be, &table, s->pages, err))) return rc;
-    return fl_forward_layers(m, b, err);
+void fl_sequence_extend(fl_sequence *s, const int32_t *ids, int64_t n) {
+    memcpy(s->ids + s->length, ids, (size_t)n * sizeof(*ids));
+    if (!s->length) s->prompt_length = n;
+    s->length += n;
 }
 
-static int check_feed(const fl_sequence *s, const int32_t *ids, int64_t n, fl_err *err) {
-    const fl_model *m = s->model;
-    int rc = check_open(s, err);
-    if (rc) return rc;
-    if (n < 1) return fl_fail(err, FL_E_ARG, "feed: no tokens");
-    if (n > m->context - s->length)
-        return fl_fail(err, FL_E_LIMIT, "feed: %lld tokens after %lld, context is %lld",
-                       (long long)n, (long long)s->length, (long long)m->context);
-    for (int64_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= m->config.vocab_size)
-            return fl_fail(err, FL_E_ARG, "feed: token id %d at %lld, vocabulary has %lld", ids[i],
-                           (long long)i, (long long)m->config.vocab_size);
-    }
-    return FL_OK;
+/* What happens to the logits of the rows from first_row on, counted over all n of a feed. */
+typedef struct feed_rows {
+    fl_row_fn on_row;
+    void *ctx;
+    int64_t first_row;
+} feed_rows;
+
+typedef struct shifted {
+    const feed_rows *rows;
+    int64_t by;
+} shifted;
+
+static void pass_on(void *ctx, int64_t i, const float *logits) {
+    const shifted *s = ctx;
+    s->rows->on_row(s->rows->ctx, i + s->by, logits);
 }
 
-/* Logits of one row into s->logits (the last FL_LOGIT_ROWS may be wider than V). */
-static int read_logits(fl_sequence *s, const fl_batch *b, int32_t row, fl_err *err) {
-    fl_model *m = s->model;
-    int rc = fl_forward_head(m, b, &row, 1, err);
-    if (rc) return rc;
-    fl_tensor v = fl_tensor_1d(m->scratch.logits.data, FL_DTYPE_F32, m->config.vocab_size);
-    return m->ops->read(m->be, s->logits, &v, err);
-}
-
-/* What a step leaves besides the cache; called with the lock held. */
-typedef int (*step_reader)(fl_sequence *s, const fl_batch *b, int64_t begin, void *ctx,
-                           fl_err *err);
-
-static int advance(fl_sequence *s, const int32_t *ids, int64_t n, step_reader reader, void *ctx,
+/* Append n ids in steps of at most max_rows. */
+static int advance(fl_sequence *s, const int32_t *ids, int64_t n, const feed_rows *rows,
                    fl_err *err) {
-    fl_model *m = s->model;
-    const int64_t start = s->length;
-    int rc = check_feed(s, ids, n, err);
-    if (rc) return rc;
-    memcpy(s->ids + start, ids, (size_t)n * sizeof(*ids));
-    for (int64_t done = 0; done < n && !rc;) {
-        fl_batch b;
-        int64_t rows = fl_min_i64(n - done, m->scratch.max_rows);
-        pthread_mutex_lock(&m->lock);
-        rc = run_step(s, start + done, rows, &b, err);
-        if (!rc && reader) rc = reader(s, &b, start + done, ctx, err);
-        if (!rc && done + rows == n) rc = read_logits(s, &b, (int32_t)rows - 1, err);
-        if (rc) drop_pages(s, start);
-        pthread_mutex_unlock(&m->lock);
-        done += rows;
-    }
-    if (rc) return rc;
-    s->length = s->logits_at = start + n;
+    const int64_t start = s->length, most = fl_step_max_rows(s->model);
+    int rc = check_open(s, err);
+    if (rc || (rc = need_logits(s, err))) return rc;
+    if (n > s->model->context - start)
+        return fl_fail(err, FL_E_LIMIT, "feed: %lld tokens after %lld, context is %lld",
+                       (long long)n, (long long)start, (long long)s->model->context);
+    int64_t done = 0;
+    do {
+        shifted to = {rows, done};
+        fl_step_entry e = {.seq = s, .ids = ids + done, .on_row = pass_on, .ctx = &to};
+        e.n = fl_min_i64(n - done, most);
+        e.first_row = fl_min_i64(fl_max_i64(rows->first_row - done, 0), e.n);
+        if ((rc = fl_step(s->model, &e, 1, err))) {
+            truncate_to(s, start);
+            return rc;
+        }
+        done += e.n;
+    } while (done < n);
     if (!start) s->prompt_length = n;
+    s->logits_at = s->length;
     return FL_OK;
+}
+
+static void keep_row(void *ctx, int64_t i, const float *logits) {
+    fl_sequence *s = ctx;
+    (void)i;
+    memcpy(s->logits, logits, logits_bytes(s));
 }
 
 int fl_sequence_feed(fl_sequence *s, const int32_t *ids, int64_t n, const float **logits,
                      fl_err *err) {
-    int rc = advance(s, ids, n, NULL, NULL, err);
+    const feed_rows last = {keep_row, s, n - 1};
+    int rc = advance(s, ids, n, &last, err);
     if (!rc && logits) *logits = s->logits;
     return rc;
 }
 
-typedef struct score_out {
+/* After a rewind the logits before the next token are gone: run the last token again. */
+static int refresh_logits(fl_sequence *s, fl_err *err) {
+    if (s->logits_at == s->length) return FL_OK;
+    const int32_t last = s->ids[s->length - 1];
+    const int64_t length = s->length, prompt = s->prompt_length;
+    fl_step_entry e = {.seq = s, .ids = &last, .n = 1, .on_row = keep_row, .ctx = s};
+    int rc = need_logits(s, err);
+    if (rc) return rc;
+    s->length--; /* not a rewind: the page stays, so that nothing is lost on failure */
+    rc = fl_step(s->model, &e, 1, err);
+    s->length = length;
+    s->prompt_length = prompt;
+    if (!rc) s->logits_at = length;
+    return rc;
+}
+
+typedef struct score_job {
+    fl_sequence *s;
+    const int32_t *ids;
+    int64_t n;
     float *logprob;
     bool *greedy;
-    float *logits; /* [FL_LOGIT_ROWS, head rows] on the host */
-    int64_t start, end;
-} score_out;
+} score_job;
 
-static void score_row(score_out *o, const float *logits, int64_t vocab, int32_t id, int64_t i) {
+/* logits predict ids[i] */
+static void score_id(score_job *j, int64_t i, const float *logits) {
+    const int64_t vocab = j->s->model->config.vocab_size;
     float max = logits[0];
     for (int64_t v = 1; v < vocab; v++) max = logits[v] > max ? logits[v] : max;
     double sum = 0;
     for (int64_t v = 0; v < vocab; v++) sum += (double)expf(logits[v] - max);
-    o->logprob[i] = logits[id] - max - (float)log(sum);
-    if (o->greedy) o->greedy[i] = logits[id] == max;
+    j->logprob[i] = logits[j->ids[i]] - max - (float)log(sum);
+    if (j->greedy) j->greedy[i] = logits[j->ids[i]] == max;
 }
 
-/* Row r of the step predicts the id after it: score those that belong to this call. */
-static int score_step(fl_sequence *s, const fl_batch *b, int64_t begin, void *ctx, fl_err *err) {
-    score_out *o = ctx;
-    fl_model *m = s->model;
-    const int64_t width = m->scratch.logits.dim[1];
-    int64_t last = fl_min_i64(begin + b->n_rows, o->end - 1) - begin;
-    for (int64_t row = 0; row < last; row += FL_LOGIT_ROWS) {
-        int32_t rows[FL_LOGIT_ROWS];
-        int64_t n = fl_min_i64(FL_LOGIT_ROWS, last - row);
-        for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(row + i);
-        int rc = fl_forward_head(m, b, rows, n, err);
-        fl_tensor logits = fl_rows(m->scratch.logits, n);
-        if (rc || (rc = m->ops->read(m->be, o->logits, &logits, err))) return rc;
-        for (int64_t i = 0; i < n; i++) {
-            int64_t next = begin + row + i + 1;
-            score_row(o, o->logits + i * width, m->config.vocab_size, s->ids[next],
-                      next - o->start);
-        }
-    }
-    return FL_OK;
-}
-
-/* After a rewind the logits before the next token are gone: run the last token again. */
-static int refresh_logits(fl_sequence *s, fl_err *err) {
-    fl_batch b;
-    if (s->logits_at == s->length) return FL_OK;
-    pthread_mutex_lock(&s->model->lock);
-    int rc = run_step(s, s->length - 1, 1, &b, err);
-    if (!rc) rc = read_logits(s, &b, 0, err);
-    pthread_mutex_unlock(&s->model->lock);
-    if (!rc) s->logits_at = s->length;
-    return rc;
+static void score_row(void *ctx, int64_t i, const float *logits) {
+    score_job *j = ctx;
+    if (i + 1 < j->n)
+        score_id(j, i + 1, logits);
+    else
+        keep_row(j->s, i, logits);
 }
 
 int fl_sequence_score(fl_sequence *s, const int32_t *ids, int64_t n, float *logprob, bool *greedy,
                       fl_err *err) {
-    fl_model *m = s->model;
-    score_out o = {logprob, greedy, NULL, s->length, s->length + n};
-    int rc = check_feed(s, ids, n, err);
+    score_job j = {s, ids, n, logprob, greedy};
+    const feed_rows all = {score_row, &j, 0};
+    int rc = check_open(s, err);
     if (rc || (s->length && (rc = refresh_logits(s, err)))) return rc;
-    size_t floats = (size_t)FL_LOGIT_ROWS * (size_t)m->scratch.logits.dim[1];
-    if (!(o.logits = fl_alloc_array(floats, sizeof(float))))
-        return fl_fail(err, FL_E_NOMEM, "score: %zu logits", floats);
-    logprob[0] = 0.0f;
-    if (greedy) greedy[0] = false;
-    if (s->length) score_row(&o, s->logits, m->config.vocab_size, ids[0], 0);
-    rc = advance(s, ids, n, score_step, &o, err);
-    fl_free(o.logits);
-    return rc;
+    if (n > 0) {
+        logprob[0] = 0.0f;
+        if (greedy) greedy[0] = false;
+        bool known = ids[0] >= 0 && ids[0] < s->model->config.vocab_size;
+        if (s->length && known) score_id(&j, 0, s->logits);
+    }
+    return advance(s, ids, n, &all, err);
 }

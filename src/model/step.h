@@ -1,0 +1,30 @@
+/* step.h - one forward pass over the next tokens of several sequences. */
+#ifndef FL_MODEL_STEP_H
+#define FL_MODEL_STEP_H
+
+#include "model/sequence.h"
+
+/* Receives the logits after row i of its entry; valid during the call, V floats.  Called
+ * on the thread that runs the step, with the model's lock held: no call into the model. */
+typedef void (*fl_row_fn)(void *ctx, int64_t i, const float *logits);
+
+typedef struct fl_step_entry {
+    fl_sequence *seq;   /* each at most once in a step                                    */
+    const int32_t *ids; /* [n] tokens to append                                           */
+    int64_t n;          /* >= 1                                                           */
+    int64_t first_row;  /* rows first_row .. n-1 are given to on_row; n = none            */
+    fl_row_fn on_row;
+    void *ctx;
+} fl_step_entry;
+
+/* Appends every entry's ids to its sequence, or, on failure, none.  All sequences belong
+ * to m; at most fl_step_max_rows tokens in all and fl_step_max_seqs entries.  FL_E_ARG: id
+ * outside the vocabulary, closed sequence; FL_E_LIMIT: context or KV pool full. */
+int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err);
+
+int64_t fl_step_max_rows(const fl_model *m);
+int64_t fl_step_max_seqs(const fl_model *m);
+/* Make room for more sequences in a step (they start at 1).  Not during a step. */
+int fl_step_reserve_seqs(fl_model *m, int64_t n, fl_err *err);
+
+#endif
