@@ -161,6 +161,26 @@ describe("fp8llm.sampler", function()
     end
   end)
 
+  it("takes a sequence as history: its first feed is the prompt", function()
+    local dir = "build/spec-sampler-model"
+    dofile("spec/support/tiny_model.lua").write(dir, {layers = 1})
+    local model = assert(fp8llm.load(dir))
+    local seq = assert(model:sequence())
+    assert(seq:feed {5, 6, 7})
+    assert(seq:feed {7})
+    local logits = assert(seq:feed {8, 8})
+    for _, options in ipairs {{repetition_penalty = 1.7}, {frequency_penalty = 1.5}, {presence_penalty = 2}} do
+      local smp = sampler(options)
+      local want = smp:process(logits:clone(), {prompt = {5, 6, 7}, output = {7, 8, 8}}):totable()
+      local got = smp:process(logits:clone(), seq):totable()
+      assert.same(want, got)
+      assert.is_true(got[9] ~= logits:get(9)) -- the penalty did something to id 8
+    end
+    seq:close()
+    assert.is_true(not pcall(sampler({}).sample, sampler {}, tensor("f32", {3}), seq))
+    model:close()
+  end)
+
   it("can be closed, and leaks nothing", function()
     collectgarbage()
     collectgarbage()
