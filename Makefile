@@ -78,6 +78,12 @@ tests: $(TESTS) $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc
 
+# Templates and what Jinja2 makes of them, one file (spec/support/run_template_cases.c).
+$(BUILD)/spec/support/run_template_cases: $(BUILD)/spec/support/run_template_cases.o $(CORE)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+test-templates: $(BUILD)/spec/support/run_template_cases
+	$< $(CASES)
+
 # Rebuild everything when the settings change, nothing when they do not.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
