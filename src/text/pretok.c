@@ -166,14 +166,22 @@ static int split(runner *r, int stage, const piece *p) {
     return rc;
 }
 
+/* The reference takes this one class from its language's library, which is at Unicode 17: 13
+ * numbers that the tables do not have. */
+static bool number_at(const char *s, size_t *bytes) {
+    uint8_t class = fl_uc_class_at(s, bytes);
+    if (*bytes < 4 || class == FL_UC_NUMBER) return class == FL_UC_NUMBER;
+    uint32_t cp = fl_uc_get(s, bytes);
+    return (cp >= 0x11de0 && cp <= 0x11de9) || (cp >= 0x16ff4 && cp <= 0x16ff6);
+}
+
 static int split_digits(runner *r, int stage, const piece *p) {
     bool alone = r->pretok->stages[stage].kind == FL_STAGE_DIGITS;
     int rc = FL_OK;
     for (size_t begin = 0, end, bytes; begin < p->n && !rc; begin = end) {
-        bool digit = fl_uc_class_at(p->s + begin, &bytes) == FL_UC_NUMBER;
+        bool number = number_at(p->s + begin, &bytes);
         end = begin + bytes;
-        while (end < p->n && !(digit && alone) &&
-               (fl_uc_class_at(p->s + end, &bytes) == FL_UC_NUMBER) == digit)
+        while (end < p->n && !(number && alone) && number_at(p->s + end, &bytes) == number)
             end += bytes;
         rc = pass_on(r, stage, p, begin, end);
     }

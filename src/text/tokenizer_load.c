@@ -316,16 +316,21 @@ static int read_model(loader *l) {
 /* ---- added tokens ---- */
 
 static int put_added(loader *l, const fl_jv *content, fl_added_token token, bool normalized) {
-    fl_bytes text = {0};
+    fl_bytes text = {0}, bytes = {0};
     if (normalized) {
         fl_text plain = {.s = content->string.data, .n = content->string.len};
         fl_normalize(&l->t->normalizer, &plain, &text, NULL);
+        /* what matched is also what it decodes to: blank and all */
+        piece_bytes(l->t, text.data, text.len, &bytes);
     } else {
         fl_bytes_put(&text, content->string.data, content->string.len);
     }
-    bool ok = !text.failed &&
-              fl_added_put(normalized ? &l->t->normalized : &l->t->raw, text.data, text.len, token);
+    bool ok =
+        !text.failed && !bytes.failed &&
+        fl_added_put(normalized ? &l->t->normalized : &l->t->raw, text.data, text.len, token) &&
+        (!normalized || fl_vocab_set_bytes(&l->t->vocab, token.id, bytes.data, bytes.len));
     fl_bytes_free(&text);
+    fl_bytes_free(&bytes);
     return ok ? FL_OK : no_memory(l);
 }
 

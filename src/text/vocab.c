@@ -71,6 +71,14 @@ fl_vocab_result fl_vocab_set(fl_vocab *v, int32_t id, const char *piece, size_t 
     return FL_VOCAB_OK;
 }
 
+bool fl_vocab_set_bytes(fl_vocab *v, int32_t id, const char *bytes, size_t n) {
+    const char *kept = keep(v, bytes, n);
+    if (!kept) return false;
+    v->tokens[id].bytes = kept;
+    v->tokens[id].n_bytes = (uint16_t)n;
+    return true;
+}
+
 int32_t fl_vocab_find_piece(const fl_vocab *v, const char *s, size_t n) {
     return *piece_slot(v, s, n);
 }

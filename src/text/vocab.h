@@ -39,6 +39,10 @@ typedef enum { FL_VOCAB_OK, FL_VOCAB_TAKEN, FL_VOCAB_NOMEM } fl_vocab_result;
 fl_vocab_result fl_vocab_set(fl_vocab *v, int32_t id, const char *piece, size_t n_piece,
                              const char *bytes, size_t n_bytes, bool word);
 
+/* Give a token other bytes than it was set with; by_bytes is not changed. */
+bool fl_vocab_set_bytes(fl_vocab *v, int32_t id, const char *bytes, size_t n); /* false: no
+                                                                                  memory */
+
 /* Short keys in a few multiplications; not for tables an attacker can fill. */
 static inline uint32_t fl_vocab_hash(const char *s, size_t n) {
     uint64_t h = 0x9e3779b97f4a7c15u ^ n, word;

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Compare our ids and decoded text with those of the package `tokenizers`, document by document.
+
+    pip install tokenizers==0.23.3
+    LUA_CPATH='build/?.so' python3 spec/support/compare_tokenizer.py DIR [DIR...]
+        [--quick] [--files FILE...] [--lua luajit]
+
+DIR holds a tokenizer.json.  The corpus (tokenizer_corpus.py, about 90 MB; with --quick 4 MB)
+needs no network; FILE adds text of yours.  Exit status 1 when a document differs.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+import tokenizers
+
+import tokenizer_corpus as corpus
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+
+
+def document_sets(quick, files):
+    scale = 1 if quick else 10
+    yield "tree", corpus.tree_docs(ROOT)
+    yield "random", corpus.random_docs(4000 * scale)
+    yield "spaces", corpus.space_docs(400 * scale)
+    yield "scalars", corpus.scalar_docs(600 * scale)
+    yield "scripts", corpus.script_docs(100 * scale)
+    yield "invalid UTF-8", corpus.invalid_docs(3000 * scale)
+    yield "long words", (d for d in corpus.long_docs()) if not quick else ["a" * 100000]
+    contexts = corpus.CONTEXTS[2:3] if quick else corpus.CONTEXTS
+    for context in contexts:
+        yield f"code points in {context!r}", corpus.codepoint_docs(
+            context, 0x20000 if quick else 0x110000)
+    if files:
+        yield "files", (open(f, "rb").read() for f in files)
+
+
+def ours(lua, directory, docs, special, add):
+    """[(ids, decoded bytes)] and the printed speed."""
+    script = os.path.join(ROOT, "spec", "support", "encode_docs.lua")
+    with tempfile.TemporaryDirectory() as tmp:
+        source, target = os.path.join(tmp, "docs"), os.path.join(tmp, "ids")
+        with open(source, "wb") as f:
+            for d in docs:
+                f.write(b"%d\n" % len(d) + d)
+        speed = subprocess.run([lua, script, directory, source, target, special, add], check=True,
+                               stdout=subprocess.PIPE, text=True).stdout.strip()
+        results = []
+        with open(target, "rb") as f:
+            for line in f:
+                text = f.read(int(f.readline()))
+                results.append(([int(x) for x in line.split()], text))
+        return results, speed
+
+
+def compare(lua, directory, name, docs, special, add):
+    docs = [d if isinstance(d, bytes) else d.encode() for d in docs]
+    reference = tokenizers.Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
+    reference.no_truncation()
+    reference.no_padding()
+    reference.encode_special_tokens = special == "none"
+    texts = [d.decode("utf-8", "replace") for d in docs]
+    expected = reference.encode_batch_fast(texts, add_special_tokens=add == "true")
+    got, speed = ours(lua, directory, docs, special, add)
+    assert len(got) == len(docs)
+    bad = 0
+    decoded = reference.decode_batch([e.ids for e in expected], skip_special_tokens=False)
+    for doc, want, text, (ids, our_text) in zip(docs, expected, decoded, got):
+        if want.ids == ids and text.encode() == our_text:
+            continue
+        bad += 1
+        if bad <= 3:
+            at = next((i for i, (a, b) in enumerate(zip(want.ids, ids)) if a != b),
+                      min(len(want.ids), len(ids)))
+            print(f"  {doc[:80]!r}: at {at}: {want.ids[at:at + 6]} expected, got {ids[at:at + 6]}"
+                  if want.ids != ids else f"  text of {doc[:80]!r} differs")
+    size = sum(map(len, docs)) / 1e6
+    print(f"{name}, special {special}: {len(docs)} documents, {size:.1f} MB, {bad} differ; {speed}",
+          flush=True)
+    return bad
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("dirs", nargs="+")
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--files", nargs="*")
+    p.add_argument("--lua", default="luajit")
+    a = p.parse_args()
+    bad = 0
+    for directory in a.dirs:
+        print(directory)
+        for name, docs in document_sets(a.quick, a.files):
+            docs = list(docs)
+            bad += compare(a.lua, directory, name, docs, "none", "true")
+            if name == "random":
+                bad += compare(a.lua, directory, name, docs, "all", "false")
+    print("no difference" if not bad else f"{bad} documents differ")
+    return bad != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
