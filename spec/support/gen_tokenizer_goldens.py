@@ -234,12 +234,35 @@ def golden(name, base, top, options, tail):
     return result
 
 
+TEXTS = ["", "Hello world", "it's 2024! I'LL  go\n\n\tnow ", "int main(void) { return 0; }\n",
+         "<|im_start|>user\nhi<|im_end|>", "caf\u00e9 \u65e5\u672c\u8a9e \U0001f680\u200d",
+         "1234567 \u0663\u0664 x=1;", "   \u00a0\u2003 \r\n  end"]
+
+
+def write_ids(text):
+    """ids.lua: a few readable cases for tokenizer_spec.lua."""
+    t = tokenizers.Tokenizer.from_str(text)
+    with open(os.path.join(OUT, "ids.lua"), "w", encoding="utf-8") as f:
+        f.write(f"-- Written by spec/support/gen_tokenizer_goldens.py with tokenizers "
+                f"{tokenizers.__version__}: text and ids of byte_level/tokenizer.json.\nreturn {{\n")
+        for s in TEXTS:
+            escaped = "".join(c if 32 <= ord(c) < 127 and c not in '"\\' else
+                              "".join(f"\\{b:03d}" for b in c.encode()) for c in s)
+            ids = {}
+            for special in ("none", "all"):
+                t.encode_special_tokens = special == "none"
+                ids[special] = " ".join(map(str, t.encode(s).ids))
+            f.write(f'  {{text = "{escaped}",\n   none = "{ids["none"]}",\n   all = "{ids["all"]}"}},\n')
+        f.write("}\n")
+
+
 def main():
     top = head(SPECIALS, digits(True))
     texts = {"byte_level": vocabulary("byte_level", train_byte_level, top, BYTE_MODEL),
              "sentencepiece": vocabulary("sentencepiece", train_sentencepiece, SP_HEAD, SP_MODEL)}
     tails = {k: tail_of(v) for k, v in texts.items()}
     n = len(json.loads(texts["byte_level"])["model"]["vocab"])
+    write_ids(texts["byte_level"])
     if len(sys.argv) > 1:
         for name, base, top, options in variants(n):
             path = os.path.join(sys.argv[1], name.replace(" ", "_"), "tokenizer.json")

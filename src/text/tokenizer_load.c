@@ -217,6 +217,10 @@ static bool merge_halves(const fl_jv *v, merge_text *m) {
     return true;
 }
 
+static int shown(size_t n) {
+    return n < 100 ? (int)n : 100;
+}
+
 static int read_merge(loader *l, uint32_t rank, fl_bytes *joined) {
     const fl_vocab *v = &l->t->vocab;
     merge_text m;
@@ -231,8 +235,8 @@ static int read_merge(loader *l, uint32_t rank, fl_bytes *joined) {
     int32_t merged = fl_vocab_find_piece(v, joined->data ? joined->data : "", joined->len);
     if (left < 0 || right < 0 || merged < 0)
         return fl_fail(l->err, FL_E_FORMAT,
-                       "%s: merge %u: \"%.100s\" and \"%.100s\" or both joined are no tokens",
-                       l->path, rank, m.left, m.right);
+                       "%s: merge %u: \"%.*s\" and \"%.*s\" or both joined are no tokens", l->path,
+                       rank, shown(m.n_left), m.left, shown(m.n_right), m.right);
     fl_bpe_add_merge(&l->t->bpe, left, right, merged, rank);
     return FL_OK;
 }
@@ -295,12 +299,7 @@ static int read_fallbacks(loader *l, bool byte_fallback) {
 static int read_model(loader *l) {
     bool byte_level = l->t->bpe.byte_level, byte_fallback = false, ignore_merges = false;
     bool fuse_unk = false;
-    const fl_jv *type;
-    int rc = fl_jv_text(l->model, "type", &type, l->path, l->err);
-    if (rc) return rc;
-    if (type && !fl_jv_equals(type, "BPE"))
-        return fl_fail(l->err, FL_E_UNSUPPORTED, "%s: model type %.100s is not supported", l->path,
-                       type->string.data);
+    int rc;
     if ((rc = refuse_options(l)) ||
         (rc = fl_jv_bool(l->model, "byte_fallback", &byte_fallback, l->path, l->err)) ||
         (rc = fl_jv_bool(l->model, "ignore_merges", &ignore_merges, l->path, l->err)) ||
@@ -381,6 +380,7 @@ static int read_added(loader *l) {
 /* ---- the file ---- */
 
 static int find_members(loader *l, const fl_jv *root) {
+    const fl_jv *type;
     l->model = fl_jv_get(root, "model");
     l->vocab = fl_jv_get(l->model, "vocab");
     l->merges = fl_jv_get(l->model, "merges");
@@ -388,8 +388,11 @@ static int find_members(loader *l, const fl_jv *root) {
     if (l->added && l->added->kind == FL_JV_NULL) l->added = NULL;
     if (!l->model || l->model->kind != FL_JV_OBJECT)
         return fl_fail(l->err, FL_E_FORMAT, "%s: no model", l->path);
-    const fl_jv *type = fl_jv_get(l->model, "type");
-    if (type && type->kind == FL_JV_STRING && !fl_jv_equals(type, "BPE")) return FL_OK;
+    int rc = fl_jv_text(l->model, "type", &type, l->path, l->err);
+    if (rc) return rc;
+    if (type && !fl_jv_equals(type, "BPE"))
+        return fl_fail(l->err, FL_E_UNSUPPORTED, "%s: model type %.100s is not supported", l->path,
+                       type->string.data);
     if (!l->vocab || l->vocab->kind != FL_JV_OBJECT)
         return fl_fail(l->err, FL_E_FORMAT, "%s: model.vocab is not an object", l->path);
     if (!l->merges || l->merges->kind != FL_JV_ARRAY)
@@ -420,11 +423,11 @@ int fl_tokenizer_load(fl_tokenizer **out, const char *dir, fl_err *err) {
     fl_tokenizer *t = fl_alloc(sizeof(*t));
     int rc = FL_OK;
     *out = NULL;
+    if (t) t->refs = 1;
     if (!path || !t) {
         rc = fl_fail(err, FL_E_NOMEM, "%s: no memory for the tokenizer", dir);
         goto done;
     }
-    t->refs = 1;
     t->bos = t->eos = t->pad = -1;
     rc = load_file(t, path, err);
     if (!rc && is_dir) rc = fl_tokenizer_read_config(t, dir, err);

@@ -1,0 +1,262 @@
+/* Loading tokenizer.json and the files beside it: what is refused and why, memory failures,
+ * special tokens, chat templates. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/tokenizer.h"
+#include "util/mem.h"
+
+#include "fixture.h"
+#include "tap.h"
+
+static fixture files;
+static fl_err err;
+
+/* A valid file of five tokens; cases replace the text of one member. */
+static const char *const members[][2] = {
+    {"\"added_tokens\":", "[{\"id\":5,\"content\":\"<s>\",\"special\":true,\"normalized\":false,"
+                          "\"lstrip\":false,\"rstrip\":false,\"single_word\":false}]"},
+    {"\"normalizer\":", "null"},
+    {"\"pre_tokenizer\":",
+     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"},
+    {"\"post_processor\":", "null"},
+    {"\"decoder\":", "{\"type\":\"ByteLevel\"}"},
+    {"\"vocab\":", "{\"a\":0,\"b\":1,\"ab\":2,\"\xc4\xa0\":3,\"\xc4\xa0"
+                   "ab\":4}"},
+    {"\"merges\":", "[\"a b\",[\"\xc4\xa0\",\"ab\"]]"},
+    {"\"options\":", "\"type\":\"BPE\""},
+};
+enum { N_MEMBERS = sizeof(members) / sizeof(members[0]) };
+
+#define SPLIT(rest) "{\"type\":\"Split\"," rest "}"
+#define TEMPLATE(single, ids)                                                                      \
+    "{\"type\":\"TemplateProcessing\",\"single\":[" single "],\"special_tokens\":{\"<s>\":"        \
+    "{\"ids\":[" ids "]}}}"
+#define TEXT    "{\"Sequence\":{\"id\":\"A\"}}"
+#define TOKEN   "{\"SpecialToken\":{\"id\":\"<s>\"}}"
+#define OTHER   "{\"SpecialToken\":{\"id\":\"<x>\"}}"
+#define NEST(x) "{\"type\":\"Sequence\",\"pretokenizers\":[" x "]}"
+
+static const struct {
+    const char *key, *text; /* the member and its replacement; NULL: the whole file */
+    int code;
+    const char *message; /* part of it */
+} cases[] = {
+    {"\"normalizer\":", "null", FL_OK, ""},
+    {NULL, "", FL_E_FORMAT, "line 1"},
+    {NULL, "[]", FL_E_FORMAT, "no model"},
+    {NULL, "{\"model\":[]}", FL_E_FORMAT, "no model"},
+    {NULL, "{\"model\":{\"type\":\"Unigram\"}}", FL_E_UNSUPPORTED, "Unigram"},
+    {NULL, "{\"model\":{\"type\":\"BPE\"}}", FL_E_FORMAT, "model.vocab"},
+    {NULL, "{\"model\":{\"vocab\":{}}}", FL_E_FORMAT, "model.merges"},
+    {NULL, "\xff", FL_E_FORMAT, "UTF-8"},
+    {"\"options\":", "\"type\":\"WordPiece\"", FL_E_UNSUPPORTED, "WordPiece"},
+    {"\"options\":", "\"type\":1", FL_E_FORMAT, "type is not a string"},
+    {"\"options\":", "\"type\":\"BPE\",\"dropout\":0.1", FL_E_UNSUPPORTED, "dropout"},
+    {"\"options\":", "\"type\":\"BPE\",\"dropout\":0.0", FL_OK, ""},
+    {"\"options\":", "\"end_of_word_suffix\":\"</w>\"", FL_E_UNSUPPORTED, "end_of_word_suffix"},
+    {"\"options\":", "\"ignore_merges\":1", FL_E_FORMAT, "ignore_merges is not true or false"},
+    {"\"options\":", "\"unk_token\":\"?\"", FL_E_FORMAT, "unk_token \"?\""},
+    {"\"options\":", "\"unk_token\":\"a\"", FL_OK, ""},
+    {"\"vocab\":", "[]", FL_E_FORMAT, "model.vocab"},
+    {"\"vocab\":", "{\"a\":-1}", FL_E_FORMAT, "\"a\" has no id"},
+    {"\"vocab\":", "{\"a\":0.5}", FL_E_FORMAT, "\"a\" has no id"},
+    {"\"vocab\":", "{\"a\":4194304}", FL_E_LIMIT, "4194304, at most 4194303"},
+    {"\"vocab\":", "{\"a\":0,\"b\":0}", FL_E_FORMAT, "id 0 is given to two tokens"},
+    {"\"merges\":", "{}", FL_E_FORMAT, "model.merges"},
+    {"\"merges\":", "[\"a b\",\"ab\"]", FL_E_FORMAT, "merge 1 is not a pair"},
+    {"\"merges\":", "[[\"a\"]]", FL_E_FORMAT, "merge 0 is not a pair"},
+    {"\"merges\":", "[[\"a\",1]]", FL_E_FORMAT, "merge 0 is not a pair"},
+    {"\"merges\":", "[\"a c\"]", FL_E_FORMAT, "merge 0: \"a\" and \"c\""},
+    {"\"merges\":", "[\"b a\"]", FL_E_FORMAT, "merge 0: \"b\" and \"a\""},
+    {"\"added_tokens\":", "{}", FL_E_FORMAT, "added_tokens is not a list"},
+    {"\"added_tokens\":", "null", FL_OK, ""},
+    {"\"added_tokens\":", "[1]", FL_E_FORMAT, "without content"},
+    {"\"added_tokens\":", "[{\"id\":5}]", FL_E_FORMAT, "without content"},
+    {"\"added_tokens\":", "[{\"content\":\"x\"}]", FL_E_FORMAT, "\"x\" has no id"},
+    {"\"added_tokens\":", "[{\"content\":\"x\",\"id\":9}]", FL_E_FORMAT,
+     "id 9, the next free one is 5"},
+    {"\"added_tokens\":", "[{\"content\":\"ab\",\"id\":2}]", FL_OK, ""},
+    {"\"added_tokens\":", "[{\"content\":\"x\",\"id\":5,\"special\":0}]", FL_E_FORMAT,
+     "special is not"},
+    {"\"normalizer\":", "{\"type\":\"NFC\"}", FL_E_UNSUPPORTED, "normalizer: NFC"},
+    {"\"normalizer\":", "{}", FL_E_FORMAT, "normalizer: object with a type"},
+    {"\"normalizer\":", "{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}", FL_E_UNSUPPORTED,
+     "before ByteLevel"},
+    {"\"normalizer\":", "{\"type\":\"Prepend\",\"prepend\":\"_\"}", FL_E_UNSUPPORTED, "Prepend of"},
+    {"\"normalizer\":", "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"b\"}",
+     FL_E_UNSUPPORTED, "Replace of"},
+    {"\"pre_tokenizer\":", "{\"type\":\"Whitespace\"}", FL_E_UNSUPPORTED,
+     "pre_tokenizer: Whitespace"},
+    {"\"pre_tokenizer\":", "{\"type\":\"Sequence\"}", FL_E_FORMAT, "\"pretokenizers\""},
+    {"\"pre_tokenizer\":", NEST("{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}"), FL_E_UNSUPPORTED,
+     "after ByteLevel"},
+    {"\"pre_tokenizer\":", NEST(NEST(NEST(NEST(NEST(NEST(NEST(NEST(NEST(""))))))))), FL_E_LIMIT,
+     "nested deeper"},
+    {"\"pre_tokenizer\":", SPLIT("\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\""),
+     FL_E_UNSUPPORTED, "without a Regex"},
+    {"\"pre_tokenizer\":", SPLIT("\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"MergedWithNext\""),
+     FL_E_UNSUPPORTED, "behavior"},
+    {"\"pre_tokenizer\":", SPLIT("\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Removed\""),
+     FL_E_UNSUPPORTED, "invert"},
+    {"\"pre_tokenizer\":", SPLIT("\"pattern\":{\"Regex\":\"a+?\"},\"behavior\":\"Isolated\""),
+     FL_E_UNSUPPORTED, "pre_tokenizer: regular expression, byte 2: lazy"},
+    {"\"pre_tokenizer\":", "{\"type\":\"Metaspace\",\"replacement\":\"_\"}", FL_E_UNSUPPORTED,
+     "mark"},
+    {"\"decoder\":", "null", FL_E_UNSUPPORTED, "no decoder"},
+    {"\"decoder\":", "{\"type\":\"Fuse\"}", FL_E_UNSUPPORTED, "decoder: Fuse"},
+    {"\"post_processor\":", "{\"type\":\"BertProcessing\"}", FL_E_UNSUPPORTED, "BertProcessing"},
+    {"\"post_processor\":", TEMPLATE(TOKEN "," TEXT, "5"), FL_OK, ""},
+    {"\"post_processor\":", TEMPLATE(TOKEN "," TEXT, "6"), FL_E_FORMAT, "outside the vocabulary"},
+    {"\"post_processor\":", TEMPLATE(TOKEN "," TEXT, "0,0,0,0,0,0,0,0,0"), FL_E_FORMAT, "too many"},
+    {"\"post_processor\":", TEMPLATE(OTHER "," TEXT, "5"), FL_E_FORMAT, "without ids"},
+    {"\"post_processor\":", TEMPLATE(TOKEN, "5"), FL_E_UNSUPPORTED, "hold the text once"},
+    {"\"post_processor\":", TEMPLATE("1," TEXT, "5"), FL_E_FORMAT, "piece that is no token"},
+};
+
+static void compose(fl_bytes *out, const char *key, const char *text) {
+    out->len = 0;
+    for (int i = 0; i < N_MEMBERS; i++) {
+        const char *value = key && !strcmp(key, members[i][0]) ? text : members[i][1];
+        bool in_model = i >= 5, is_options = i == N_MEMBERS - 1;
+        fl_bytes_puts(out, i == 0 ? "{" : i == 5 ? ",\"model\":{" : ",");
+        if (!is_options) fl_bytes_puts(out, members[i][0]);
+        fl_bytes_puts(out, value);
+        if (in_model && is_options) fl_bytes_puts(out, "}}");
+    }
+}
+
+static void test_refusals(void) {
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        fl_tokenizer *t = NULL;
+        fl_bytes text = {0};
+        int64_t live = fl_mem_live();
+        if (cases[i].key) {
+            compose(&text, cases[i].key, cases[i].text);
+        } else {
+            fl_bytes_puts(&text, cases[i].text);
+        }
+        fixture_write(&files, "tokenizer.json", text.data ? text.data : "", text.len);
+        fl_bytes_free(&text);
+        err.msg[0] = '\0';
+        int rc = fl_tokenizer_load(&t, files.dir, &err);
+        fl_tokenizer_unref(t);
+        bool ok = rc == cases[i].code && strstr(err.msg, cases[i].message) &&
+                  (!rc || strstr(err.msg, "tokenizer.json")) && fl_mem_live() == live;
+        if (!check(ok, "%s%.60s", cases[i].key ? cases[i].key : "", cases[i].text))
+            printf("# %s: %s\n", fl_code_name(rc), err.msg);
+    }
+    fixture_remove(&files, "tokenizer.json");
+    fl_tokenizer *t;
+    check(fl_tokenizer_load(&t, files.dir, &err) == FL_E_IO, "no tokenizer.json");
+}
+
+static const char config[] =
+    "{\"add_bos_token\":true,\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"ab\","
+    "\"model_max_length\":1000000000000000019884624838656,\"additional_special_tokens\":[],"
+    "\"chat_template\":[{\"name\":\"default\",\"template\":\"D\"},{\"name\":\"tool_use\","
+    "\"template\":\"T\"}]}";
+
+static bool template_is(const fl_tokenizer *t, const char *name, const char *want) {
+    const char *got = fl_tokenizer_chat_template(t, name);
+    return want ? got && !strcmp(got, want) : !got;
+}
+
+static fl_tokenizer *load(void) {
+    fl_tokenizer *t = NULL;
+    check(!fl_tokenizer_load(&t, files.dir, &err), "loads");
+    return t;
+}
+
+static int encode_ab(fl_tokenizer *t, fl_ids *ids) {
+    fl_tokenizer_ctx *c = NULL;
+    fl_encode_options o = {.add_special_tokens = true, .special = FL_SPECIAL_ALL};
+    int rc = fl_tokenizer_ctx_new(&c, t, &err);
+    if (!rc) rc = fl_tokenizer_encode(t, c, "ab ab\xff<s>", 9, &o, ids, &err);
+    fl_tokenizer_ctx_free(c);
+    return rc;
+}
+
+static void test_config(void) {
+    static const int32_t want[] = {5, 2, 4, 5};
+    const char *value;
+    fl_ids ids = {0};
+    fixture_text(&files, "tokenizer_config.json", config);
+    fixture_text(&files, "special_tokens_map.json",
+                 "{\"eos_token\":\"b\",\"pad_token\":{\"content\":\"a\"}}");
+    fl_tokenizer *t = load();
+    check(fl_tokenizer_bos(t) == 5 && fl_tokenizer_eos(t) == 2 && fl_tokenizer_pad(t) == 0,
+          "named tokens: the config before the map");
+    check(fl_tokenizer_n_named(t) == 3 && !strcmp(fl_tokenizer_named(t, 1, &value), "eos_token") &&
+              !strcmp(value, "ab"),
+          "named tokens in order");
+    check(template_is(t, NULL, "D") && template_is(t, "tool_use", "T") && template_is(t, "x", NULL),
+          "a list of templates");
+    check(!encode_ab(t, &ids) && ids.len == 4 && !memcmp(ids.data, want, sizeof(want)),
+          "add_bos_token without a post_processor");
+    fl_ids_free(&ids);
+    fl_tokenizer_unref(t);
+
+    fixture_text(&files, "chat_template.jinja", "J");
+    t = load();
+    check(template_is(t, NULL, "J") && template_is(t, "tool_use", "T"), "chat_template.jinja wins");
+    fl_tokenizer_unref(t);
+    fixture_text(&files, "tokenizer_config.json", "{\"chat_template\":1}");
+    check(fl_tokenizer_load(&t, files.dir, &err) == FL_E_FORMAT && strstr(err.msg, "chat_template"),
+          "a chat_template that is a number");
+    fixture_text(&files, "tokenizer_config.json", config);
+}
+
+static int load_and_encode(void *ctx) {
+    fl_tokenizer *t = NULL;
+    fl_ids ids = {0};
+    fl_bytes text = {0};
+    (void)ctx;
+    int rc = fl_tokenizer_load(&t, files.dir, &err);
+    if (!rc) rc = encode_ab(t, &ids);
+    if (!rc) rc = fl_tokenizer_decode(t, ids.data, ids.len, false, &text, &err);
+    fl_bytes_free(&text);
+    fl_ids_free(&ids);
+    fl_tokenizer_unref(t);
+    return rc;
+}
+
+/* Forms that take memory of their own on the way. */
+static const char *const sweep_cases[][2] = {
+    {"\"normalizer\":", "null"},
+    {"\"pre_tokenizer\":", "{\"type\":\"ByteLevel\"}"},
+    {"\"pre_tokenizer\":", NEST(SPLIT("\"pattern\":{\"Regex\":\"a|(?:b)|[^c]\"},\"behavior\":"
+                                      "\"Isolated\"") ",{\"type\":\"ByteLevel\"}")},
+};
+
+static void test_memory(void) {
+    fl_bytes text = {0};
+    for (int i = 0; i < 3; i++) {
+        compose(&text, sweep_cases[i][0], sweep_cases[i][1]);
+        fixture_write(&files, "tokenizer.json", text.data, text.len);
+        int n = fixture_sweep(load_and_encode, NULL);
+        check(n > 20, "each of %d allocations may fail: %s", n, sweep_cases[i][1]);
+    }
+    fl_bytes_free(&text);
+    fixture_text(&files, "tokenizer.json",
+                 "{\"added_tokens\":[{\"id\":3,\"content\":\"<s>\",\"normalized\":true}],"
+                 "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"
+                 "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\"},"
+                 "\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\"},"
+                 "\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}}");
+    int n = fixture_sweep(load_and_encode, NULL);
+    check(n > 20, "each of %d allocations may fail: a SentencePiece form", n);
+}
+
+int main(void) {
+    fl_bytes text = {0};
+    fixture_new(&files);
+    test_refusals();
+    compose(&text, NULL, NULL);
+    fixture_write(&files, "tokenizer.json", text.data, text.len);
+    fl_bytes_free(&text);
+    test_config();
+    test_memory();
+    fixture_free(&files);
+    return tap_done();
+}
