@@ -60,6 +60,30 @@ void fixture_safetensors(const fixture *f, const char *name, const char *header,
     free(p);
 }
 
+int fixture_flip(const fixture *f, const char *name, const char *text, int (*step)(void *ctx),
+                 void *ctx) {
+    size_t n = strlen(text);
+    int refused = 0;
+    char *copy = malloc(n + 1);
+    if (!copy) give_up(name);
+    memcpy(copy, text, n + 1);
+    for (size_t i = 0; i < 8 * n && refused >= 0; i++) {
+        copy[i / 8] ^= (char)(1u << (i % 8));
+        fixture_write(f, name, copy, n);
+        copy[i / 8] ^= (char)(1u << (i % 8));
+        int rc = step(ctx);
+        if (rc && rc != FL_E_FORMAT && rc != FL_E_UNSUPPORTED && rc != FL_E_LIMIT) {
+            printf("# bit %zu of byte %zu: code %d\n", i % 8, i / 8, rc);
+            refused = -1;
+        } else {
+            refused += rc != FL_OK;
+        }
+    }
+    fixture_write(f, name, text, n);
+    free(copy);
+    return refused;
+}
+
 typedef struct countdown {
     int left; /* allocations that still succeed */
 } countdown;

@@ -22,6 +22,12 @@ const char *fixture_path(const fixture *f, const char *name); /* valid until the
 void fixture_safetensors(const fixture *f, const char *name, const char *header, const void *data,
                          size_t n);
 
+/* Write `text` with one bit flipped, for every bit, and call step(ctx) each time.  Returns how
+ * often it returned something else than FL_OK, or -1 for a code other than FORMAT,
+ * UNSUPPORTED or LIMIT. */
+int fixture_flip(const fixture *f, const char *name, const char *text, int (*step)(void *ctx),
+                 void *ctx);
+
 /* Call step(ctx) with the 1st, 2nd, 3rd ... allocation failing, until it runs without
  * reaching the failing one.  step returns an fl_code and frees what it made.  Returns the
  * number of allocations, or -1 when a failure was not FL_E_NOMEM, a block was left, or

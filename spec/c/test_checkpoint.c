@@ -198,14 +198,25 @@ static int open_once(void *ctx) {
     return rc;
 }
 
+/* A flipped file name may well be one that does not exist. */
+static int open_flipped(void *ctx) {
+    int rc = open_once(ctx);
+    return rc == FL_E_IO ? FL_E_FORMAT : rc;
+}
+
 static void test_allocations(void) {
     fixture f;
     fixture_new(&f);
     write_letters(&f, "1.safetensors", "ab");
     write_letters(&f, "2.safetensors", "cd");
     check(fixture_sweep(open_once, f.dir) > 10, "failing allocations, files without an index");
-    fixture_text(&f, INDEX, "{\"weight_map\":{\"a\":\"1.safetensors\",\"c\":\"2.safetensors\"}}");
+    static const char index[] =
+        "{\"weight_map\":{\"a\":\"1.safetensors\",\"c\":\"2.safetensors\"}}";
+    fixture_text(&f, INDEX, index);
     check(fixture_sweep(open_once, f.dir) > 10, "failing allocations, with an index");
+    int n_refused = fixture_flip(&f, INDEX, index, open_flipped, f.dir);
+    check(n_refused > 300, "bit flips of the index: %d of %zu are refused", n_refused,
+          8 * strlen(index));
     fixture_free(&f);
 }
 

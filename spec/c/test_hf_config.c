@@ -276,6 +276,9 @@ int main(void) {
     fixture_text(&f, "config.json", llama31);
     fixture_text(&f, "generation_config.json", "{\"eos_token_id\":3}");
     check(fixture_sweep(load_once, &f) > 4, "every failing allocation is FL_E_NOMEM");
+    int n_refused = fixture_flip(&f, "config.json", llama31, load_once, &f);
+    check(n_refused > 2000, "bit flips of config.json: %d of %zu are refused", n_refused,
+          8 * strlen(llama31));
     fixture_free(&f);
     return tap_done();
 }

@@ -259,6 +259,9 @@ static int load_once(void *ctx) {
 }
 
 int main(void) {
+    static const char channel_token[] =
+        QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"kv_cache_scheme\":" ARGS(
+            "tensor", "false") ",\"sparsity_config\":{\"format\":\"dense\"}");
     fixture f;
     fixture_new(&f);
     fl_log_set_sink(keep_warning);
@@ -267,6 +270,9 @@ int main(void) {
     fixture_text(&f, "config.json", "{}");
     fixture_text(&f, "hf_quant_config.json", SIDE("\"quant_algo\":\"FP8\""));
     check(fixture_sweep(load_once, &f) > 4, "every failing allocation is FL_E_NOMEM");
+    int n_refused = fixture_flip(&f, "config.json", channel_token, load_once, &f);
+    check(n_refused > 2000, "bit flips of config.json: %d of %zu are refused", n_refused,
+          8 * strlen(channel_token));
     fixture_free(&f);
     return tap_done();
 }
