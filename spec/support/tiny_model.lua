@@ -388,12 +388,7 @@ local function make_tokenizer_config(o)
   }
 end
 
---- A checkpoint in memory: config, generation_config, tokenizer, tokenizer_config,
---- hf_quant_config (Lua tables, nil: no file), tensors (a list in file order).
-function tiny.build(options)
-  local o = {}
-  for k, v in pairs(defaults) do o[k] = v end
-  for k, v in pairs(options or {}) do o[k] = v end
+local function build(o)
   o.head_dim = o.head_dim or o.hidden / o.heads
   local m = setmetatable({ options = o, tensors = {}, random = generator(o.seed) }, Model)
   m.config = make_config(o)
@@ -416,6 +411,27 @@ function tiny.build(options)
   end
   add_tensors(m)
   return m
+end
+
+local function copy(v)
+  if type(v) ~= "table" or v == tiny.null then return v end
+  local out = {}
+  for k, item in pairs(v) do out[k] = copy(item) end
+  return setmetatable(out, getmetatable(v))
+end
+
+local built = {}
+
+--- A checkpoint in memory: config, generation_config, tokenizer, tokenizer_config,
+--- hf_quant_config (Lua tables, nil: no file), tensors (a list in file order).  The same
+--- options again give a copy of the first result.
+function tiny.build(options)
+  local o = {}
+  for k, v in pairs(defaults) do o[k] = v end
+  for k, v in pairs(options or {}) do o[k] = v end
+  local key = tiny.json(o)
+  built[key] = built[key] or build(o)
+  return copy(built[key])
 end
 
 --- The bytes of a safetensors file.  No sorting and no padding: readers must not count on it.
