@@ -582,23 +582,42 @@ static void test_cross_check(const fixture *f) {
         const fl_quant_plan *plan;
         part parts[MAX_PARTS];
         const char *says[2]; /* all that is said */
+        const char *config;
     } cases[] = {
-        {"nothing to say", &dynamic, {Q, S}, {NULL, NULL}},
-        {"a plain model", &plain, {{"x.weight", "F32", "[2]", 2, {0}}}, {NULL, NULL}},
-        {"FP8 without a plan", &plain, {Q, S}, {"1 weights are F8_E4M3 (first x.weight)", NULL}},
+        {"nothing to say", &dynamic, {Q, S}, {NULL, NULL}, NULL},
+        {"a plain model", &plain, {{"x.weight", "F32", "[2]", 2, {0}}}, {NULL, NULL}, NULL},
+        {"FP8 without a plan",
+         &plain,
+         {Q, S},
+         {"1 weights are F8_E4M3 (first x.weight)", NULL},
+         NULL},
+        {"ignored but FP8",
+         &dynamic,
+         {Q, S},
+         {"1 modules listed as not quantized have F8_E4M3 weights (first x.weight)", NULL},
+         "{\"quantization_config\":{\"ignored_layers\":[\"lm_head\",\"re:.*y\",5,\"x\"]}}"},
+        {"ignored and plain",
+         &dynamic,
+         {Q, S},
+         {NULL, NULL},
+         "{\"quantization_config\":{\"ignore\":[\"lm_head\"]}}"},
+        {"no list", &dynamic, {Q, S}, {NULL, NULL}, "{\"quantization_config\":{\"ignore\":7}}"},
         {"a plan without FP8, scales left over",
          &fixed,
          {{"x.weight", "F32", "[2]", 2, {0}},
           {"x.weight_scale", "F32", "[]", 1, {1}},
           {"y.weight_scale", "F32", "[]", 1, {1}}},
          {"(autofp8), but no weight is F8_E4M3",
-          "2 scales of weights that are not F8_E4M3 are ignored (first x.weight_scale)"}},
+          "2 scales of weights that are not F8_E4M3 are ignored (first x.weight_scale)"},
+         NULL},
     };
     fl_log_set_sink(keep_warning);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         fl_checkpoint *ck;
         warnings[0] = '\0';
         write_parts(f, cases[i].parts);
+        fixture_remove(f, "config.json");
+        if (cases[i].config) fixture_text(f, "config.json", cases[i].config);
         if (fl_checkpoint_open(&ck, f->dir, NULL)) continue;
         fl_quant_cross_check(ck, cases[i].plan);
         size_t lines = 0, want = 0;

@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "util/file.h"
 #include "util/fp8.h"
+#include "util/json.h"
 #include "util/log.h"
 #include "util/mem.h"
 
-enum { MAX_NAME = 512 };
+enum { MAX_NAME = 512, MAX_CONFIG_BYTES = 16 << 20 };
 
 /* The tensor module + suffix; NULL: absent. */
 static const fl_st_tensor *part(const fl_checkpoint *ck, const char *module, const char *suffix) {
@@ -277,6 +279,40 @@ static bool strip(char module[MAX_NAME], const char *name, const char *suffix) {
     return true;
 }
 
+/* Modules that config.json lists by name as left unquantized, but whose weight is E4M3. */
+static size_t count_ignored_fp8(const fl_checkpoint *ck, const fl_json_node *root,
+                                const fl_st_tensor **first) {
+    static const char *const keys[] = {"ignored_layers", "modules_to_not_convert", "ignore"};
+    const fl_json_node *section = fl_json_get(root, "quantization_config");
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        const fl_json_node *v = fl_json_first(fl_json_get(section, keys[i]));
+        for (; v; v = fl_json_next(v)) {
+            const fl_st_tensor *w =
+                fl_json_string(v) ? part(ck, fl_json_string(v), "weight") : NULL;
+            if (w && w->dtype == FL_DTYPE_E4M3 && !n++) *first = w;
+        }
+    }
+    return n;
+}
+
+static void check_ignored(const fl_checkpoint *ck) {
+    fl_json *doc = NULL;
+    const fl_st_tensor *first = NULL;
+    char *path = fl_path_join(fl_checkpoint_dir(ck), "config.json");
+    /* Without the file or the memory there is nothing to compare with. */
+    if (path && !fl_json_load(&doc, path, MAX_CONFIG_BYTES, NULL)) {
+        size_t n = count_ignored_fp8(ck, fl_json_root(doc), &first);
+        if (n)
+            fl_log(FL_LOG_WARN,
+                   "%s: %zu modules listed as not quantized have F8_E4M3 weights (first %s): "
+                   "running them as FP8",
+                   path, n, first->name);
+    }
+    fl_json_free(doc);
+    fl_free(path);
+}
+
 void fl_quant_cross_check(const fl_checkpoint *ck, const fl_quant_plan *plan) {
     const fl_st_tensor *fp8 = NULL, *idle = NULL; /* first FP8 weight, first unused scale */
     size_t n_fp8 = 0, n_idle = 0;
@@ -300,4 +336,5 @@ void fl_quant_cross_check(const fl_checkpoint *ck, const fl_quant_plan *plan) {
     if (idle)
         fl_log(FL_LOG_WARN, "%s: %zu scales of weights that are not F8_E4M3 are ignored (first %s)",
                dir, n_idle, idle->name);
+    check_ignored(ck);
 }
