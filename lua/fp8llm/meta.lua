@@ -321,17 +321,20 @@ function template:encode(messages, options) end
 local sampler = {}
 
 ---@class fp8llm.sampler_options
----@field temperature? number 0 always takes the most likely token (default 1)
----@field top_k? integer only the k most likely; 0 or -1 = all (default 0)
----@field top_p? number only the smallest set that reaches this probability (default 1)
----@field min_p? number only tokens with this part of the best one's probability (default 0)
----@field repetition_penalty? number divides logits of tokens in prompt and output (default 1)
----@field frequency_penalty? number subtracted for each time a token is in the output (default 0)
----@field presence_penalty? number subtracted when a token is in the output (default 0)
----@field logit_bias? table<integer, number> added to the logits of these ids
+---@field temperature? number >= 0; 0 always takes the most likely token (default 1)
+---@field top_k? integer only the k most likely and ties of the k-th; 0 or -1 = all (default 0)
+---@field top_p? number (0, 1]: only the smallest set that reaches this probability (default 1)
+---@field min_p? number [0, 1]: only tokens with this part of the best one's probability (default 0)
+---@field repetition_penalty? number > 0: divides logits of tokens in prompt and output (default 1)
+---@field frequency_penalty? number [-2, 2]: subtracted for each time a token is in the output (default 0)
+---@field presence_penalty? number [-2, 2]: subtracted when a token is in the output (default 0)
+---@field logit_bias? table<integer, number> added to the logits of these ids, at most 100 either way
 ---@field allowed_token_ids? fp8llm.ids only these
----@field seed? integer same seed, same tokens (default: a new one from the system)
----@field order? string[] stages instead of vLLM's order, see src/engine/sampler.h
+---@field seed? integer same seed, same tokens; -1 = a new one from the system (default -1)
+---@field order? fp8llm.stage[] (default: the order of fp8llm.stage, which is vLLM's)
+
+---llama.cpp's order is {"bias", "penalties", "top_k", "top_p", "min_p", "temperature"}.
+---@alias fp8llm.stage "allowed"|"bias"|"penalties"|"temperature"|"min_p"|"top_k"|"top_p"
 
 ---@alias fp8llm.history fp8llm.sequence|{prompt?: fp8llm.ids, output?: fp8llm.ids}
 
@@ -392,13 +395,15 @@ function tensor:set(...) end
 ---@return fp8llm.tensor
 function tensor:row(i) end
 
----The k largest elements of a vector, descending, equal ones by index.
+---The k largest elements of a vector, descending, equal ones by index. On a row of logits the
+---token id is index - 1.
 ---@param k integer
 ---@return integer[] indices
 ---@return number[] values
 function tensor:topk(k) end
 
----The largest element of a vector, the first of equals.
+---The largest element of a vector, the first of equals. On a row of logits the token id is
+---index - 1.
 ---@return integer index
 ---@return number value
 function tensor:argmax() end
@@ -423,12 +428,12 @@ function tensor:clone() end
 ---@return fp8llm.code? code
 function tensor:to(what) end
 
----In place: plus a number, or a tensor of the same shape.
+---In place: plus a number, a tensor of the same shape, or a vector that meets every row.
 ---@param x number|fp8llm.tensor
 ---@return fp8llm.tensor self
 function tensor:add(x) end
 
----In place: times a number, or a tensor of the same shape.
+---In place: times a number, a tensor of the same shape, or a vector that meets every row.
 ---@param x number|fp8llm.tensor
 ---@return fp8llm.tensor self
 function tensor:mul(x) end

@@ -121,7 +121,7 @@ describe("fp8llm.sampler", function()
       local smp, message, code = sampler(case[2])
       assert.equal(nil, smp)
       assert.equal("ARG", code)
-      assert.equal(case[1], (message:gsub("%-nan", "nan"))) -- the sign of a NaN is the platform's
+      assert.equal(case[1], message)
     end)
   end
 
@@ -156,7 +156,7 @@ describe("fp8llm.sampler", function()
     for _, case in ipairs(cases) do
       local id, message, code = sampler(case[2]):sample(row(case[3]), case[4])
       assert.equal(nil, id)
-      assert.equal(case[1], (message:gsub("%-nan", "nan")))
+      assert.equal(case[1], message)
       assert.equal("ARG", code)
     end
   end)

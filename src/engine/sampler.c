@@ -63,6 +63,7 @@ void fl_sampler_params_init(fl_sampler_params *p) {
 }
 
 static int out_of_range(const char *field, double value, const char *range, fl_err *err) {
+    if (isnan(value)) return fl_fail(err, FL_E_ARG, "%s: nan is not in %s", field, range);
     return fl_fail(err, FL_E_ARG, "%s: %g is not in %s", field, value, range);
 }
 
@@ -215,7 +216,7 @@ static int reserve(fl_sampler *s, int32_t n, fl_err *err) {
 static int bad_row(const float *x, int32_t n, fl_err *err) {
     int32_t i = 0;
     while (i < n - 1 && !isnan(x[i]) && x[i] != INFINITY) i++;
-    return fl_fail(err, FL_E_ARG, "logits: id %d is %g", (int)i, (double)x[i]);
+    return fl_fail(err, FL_E_ARG, "logits: id %d is %s", (int)i, isnan(x[i]) ? "nan" : "inf");
 }
 
 /* Bring block_max and max up to date. */
