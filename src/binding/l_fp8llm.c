@@ -20,6 +20,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_model(L);
     fl_register_sequence(L);
     fl_register_devices(L);
+    fl_register_quantize(L);
     fl_register_tokenizer(L);
     fl_register_tensor(L);
     fl_register_safetensors(L);

@@ -1,0 +1,64 @@
+/* fp8llm.quantize{...}: make an FP8 checkpoint. */
+#include "binding/binding.h"
+#include "quant/quantize.h"
+
+static const char *const known[] = {"src",        "dst",    "scheme",  "calibrate", "samples",
+                                    "max_length", "device", "threads", "progress",  NULL};
+
+/* Runs on the thread that called fp8llm.quantize; an error must not unwind through C. */
+static void on_progress(void *ctx, const char *phase, double fraction) {
+    lua_State *L = ctx;
+    lua_getfield(L, 1, "progress");
+    lua_pushstring(L, phase);
+    lua_pushnumber(L, fraction);
+    if (lua_pcall(L, 2, 0, 0)) lua_pop(L, 1);
+}
+
+/* fp8llm.quantize{src=, dst=, scheme=, calibrate=, ...} -> report | nil, message, CODE */
+static int l_quantize(lua_State *L) {
+    fl_quantize_options o = {0};
+    fl_quantize_report report;
+    const char *src = NULL, *dst = NULL;
+    int64_t threads = 0;
+    fl_err err;
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    fl_opt_only(L, 1, known);
+    if (!fl_opt_string(L, 1, "src", &src)) luaL_error(L, "option 'src': string expected");
+    if (!fl_opt_string(L, 1, "dst", &dst)) luaL_error(L, "option 'dst': string expected");
+    fl_opt_string(L, 1, "scheme", &o.scheme);
+    fl_opt_string(L, 1, "calibrate", &o.calibrate);
+    fl_opt_string(L, 1, "device", &o.device);
+    fl_opt_int(L, 1, "samples", &o.samples);
+    fl_opt_int(L, 1, "max_length", &o.max_length);
+    fl_opt_int(L, 1, "threads", &threads);
+    if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
+    o.threads = (int)threads;
+    lua_getfield(L, 1, "progress");
+    if (!lua_isnil(L, -1)) {
+        luaL_checktype(L, -1, LUA_TFUNCTION);
+        o.progress = on_progress;
+        o.progress_ctx = L;
+    }
+    lua_pop(L, 1);
+    if (fl_quantize(&report, src, dst, &o, &err)) return fl_push_err(L, &err);
+    lua_createtable(L, 0, 5);
+    const struct {
+        const char *key;
+        double value;
+    } members[] = {{"linears", (double)report.linears},
+                   {"samples", (double)report.samples},
+                   {"tokens", (double)report.tokens},
+                   {"bytes_in", (double)report.bytes_in},
+                   {"bytes_out", (double)report.bytes_out}};
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+        lua_pushnumber(L, (lua_Number)members[i].value);
+        lua_setfield(L, -2, members[i].key);
+    }
+    return 1;
+}
+
+void fl_register_quantize(lua_State *L) {
+    lua_pushcfunction(L, l_quantize);
+    lua_setfield(L, -2, "quantize");
+}

@@ -1,0 +1,24 @@
+/* calibrate.h - run conversations through a model and keep the largest magnitude every
+ * linear's input has had. */
+#ifndef FL_QUANT_CALIBRATE_H
+#define FL_QUANT_CALIBRATE_H
+
+#include "model/model.h"
+
+typedef struct fl_calibration_source {
+    const char *path;   /* JSONL, a line: {"messages":[...]} or {"text":"..."}           */
+    int64_t samples;    /* lines used, from the first; 0 = 512                            */
+    int64_t max_length; /* tokens used of a line; 0 = 2048; the model's context bounds it */
+    void (*progress)(void *ctx, double fraction); /* may be NULL                           */
+    void *progress_ctx;
+} fl_calibration_source;
+
+typedef struct fl_calibration {
+    float *absmax; /* [n_layers,FL_OBSERVED], fl_free */
+    int64_t samples, tokens;
+} fl_calibration;
+
+/* Messages go through the model directory's chat template.  FL_E_FORMAT names file and line. */
+int fl_calibrate(fl_calibration *out, fl_model *m, const fl_calibration_source *src, fl_err *err);
+
+#endif
