@@ -1,5 +1,8 @@
 # fp8llm - `make help` lists the targets, `make info` prints what was detected.
 # Every setting can be given on the command line: make CC=clang BUILD=build/clang
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 BUILD   ?= build
 PREFIX  ?= /usr/local
 CFLAGS  ?= -O2 -g

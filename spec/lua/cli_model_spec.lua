@@ -1,0 +1,164 @@
+-- Every command on a tiny random model: what it prints, not what the model says.
+describe("the command on a model", function()
+  local cli = dofile "spec/support/cli.lua"
+  local tiny = dofile "spec/support/tiny_model.lua"
+  local json = require "fp8llm.json"
+  local dir = "build/spec/cli"
+  tiny.write(dir, {seed = 3, quant = "fp8-static"})
+  local bf16 = "build/spec/cli-bf16"
+  tiny.write(bf16, {seed = 3})
+
+  local function succeed(...)
+    local out, err, status = cli(...)
+    if status ~= 0 then error("status " .. tostring(status) .. ": " .. err, 2) end
+    return out, err
+  end
+
+  local function read(path)
+    local f = assert(io.open(path, "rb"))
+    local text = f:read "*a"
+    f:close()
+    return text
+  end
+
+  it("chat --message prints the answer, and the speeds on stderr", function()
+    local out, err = succeed("chat", dir, "--message", "hello", "--temperature", "0", "--max-tokens", "5")
+    assert.is_true(#out >= 1 and out:sub(-1) == "\n")
+    assert.is_true(err:find "^prompt %d+ tokens, [%d.]+ tokens/s; decode %d+ tokens, [%d.]+ tokens/s\n$" ~= nil)
+  end)
+
+  it("chat --json prints one object, the same for the same seed", function()
+    local words = {"chat", dir, "--message", "hello", "--seed=7", "--temperature=1", "--max-tokens=6", "--json"}
+    local function run() return json.decode((succeed((table.unpack or unpack)(words)))) end -- luacheck: ignore
+    local a, b = run(), run()
+    assert.same(a.ids, b.ids)
+    assert.equal(a.usage.completion_tokens, #a.ids)
+    assert.equal("string", type(a.text))
+    assert.is_true(a.finish_reason == "length" or a.finish_reason == "stop")
+  end)
+
+  it("chat keeps a conversation, and /reset forgets it", function()
+    local input = {input = "one\ntwo\n/reset\n\none\n/exit\nnot read\n"}
+    local out, err = succeed(input, "chat", dir, "--temperature", "0", "--max-tokens", "3", "--system", "be brief")
+    local turns = {}
+    for prompt in err:gmatch "prompt (%d+) tokens" do turns[#turns + 1] = tonumber(prompt) end
+    assert.equal(3, #turns)
+    assert.is_true(turns[2] > turns[1])
+    assert.equal(turns[1], turns[3])
+    assert.is_true(err:find("(%d+ known)", 1, false) ~= nil)
+    assert.equal("> ", out:sub(1, 2))
+  end)
+
+  it("generate continues --prompt or stdin", function()
+    local from_option = succeed("generate", dir, "--prompt", "abc", "--temperature", "0", "--max-tokens", "4")
+    local from_stdin = succeed({input = "abc"}, "generate", dir, "--temperature", "0", "--max-tokens", "4")
+    assert.equal(from_option, from_stdin)
+    local echoed = succeed("generate", dir, "--prompt", "abc", "--temperature", "0", "--max-tokens", "4", "--echo")
+    assert.equal("abc" .. from_option, echoed)
+  end)
+
+  it("generate refuses an empty prompt", function()
+    local _, err, status = cli("generate", dir, "--prompt", "")
+    assert.equal(1, status)
+    assert.equal("fp8llm: the prompt is empty\n", err)
+  end)
+
+  it("names what is wrong with a setting", function()
+    local _, err, status = cli("generate", dir, "--prompt", "a", "--top-p", "2")
+    assert.equal(1, status)
+    assert.is_true(err:find "^fp8llm: top_p: 2 is not in [^\n]+\n$" ~= nil)
+  end)
+
+  it("tokenize and back", function()
+    local text = "Hello, wörld\n"
+    local ids = succeed("tokenize", dir, text, "--ids")
+    assert.equal(text .. "\n", (succeed("tokenize", dir, ids, "--decode")))
+    local object = json.decode((succeed({input = text}, "tokenize", dir, "--json")))
+    assert.equal(ids, table.concat(object.ids, " ") .. "\n")
+    assert.equal(object.count .. "\n", (succeed("tokenize", dir, text, "--count")))
+    local _, lines = succeed("tokenize", dir, text):gsub("\n", "")
+    assert.equal(object.count, lines)
+  end)
+
+  it("tokenize --chat goes through the template", function()
+    local file = "build/spec/cli-chat.json"
+    local f = assert(io.open(file, "w"))
+    f:write '[{"role": "user", "content": "hi"}]'
+    f:close()
+    local plain = succeed("tokenize", dir, "--chat", file, "--count")
+    local open = succeed("tokenize", dir, "--chat", file, "--generation-prompt", "--count")
+    assert.is_true(tonumber(open) > tonumber(plain))
+    f = assert(io.open(file, "w"))
+    f:write '[{'
+    f:close()
+    local _, err, status = cli("tokenize", dir, "--chat", file)
+    assert.equal("fp8llm: " .. file .. ": line 1: object key expected\n", err)
+    assert.equal(1, status)
+  end)
+
+  it("inspect tells shape, types and tensors", function()
+    local out = succeed("inspect", dir, "--tensors")
+    assert.is_true(out:find("LlamaForCausalLM", 1, true) ~= nil)
+    assert.is_true(out:find "quantization +fp8 static" ~= nil)
+    assert.is_true(out:find "model%.norm%.weight +bf16 +%[64%]" ~= nil)
+    local object = json.decode((succeed("inspect", dir, "--json")))
+    assert.is_nil(object.tensors)
+    assert.equal(64, object.config.hidden_size)
+    assert.equal(14, object.types.e4m3.tensors)
+  end)
+
+  it("quantize writes a checkpoint that chat takes, and refuses to overwrite it", function()
+    local dst = "build/spec/cli-quantized"
+    os.execute("rm -rf " .. dst)
+    local jsonl = "build/spec/cli.jsonl"
+    local f = assert(io.open(jsonl, "w"))
+    f:write('{"messages": [{"role": "user", "content": "hello"}]}\n', '{"text": "a b c"}\n')
+    f:close()
+    local out = succeed("quantize", bf16, dst, "--scheme", "fp8-static", "--calibrate", jsonl)
+    assert.is_true(out:find("14 linears fp8-static, calibrated with 2 conversations", 1, true) ~= nil)
+    succeed("chat", dst, "--message", "hello", "--max-tokens", "2")
+    local _, err, status = cli("quantize", bf16, dst, "--scheme", "fp8-static", "--calibrate", jsonl)
+    assert.equal(1, status)
+    assert.is_true(err:find(dst, 1, true) ~= nil)
+  end)
+
+  it("eval perplexity counts every token but the first, whatever the window", function()
+    local text = "build/spec/cli.txt"
+    local f = assert(io.open(text, "w"))
+    f:write(("The quick brown fox jumps over the lazy dog. "):rep(8))
+    f:close()
+    local tokens = tonumber((succeed("tokenize", dir, read(text), "--count", "--no-add")))
+    local function run(...) return json.decode((succeed("eval", "perplexity", dir, "--text", text, "--json", ...))) end
+    local whole = run "--window=500"
+    assert.equal(tokens - 1, whole.tokens)
+    assert.is_true(whole.perplexity > 1)
+    local strided = run("--window", "100", "--stride", "10")
+    assert.equal(tokens - 1, strided.tokens)
+    assert.is_true(math.abs(strided.perplexity / whole.perplexity - 1) < 0.2)
+    local compared = run("--baseline", bf16, "--max-tokens", "50")
+    assert.equal(49, compared.baseline.tokens)
+    assert.is_true(math.abs(compared.recovery_percent - 100) < 5)
+  end)
+
+  it("bench decode relates speed to the bandwidth of the same run", function()
+    local r = json.decode((succeed("bench", "decode", dir, "--runs", "2", "--tokens", "4", "--prompt", "4", "--json")))
+    assert.equal(2, #r.runs)
+    assert.is_true(r.tokens_per_second > 0 and r.read_bandwidth > 0)
+    assert.is_true(math.abs(r.fraction - r.bytes_per_second / r.read_bandwidth) < 1e-6)
+  end)
+
+  it("bench prefill measures lengths that fit", function()
+    local r = json.decode((succeed("bench", "prefill", dir, "--runs", "1", "--context", "100", "--json")))
+    assert.equal(2, #r.prefill)
+    assert.equal(64, r.prefill[2].prompt_tokens)
+    local _, err, status = cli("bench", "prefill", dir, "--length", "600")
+    assert.equal("fp8llm: --length 600: the context holds 512 tokens\n", err)
+    assert.equal(1, status)
+  end)
+
+  it("bench tokenizer measures each kind of text", function()
+    local r = json.decode((succeed("bench", "tokenizer", dir, "--runs", "1", "--json")))
+    assert.equal(5, #r.tokenizer)
+    for _, one in ipairs(r.tokenizer) do assert.is_true(one.encode_bytes_per_second > 0) end
+  end)
+end)
