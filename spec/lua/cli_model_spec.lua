@@ -1,6 +1,6 @@
 -- Every command on a tiny random model: what it prints, not what the model says.
 describe("the command on a model", function()
-  local cli = dofile "spec/support/cli.lua"
+  local cli = dofile "spec/support/run.lua" "lua/fp8llm/cli.lua"
   local tiny = dofile "spec/support/tiny_model.lua"
   local json = require "fp8llm.json"
   local dir = "build/spec/cli"
@@ -154,7 +154,8 @@ describe("the command on a model", function()
       seq:close()
     end
     model:close()
-    local out = succeed("eval", "perplexity", dir, "--text", text, "--window=5", "--stride=1", "--max-tokens=12", "--json")
+    local out = succeed("eval", "perplexity", dir, "--text", text, "--json", "--window=5", "--stride=1",
+      "--max-tokens=12")
     assert.is_true(math.abs(json.decode(out).perplexity / math.exp(-sum / 11) - 1) < 1e-6)
   end)
 

@@ -1,5 +1,5 @@
 describe("the command", function()
-  local cli = dofile "spec/support/cli.lua"
+  local cli = dofile "spec/support/run.lua" "lua/fp8llm/cli.lua"
   local commands = {"chat", "generate", "tokenize", "inspect", "quantize", "eval", "bench"}
 
   it("lists its commands", function()

@@ -1,5 +1,6 @@
---- cli(...) runs the command fp8llm on the Lua that runs the specs -> stdout, stderr, status.
--- A table as first argument may hold input = text for stdin.
+--- run(script) -> a function that runs that Lua script on the Lua that runs the specs, on the
+-- module built for it: f(word, ...) -> stdout, stderr, status. A table as first argument may
+-- hold input = text for stdin.
 local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
 
 local function interpreter()
@@ -16,7 +17,7 @@ local function take(path)
   return text
 end
 
-return function(first, ...)
+local function run(script, first, ...)
   local words, input = {first, ...}, nil
   if type(first) == "table" then
     words, input = {...}, first.input
@@ -26,7 +27,7 @@ return function(first, ...)
   local out, err, source = os.tmpname(), os.tmpname(), os.tmpname()
   local command = {
     "LUA_CPATH=" .. quote(module_dir .. "/?.so;;"), "LUA_PATH=" .. quote "lua/?.lua;;", interpreter(),
-    "lua/fp8llm/cli.lua",
+    script,
   }
   for _, word in ipairs(words) do command[#command + 1] = quote(word) end
   local f = assert(io.open(source, "wb"))
@@ -38,4 +39,8 @@ return function(first, ...)
   pipe:close()
   os.remove(source)
   return take(out), take(err), status
+end
+
+return function(script)
+  return function(...) return run(script, ...) end
 end

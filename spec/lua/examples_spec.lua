@@ -1,0 +1,59 @@
+-- Every example runs to its end: on a tiny random model on each Lua, on the real one on LuaJIT.
+local run = dofile "spec/support/run.lua"
+local tiny = dofile "spec/support/tiny_model.lua"
+
+local dir = "build/spec/examples"
+tiny.write(dir, {seed = 5, context = 1024})
+local real, bf16 = "build/models/SmolLM2-135M-Instruct-FP8", "build/models/SmolLM2-135M-Instruct"
+
+local function succeed(name, ...)
+  local out, err, status = run("examples/" .. name)(...)
+  if status ~= 0 then error(name .. ": status " .. tostring(status) .. ": " .. err, 2) end
+  return out
+end
+
+describe("examples on a tiny model", function()
+  it("hello.lua", function() assert.equal("\n", succeed("hello.lua", dir, "hi"):sub(-1)) end)
+  it("chat.lua", function()
+    local out = succeed("chat.lua", {input = "hi\n"}, dir)
+    assert.equal("> ", out:sub(1, 2))
+  end)
+  it("score.lua", function() assert.is_true(succeed("score.lua", dir):find "\nbest: %w+\n$" ~= nil) end)
+  it("custom_sampler.lua", function()
+    local once = succeed("custom_sampler.lua", dir, "hi", "3")
+    assert.equal(once, succeed("custom_sampler.lua", dir, "hi", "3"))
+  end)
+  it("tensors.lua", function()
+    local out = succeed("tensors.lua", dir)
+    local error_percent = tonumber(out:match "error of the weight: ([%d.]+) %%")
+    assert.is_true(error_percent > 1 and error_percent < 4) -- E4M3 has three mantissa bits
+  end)
+
+  it("are all named here", function()
+    local f = assert(io.open "spec/lua/examples_spec.lua")
+    local me = f:read "*a"
+    f:close()
+    for path in io.popen "ls examples/*.lua":lines() do
+      assert.is_true(me:find('"' .. path:match "[^/]+$" .. '"', 1, true) ~= nil)
+    end
+  end)
+end)
+
+if jit then -- luacheck: ignore
+  describe("examples on the real model", function()
+    it("hello.lua knows the capital of France", function()
+      assert.is_true(succeed("hello.lua", real):find("Paris", 1, true) ~= nil)
+    end)
+    it("chat.lua remembers", function()
+      local out = succeed("chat.lua", {input = "My name is Ada.\nWhat is my name?\n"}, real)
+      assert.is_true(out:match "> .*> (.*)":find("Ada", 1, true) ~= nil)
+    end)
+    it("score.lua knows the opposite of hot", function()
+      assert.is_true(succeed("score.lua", real):find("best: cold", 1, true) ~= nil)
+    end)
+    it("custom_sampler.lua tells a story", function() assert.is_true(#succeed("custom_sampler.lua", real) > 100) end)
+    it("tensors.lua", function()
+      assert.is_true(succeed("tensors.lua", bf16):find("error of the product", 1, true) ~= nil)
+    end)
+  end)
+end
