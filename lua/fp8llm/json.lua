@@ -1,9 +1,10 @@
 --- JSON for the command: small, strict, in plain Lua.
 -- Arrays are tables with elements 1..n (json.array marks an empty one), objects have string
 -- keys and are written in sorted order. null is json.null.
-local json = {null = setmetatable({}, {__tostring = function() return "null" end})}
+-- __jsontype tells the C side and other Lua JSON libraries the same.
+local json = {null = setmetatable({}, {__tostring = function() return "null" end, __jsontype = "null"})}
 
-local array_mt = {}
+local array_mt = {__jsontype = "array"}
 local max_depth = 200
 
 function json.array(t) return setmetatable(t, array_mt) end

@@ -60,6 +60,10 @@ void fl_push_ids(lua_State *L, const int32_t *ids, size_t n);
 void fl_push_tokenizer(lua_State *L, struct fl_tokenizer *t);
 struct fl_tokenizer *fl_check_tokenizer(lua_State *L, int idx); /* raises; not owned */
 
+/* Push a template object for the chat template called `name` (NULL: the default), with the
+ * tokenizer; or nil, message, code.  Returns the number of results. */
+int fl_push_template(lua_State *L, struct fl_tokenizer *t, const char *name);
+
 /* One per class file; the module table is on top of the stack. */
 void fl_register_model(lua_State *L);
 void fl_register_sequence(lua_State *L);

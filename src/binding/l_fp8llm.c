@@ -22,6 +22,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_devices(L);
     fl_register_quantize(L);
     fl_register_tokenizer(L);
+    fl_register_template(L);
     fl_register_tensor(L);
     fl_register_safetensors(L);
     fl_register_sampler(L);

@@ -189,6 +189,14 @@ static int l_tokenizer(lua_State *L) {
     return 1;
 }
 
+/* model:template(name) -> the model's chat template */
+static int l_template(lua_State *L) {
+    lua_model *m = check_box(L);
+    const char *name = luaL_optstring(L, 2, NULL);
+    fl_err err;
+    return need_tokenizer(m, &err) ? fl_push_err(L, &err) : fl_push_template(L, m->tokenizer, name);
+}
+
 /* model:eos() -> ids that end a text: config.json, generation_config.json, tokenizer */
 static int l_eos(lua_State *L) {
     lua_model *m = check_box(L);
@@ -231,6 +239,7 @@ static const luaL_Reg methods[] = {{"info", l_info},
                                    {"config", l_config},
                                    {"generation_config", l_generation_config},
                                    {"tokenizer", l_tokenizer},
+                                   {"template", l_template},
                                    {"eos", l_eos},
                                    {"tensor", l_tensor},
                                    {"sequence", fl_l_sequence_new},

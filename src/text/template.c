@@ -41,6 +41,10 @@ void fl_template_unref(fl_template *t) {
     fl_free(t);
 }
 
+bool fl_template_takes_parts(const fl_template *t) {
+    return t->takes_parts;
+}
+
 static const fl_jv *member(const fl_jv *object, const fl_tstr *name) {
     for (uint32_t i = 0; object && object->kind == FL_JV_OBJECT && i < object->n; i++) {
         const fl_jv *key = &object->members[i].key;

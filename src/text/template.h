@@ -36,11 +36,14 @@ typedef struct fl_template_context {
     fl_template_limits limits;
 } fl_template_context;
 
-/* Renders into *out.  When `trusted_bits` is not NULL it receives one bit per output byte
- * (bit i%8 of byte i/8): 1 = written by the template itself or a trusted value, 0 = came
+/* Renders to the end of *out.  When `trusted_bits` is not NULL it receives one bit per byte of
+ * the new text (bit i%8 of byte i/8): 1 = written by the template itself or a trusted value, 0 = came
  * from `values`.  raise_exception and undefined errors are FL_E_ARG with line and text;
  * limits FL_E_LIMIT. */
 int fl_template_render(const fl_template *t, const fl_template_context *c, fl_bytes *out,
                        fl_bytes *trusted_bits, fl_err *err);
+
+/* Whether the template goes through the content of a message as a list of parts. */
+bool fl_template_takes_parts(const fl_template *t);
 
 #endif

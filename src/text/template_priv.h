@@ -193,6 +193,7 @@ struct fl_template {
     fl_tnode *body;
     const fl_tname **names; /* by id */
     uint32_t n_names;
+    bool takes_parts; /* see fl_template_takes_parts */
 };
 
 typedef enum {

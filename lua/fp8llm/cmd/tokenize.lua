@@ -21,11 +21,11 @@ tokenizer is loaded, so MODEL may be a directory without weights.]],
   },
 }
 
-local function chat_ids(dir, opt)
+local function chat_ids(tokenizer, opt)
   local messages, message = json.decode(common.read_file(opt.chat))
   if not messages then common.fail("%s: %s", opt.chat, message) end
   if messages.messages then messages = messages.messages end
-  local template = must(fp8llm.template(dir))
+  local template = must(fp8llm.template(tokenizer))
   return must(template:encode(messages, {add_generation_prompt = opt.generation_prompt or false}))
 end
 
@@ -58,7 +58,7 @@ function M.run(opt, words)
   local tokenizer = must(fp8llm.tokenizer(dir))
   local ids
   if opt.chat then
-    ids = chat_ids(dir, opt)
+    ids = chat_ids(tokenizer, opt)
   else
     local text = words[2] or io.read "*a"
     if opt.decode then return decode(tokenizer, text, opt) end
