@@ -41,6 +41,15 @@ function fp8llm.load(dir, options) end
 ---@return fp8llm.code? code
 function fp8llm.tokenizer(dir) end
 
+---A chat template from its source, or the one of a tokenizer (of that name, if one is given). With a
+---tokenizer it can encode.
+---@param source string|fp8llm.tokenizer
+---@param tokenizer? fp8llm.tokenizer|string a tokenizer for the source; or the name of the tokenizer's template
+---@return fp8llm.template?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.template(source, tokenizer) end
+
 ---@param options? fp8llm.sampler_options
 ---@return fp8llm.sampler?
 ---@return string? message
@@ -289,16 +298,23 @@ function stream:finish() end
 
 -- ---- template --------------------------------------------------------------------------------
 
----A chat template.
+---A chat template. Messages are a list of {role=, content=, ...}, or a whole context with a
+---member `messages`, as tables or as JSON text. Arguments of tool calls in JSON text are handed to
+---the template as tables, absent content as none; content that is a list of text parts becomes one
+---text unless the template goes through lists.
 ---@class fp8llm.template
 local template = {}
 
+---Every other member is a variable of the template.
 ---@class fp8llm.template_options
 ---@field add_generation_prompt? boolean end where the assistant's answer begins (default false)
----@field tools? table[]
+---@field continue_final_message? boolean end behind the content of the last message (default false)
+---@field tools? table[]|string descriptions of tools, also as a JSON list (default none)
+---@field documents? table[]|string texts to answer from, also as a JSON list (default none)
+---@field now? number Unix time for strftime_now (default the clock)
 
----The text of a conversation. Other members of options are variables of the template.
----@param messages {role: string, content: any}[]
+---The text of a conversation.
+---@param messages {role: string, content: any}[]|table|string
 ---@param options? fp8llm.template_options
 ---@return string?
 ---@return string? message
@@ -306,13 +322,15 @@ local template = {}
 function template:render(messages, options) end
 
 ---The same as token ids: special tokens that the template writes are read as such, those in a
----message are plain text.
----@param messages {role: string, content: any}[]
+---message are plain text. Needs a template that came with a tokenizer.
+---@param messages {role: string, content: any}[]|table|string
 ---@param options? fp8llm.template_options
 ---@return fp8llm.ids?
 ---@return string? message
 ---@return fp8llm.code? code
 function template:encode(messages, options) end
+
+function template:close() end
 
 -- ---- sampler ---------------------------------------------------------------------------------
 
