@@ -23,7 +23,8 @@ INLINE void mix_block(const cpu_mix *x, int64_t row, int64_t tile, int half, con
         for (int m = 0; m < rows; m++) {
             const float *p = x->p + (row + m) * x->ldp + 4 * g;
             for (int k = 0; k < CPU_GROUP; k++)
-                acc[m][k / 2] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + k), col[k], acc[m][k / 2]);
+                acc[m][k / 2] =
+                    _mm256_fmadd_ps(_mm256_broadcast_ss(p + (k ^ 1)), col[k ^ 1], acc[m][k / 2]);
         }
     }
     for (int m = 0; m < rows; m++) {

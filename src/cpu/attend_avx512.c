@@ -10,20 +10,27 @@ INLINE void mix_block(const cpu_mix *x, int64_t row, int64_t tile, const int row
     const e4m3_lut lut = load_lut();
     float *at = x->acc + (row * x->n_tiles + tile) * 2 * CPU_TILE;
     __m512 acc[MIX_ROWS][2];
+    UNROLL
     for (int m = 0; m < rows; m++) {
+        UNROLL
         for (int h = 0; h < 2; h++)
             acc[m][h] = _mm512_loadu_ps(at + (m * x->n_tiles * 2 + h) * CPU_TILE);
     }
     for (int64_t g = x->group_begin; g < x->group_end; g++) {
         __m512 col[CPU_GROUP];
         load_columns(col, x->block[g / 4] + (tile * 4 + g % 4) * bytes, t, &lut);
+        UNROLL
         for (int m = 0; m < rows; m++) {
             const float *p = x->p + (row + m) * x->ldp + 4 * g;
+            UNROLL
             for (int k = 0; k < CPU_GROUP; k++)
-                acc[m][k / 2] = _mm512_fmadd_ps(_mm512_set1_ps(p[k]), col[k], acc[m][k / 2]);
+                acc[m][k / 2] =
+                    _mm512_fmadd_ps(_mm512_set1_ps(p[k ^ 1]), col[k ^ 1], acc[m][k / 2]);
         }
     }
+    UNROLL
     for (int m = 0; m < rows; m++) {
+        UNROLL
         for (int h = 0; h < 2; h++)
             _mm512_storeu_ps(at + (m * x->n_tiles * 2 + h) * CPU_TILE, acc[m][h]);
     }

@@ -11,9 +11,11 @@
  * Weights: outer row = output row, K = input column.  Keys: outer row = position,
  * K = head dim.  Values: outer row = head dim, K = position.
  *
- * The sum.  Every product sum over K uses two f32 accumulators per outer row, one for
- * k%4 in {0,1} and one for {2,3}, both in order of k, added at the end.  No kernel does it
- * otherwise, so a result does not depend on how many rows were computed together. */
+ * The sum.  Every product sum over K uses two f32 accumulators per outer row: one takes
+ * k = 1, 0, 5, 4, 9, 8 ..., the other 3, 2, 7, 6 ..., and they are added at the end.  That
+ * is what VDPBF16PS does with pairs (odd element first, rounding after each of the two
+ * fused additions), so that it and f32 FMA are interchangeable on normal numbers.  No kernel
+ * does it otherwise: a result does not depend on how many rows were computed together. */
 #ifndef FL_CPU_PRIV_H
 #define FL_CPU_PRIV_H
 

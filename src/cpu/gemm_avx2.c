@@ -28,8 +28,8 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int fir
             for (int m = 0; m < rows; m++) {
                 const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
                 for (int k = 0; k < CPU_GROUP; k++)
-                    acc[m][h][k / 2] =
-                        _mm256_fmadd_ps(_mm256_broadcast_ss(x + k), col[k], acc[m][h][k / 2]);
+                    acc[m][h][k / 2] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + (k ^ 1)), col[k ^ 1],
+                                                       acc[m][h][k / 2]);
             }
         }
     }

@@ -41,6 +41,7 @@ INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, i
     const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
     const e4m3_lut lut = load_lut();
     for (int64_t g = begin; g < end; g++) {
+        UNROLL
         for (int i = 0; i < tiles; i++) {
             const uint8_t *p = w + i * tile_bytes + g * bytes;
             _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
@@ -48,8 +49,10 @@ INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, i
             if (pairs) {
                 __m512i pair[2];
                 load_pairs(pair, p, t, &lut);
+                UNROLL
                 for (int m = 0; m < rows; m++) {
                     const uint16_t *x = (const uint16_t *)d->x + (row + m) * d->ldx + 4 * g;
+                    UNROLL
                     for (int h = 0; h < 2; h++)
                         acc[m][i][h] = _mm512_dpbf16_ps(acc[m][i][h], (__m512bh)pair[h],
                                                         broadcast_pair(x + 2 * h));
@@ -57,11 +60,13 @@ INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, i
             } else {
                 __m512 col[CPU_GROUP];
                 load_columns(col, p, t, &lut);
+                UNROLL
                 for (int m = 0; m < rows; m++) {
                     const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+                    UNROLL
                     for (int k = 0; k < CPU_GROUP; k++)
                         acc[m][i][k / 2] =
-                            _mm512_fmadd_ps(_mm512_set1_ps(x[k]), col[k], acc[m][i][k / 2]);
+                            _mm512_fmadd_ps(_mm512_set1_ps(x[k ^ 1]), col[k ^ 1], acc[m][i][k / 2]);
                 }
             }
         }
@@ -73,7 +78,9 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int row
     const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
     const uint8_t *w = d->w + tile * tile_bytes;
     __m512 acc[DOT_ROWS][2][2];
+    UNROLL
     for (int m = 0; m < rows; m++) {
+        UNROLL
         for (int i = 0; i < tiles; i++) acc[m][i][0] = acc[m][i][1] = _mm512_setzero_ps();
     }
     /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
@@ -82,7 +89,9 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int row
     int64_t jump = (tiles - 1) * tile_bytes;
     dot_groups(acc, d, w, 0, split, PREFETCH_BYTES, rows, tiles, t, pairs, row);
     dot_groups(acc, d, w, split, d->groups, PREFETCH_BYTES + jump, rows, tiles, t, pairs, row);
+    UNROLL
     for (int m = 0; m < rows; m++) {
+        UNROLL
         for (int i = 0; i < tiles; i++)
             _mm512_storeu_ps(d->y + (row + m) * d->ldy + (tile + i) * CPU_TILE,
                              _mm512_add_ps(acc[m][i][0], acc[m][i][1]));

@@ -20,10 +20,10 @@ static void decode(float w[CPU_GROUP][CPU_TILE], const uint8_t *group, fl_dtype 
     }
 }
 
-/* acc[0] takes k0, k1, acc[1] takes k2, k3. */
+/* acc[0] takes k1, k0, acc[1] takes k3, k2. */
 static void accumulate(float acc[2][CPU_TILE], const float *x, float w[CPU_GROUP][CPU_TILE]) {
     for (int k = 0; k < CPU_GROUP; k++) {
-        for (int r = 0; r < CPU_TILE; r++) acc[k / 2][r] += x[k] * w[k][r];
+        for (int r = 0; r < CPU_TILE; r++) acc[k / 2][r] += x[k ^ 1] * w[k ^ 1][r];
     }
 }
 

@@ -10,7 +10,7 @@ enum {
     TILES = 8,                /* the weights in L2 while the rows pass                       */
     STREAM_BYTES = 256 << 10, /* weights taken at a time by a member when rows are few       */
     EXPAND_ROWS = 16,         /* from so many rows on, E4M3 tiles are decoded only once:     */
-    EXPAND_BYTES = 512 << 10, /* so much of them at a time, to stay in L2                    */
+    L2_BYTES = 512 << 10,     /* weights that a pass over many rows keeps in L2 */
 };
 
 typedef struct linear_job {
@@ -44,7 +44,7 @@ int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     const cpu_packed *p = lin->packed;
     be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
     int64_t panel = be->panel_rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
-    int64_t stretch = fl_max_i64(expanded_tile_bytes(p), EXPAND_BYTES), expanded = 0;
+    int64_t stretch = fl_max_i64(expanded_tile_bytes(p), L2_BYTES), expanded = 0;
     if (be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && be->panel_rows >= EXPAND_ROWS)
         expanded = stretch * fl_team_size(be->team);
     if (!grow(&be->panel, &be->panel_bytes, panel) ||
@@ -107,11 +107,9 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
 static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
     const cpu_packed *p = j->lin->packed;
     int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype), most = TILES;
-    uint8_t *stretch = NULL;
-    if (j->expand) {
-        most = fl_max_i64(fl_min_i64(TILES, EXPAND_BYTES / expanded_tile_bytes(p)), 1);
-        stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
-    }
+    uint8_t *stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
+    if (j->rows >= EXPAND_ROWS)
+        most = fl_max_i64(fl_min_i64(TILES, L2_BYTES / expanded_tile_bytes(p)), 1);
     for (int64_t tile = begin; tile < end; tile += most) {
         int64_t tiles = fl_min_i64(most, end - tile);
         const uint8_t *w = p->tile + tile * tile_bytes;
@@ -146,6 +144,13 @@ static int64_t choose_grain(const linear_job *j) {
     return fl_max_i64(fl_min_i64(grain, share), 1);
 }
 
+/* The type `dot` gets x in. */
+static fl_dtype choose_panel(const linear_job *j) {
+    bool bf16 =
+        j->be->isa->bf16_dot && j->lin->dtype != FL_DTYPE_F16 && j->x->dtype != FL_DTYPE_F16;
+    return bf16 ? FL_DTYPE_BF16 : FL_DTYPE_F32;
+}
+
 int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
                fl_err *err) {
     bool fp8 = lin->act != FL_ACT_NONE;
@@ -157,17 +162,11 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
         return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
                        (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
                        (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
-    linear_job j = {.be = be,
-                    .out = out,
-                    .x = in,
-                    .q_scale = fp8 ? x->q_scale.data : NULL,
-                    .lin = lin,
-                    .panel_dtype = FL_DTYPE_F32};
-    if (be->isa->bf16_dot && lin->dtype != FL_DTYPE_F16 &&
-        (in->dtype == FL_DTYPE_E4M3 || in->dtype == FL_DTYPE_BF16))
-        j.panel_dtype = FL_DTYPE_BF16;
+    linear_job j = {
+        .be = be, .out = out, .x = in, .q_scale = fp8 ? x->q_scale.data : NULL, .lin = lin};
     for (; j.row < rows; j.row += be->panel_rows) {
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
+        j.panel_dtype = choose_panel(&j);
         j.grain = choose_grain(&j);
         j.expand = be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && j.rows >= EXPAND_ROWS;
         atomic_init(&j.next, 0);

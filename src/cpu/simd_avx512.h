@@ -13,6 +13,12 @@ float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max);  /* att
 
 /* The kernels are templates: number of rows and types are constants after inlining. */
 #define INLINE static inline __attribute__((always_inline))
+/* Registers have no index: loops over them must vanish, also where the compiler finds it long. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* High and low byte of the BF16 image of each E4M3 magnitude, in registers. */
 typedef struct e4m3_lut {
