@@ -54,6 +54,9 @@ static const wrong_case wrong[] = {
      "a: 9 dimensions"},
     {"one offset", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", 4, FL_E_FORMAT,
      "a: data_offsets"},
+    {"offsets as an object",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":{\"x\":0,\"y\":4}}}", 4, FL_E_FORMAT,
+     "a: data_offsets"},
     {"three offsets", "{" A("F32", "[1]", "0", "4,4") "}", 4, FL_E_FORMAT, "a: data_offsets"},
     {"negative offset", "{" A("F32", "[1]", "-4", "0") "}", 4, FL_E_FORMAT, "a: data_offsets"},
     {"offset as text", "{" A("F32", "[1]", "0", "\"4\"") "}", 4, FL_E_FORMAT, "a: data_offsets"},
@@ -224,6 +227,17 @@ static void test_no_tensors(const fixture *f) {
     fl_safetensors_close(st);
 }
 
+/* The product passes 2^63 before the 0 ends it. */
+static void test_wide_and_empty(const fixture *f) {
+    fl_safetensors *st;
+    fixture_safetensors(f, "model.safetensors",
+                        "{" A("F32", "[281474976710655,65535,0]", "0", "0") "}", NULL, 0);
+    int rc = fl_safetensors_open(&st, fixture_path(f, "model.safetensors"), NULL);
+    check(!rc && fl_st_numel(fl_safetensors_at(st, 0)) == 0,
+          "a huge shape with a 0 has no element");
+    fl_safetensors_close(st);
+}
+
 static void test_shape_text(void) {
     fl_st_tensor t = {.ndim = FL_ST_MAX_DIMS};
     char shape[160];
@@ -286,6 +300,7 @@ int main(void) {
     test_wrong_headers(&f);
     test_wrong_starts(&f);
     test_depth(&f);
+    test_wide_and_empty(&f);
     test_shape_text();
     char path[512];
     snprintf(path, sizeof(path), "%s", fixture_path(&f, "good.safetensors"));

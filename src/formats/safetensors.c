@@ -325,9 +325,9 @@ const char *fl_st_shape(char out[160], const fl_st_tensor *t) {
 }
 
 int64_t fl_st_numel(const fl_st_tensor *t) {
-    int64_t n = 1;
-    for (int i = 0; i < t->ndim; i++) n *= t->dim[i];
-    return n;
+    uint64_t n = 1; /* unsigned: before a 0 the product may exceed 2^63 */
+    for (int i = 0; i < t->ndim; i++) n *= (uint64_t)t->dim[i];
+    return (int64_t)n;
 }
 
 float fl_st_value(const fl_st_tensor *t, int64_t i) {
