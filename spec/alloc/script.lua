@@ -16,8 +16,10 @@ for i = 1, #ids do stream:push(ids[i]) end
 stream:finish()
 
 local model = must(fp8llm.load(dir, {context = 64, kv_tokens = 256, threads = 1}))
+local prompt = must(must(model:template()):encode({{role = "user", content = "hi"}},
+  {add_generation_prompt = true}))
 local seq = must(model:sequence())
-local logits = must(seq:feed(ids))
+local logits = must(seq:feed(prompt))
 local sampler = must(fp8llm.sampler{temperature = 0.7, top_k = 5, seed = 1, logit_bias = {[3] = 1}})
 local id = must(sampler:sample(logits, seq))
 local fork = must(seq:fork())
