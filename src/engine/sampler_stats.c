@@ -8,46 +8,57 @@
 #include "util/fp8.h"
 #include "util/mem.h"
 
-/* aligned(4): rows start anywhere. */
-typedef float vecf __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t veci __attribute__((vector_size(16), aligned(4), may_alias));
+/* aligned(4): rows start anywhere.  Vectors travel by pointer: without AVX there is no
+ * register to pass one of 32 bytes in. */
+typedef float vecf __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t veci __attribute__((vector_size(32), aligned(4), may_alias));
 
-enum { LANES = 4, VECS = FL_ROW_BLOCK / LANES };
+enum { LANES = 8, VECS = FL_ROW_BLOCK / LANES };
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE vecf splat(float x) {
-    return (vecf){x, x, x, x};
+/* Compile body twice on x86, for AVX2 and for the baseline, and choose at run time: the
+ * same operations in the same order, so the same bits. */
+#if defined(__x86_64__)
+#define AVX2              __attribute__((target("avx2")))
+#define BEST(avx2, plain) (__builtin_cpu_supports("avx2") ? (avx2) : (plain))
+#else
+#define AVX2
+#define BEST(avx2, plain) (plain)
+#endif
+
+/* to = mask ? to : other */
+INLINE void keep_where(vecf *to, const veci *mask, const vecf *other) {
+    *to = (vecf)((*mask & (veci)*to) | (~*mask & (veci)*other));
 }
 
-INLINE vecf pick(veci mask, vecf yes, vecf no) {
-    return (vecf)((mask & (veci)yes) | (~mask & (veci)no));
+INLINE void raise_to(vecf *a, const vecf *b) {
+    veci higher = *b > *a; /* a NaN in b loses */
+    vecf old = *a;
+    *a = *b;
+    keep_where(a, &higher, &old);
 }
 
-INLINE vecf vec_max(vecf a, vecf b) {
-    return pick(b > a, b, a); /* a NaN in b loses */
-}
-
-static float max_of_block(const float *x, veci *nan) {
+INLINE float max_of_block(const float *x, veci *nan) {
     const vecf *v = (const vecf *)x;
-    vecf a = splat(-INFINITY), b = a;
+    vecf a = (vecf){0} - INFINITY, b = a;
     for (int i = 0; i < VECS; i += 2) {
-        a = vec_max(a, v[i]);
-        b = vec_max(b, v[i + 1]);
+        raise_to(&a, &v[i]);
+        raise_to(&b, &v[i + 1]);
         *nan |= (v[i] != v[i]) | (v[i + 1] != v[i + 1]);
     }
-    a = vec_max(a, b);
+    raise_to(&a, &b);
     float m = a[0];
     for (int i = 1; i < LANES; i++) m = a[i] > m ? a[i] : m;
     return m;
 }
 
 /* The last block padded with -inf, so that it takes the same path. */
-static void pad_block(float out[FL_ROW_BLOCK], const float *x, int32_t n) {
+INLINE void pad_block(float out[FL_ROW_BLOCK], const float *x, int32_t n) {
     for (int i = 0; i < FL_ROW_BLOCK; i++) out[i] = i < n ? x[i] : -INFINITY;
 }
 
-float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
+INLINE float row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
     float max = -INFINITY, tail[FL_ROW_BLOCK];
     veci nan = {0};
     for (int32_t b = 0, i = 0; i < n; b++, i += FL_ROW_BLOCK) {
@@ -60,8 +71,19 @@ float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
         if (block_max) block_max[b] = m;
         if (m > max) max = m;
     }
-    if (has_nan) *has_nan = nan[0] | nan[1] | nan[2] | nan[3];
+    for (int i = 0; has_nan && i < LANES; i++) *has_nan = (i && *has_nan) || nan[i];
     return max;
+}
+
+AVX2 static float row_max_avx2(const float *x, int32_t n, float *block_max, bool *has_nan) {
+    return row_max(x, n, block_max, has_nan);
+}
+static float row_max_plain(const float *x, int32_t n, float *block_max, bool *has_nan) {
+    return row_max(x, n, block_max, has_nan);
+}
+
+float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
+    return BEST(row_max_avx2, row_max_plain)(x, n, block_max, has_nan);
 }
 
 int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float max) {
@@ -80,29 +102,33 @@ int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float m
 /* e^x for x <= 0, relative error below 2e-7; 0 below -87, so also for -inf.
  * e^x = 2^k * e^r, k = round(x / ln 2), |r| <= ln 2 / 2.  The polynomial is a minimax
  * fit of (e^r - 1 - r) / r^2 (weighted least squares, our own). */
-INLINE vecf vec_exp(vecf x) {
-    const vecf lowest = splat(-87.0f), magic = splat(12582912.0f); /* 1.5 * 2^23: rounds */
-    vecf safe = pick(x > lowest, x, lowest);
-    vecf kf = safe * splat(1.44269504f) + magic;
+INLINE void exp_in_place(vecf *x) {
+    const vecf zero = {0}, lowest = zero - 87.0f;
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds */
+    veci in_range = *x > lowest;
+    vecf safe = *x;
+    keep_where(&safe, &in_range, &lowest);
+    vecf kf = safe * 1.44269504f + magic;
     veci k = (veci)kf;
     kf -= magic;
-    vecf r = safe - kf * splat(0.693359375f); /* ln 2 in two parts, the first exact */
-    r -= kf * splat(-2.12194440e-4f);
-    vecf p = splat(1.38145988e-3f);
-    p = p * r + splat(8.36871658e-3f);
-    p = p * r + splat(4.16683890e-2f);
-    p = p * r + splat(1.66665211e-1f);
-    p = p * r + splat(4.99999940e-1f);
-    p = p * (r * r) + r + splat(1.0f);
-    veci scaled = (veci)p + (k << 23); /* magic's own low bits are zero */
-    return pick(x > lowest, (vecf)scaled, splat(0.0f));
+    vecf r = safe - kf * 0.693359375f; /* ln 2 in two parts, the first exact */
+    r -= kf * -2.12194440e-4f;
+    vecf p = r * 1.38145988e-3f + 8.36871658e-3f;
+    p = p * r + 4.16683890e-2f;
+    p = p * r + 1.66665211e-1f;
+    p = p * r + 4.99999940e-1f;
+    p = p * (r * r) + r + 1.0f;
+    *x = (vecf)((veci)p + (k << 23)); /* magic's own low bits are zero */
+    keep_where(x, &in_range, &zero);
 }
 
-static float exp_block(const float *x, float max, float *w) {
-    const vecf *v = (const vecf *)x, shift = splat(max);
-    vecf a = splat(0.0f), b = a;
+INLINE float exp_block(const float *x, float max, float *w) {
+    const vecf *v = (const vecf *)x;
+    vecf a = {0}, b = a;
     for (int i = 0; i < VECS; i += 2) {
-        vecf e0 = vec_exp(v[i] - shift), e1 = vec_exp(v[i + 1] - shift);
+        vecf e0 = v[i] - max, e1 = v[i + 1] - max;
+        exp_in_place(&e0);
+        exp_in_place(&e1);
         a += e0;
         b += e1;
         if (w) {
@@ -111,10 +137,10 @@ static float exp_block(const float *x, float max, float *w) {
         }
     }
     a += b;
-    return (a[0] + a[1]) + (a[2] + a[3]);
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
 }
 
-double fl_row_exp(const float *x, int32_t n, float max, float *w) {
+INLINE double row_exp(const float *x, int32_t n, float max, float *w) {
     double sum = 0.0; /* f32 inside a block, double between blocks */
     int32_t i = 0;
     for (; n - i >= FL_ROW_BLOCK; i += FL_ROW_BLOCK)
@@ -126,6 +152,17 @@ double fl_row_exp(const float *x, int32_t n, float max, float *w) {
         if (w) memcpy(w + i, tail, (size_t)(n - i) * sizeof(*w));
     }
     return sum;
+}
+
+AVX2 static double row_exp_avx2(const float *x, int32_t n, float max, float *w) {
+    return row_exp(x, n, max, w);
+}
+static double row_exp_plain(const float *x, int32_t n, float max, float *w) {
+    return row_exp(x, n, max, w);
+}
+
+double fl_row_exp(const float *x, int32_t n, float max, float *w) {
+    return BEST(row_exp_avx2, row_exp_plain)(x, n, max, w);
 }
 
 int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
@@ -144,7 +181,7 @@ int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float 
 
 void fl_row_scale(float *x, int32_t n, float divisor) {
     int32_t i = 0;
-    for (; n - i >= LANES; i += LANES) *(vecf *)(x + i) /= splat(divisor);
+    for (; n - i >= LANES; i += LANES) *(vecf *)(x + i) /= divisor;
     for (; i < n; i++) x[i] /= divisor;
 }
 

@@ -1,8 +1,8 @@
 /* sampler_stats.h - passes over one row of logits, the costly half of the sampler.
  *
- * Vectors of four floats (GCC's vector extension, also clang's): compiled for SSE2 or
- * NEON alike, and every sum has one fixed order, so results do not depend on the
- * instruction set.  Used by sampler.c only. */
+ * Vectors of eight floats (GCC's vector extension, also clang's): compiled for SSE2 or
+ * NEON alike, on x86 also for AVX2, chosen at run time.  Every sum has one fixed order,
+ * so results do not depend on the instruction set.  Used by sampler.c only. */
 #ifndef FL_ENGINE_SAMPLER_STATS_H
 #define FL_ENGINE_SAMPLER_STATS_H
 
