@@ -248,7 +248,77 @@ static void test_memory(void) {
     check(n > 20, "each of %d allocations may fail: a SentencePiece form", n);
 }
 
-int main(void) {
+/* ---- damaged files ---- */
+
+static const char *const scraps[] = {"null",
+                                     "[]",
+                                     "{}",
+                                     "\"\"",
+                                     "-1",
+                                     "0",
+                                     "5",
+                                     "1e9",
+                                     "true",
+                                     "\"a\"",
+                                     ",",
+                                     ":",
+                                     "{\"type\":\"Sequence\"}",
+                                     "\"Regex\"",
+                                     "\\\\p{L}+",
+                                     "(?i:a|b)?",
+                                     "\"normalized\":true,",
+                                     "\"lstrip\":true,",
+                                     "\"single_word\":true,",
+                                     "\"unk_token\":\"a\",",
+                                     "\"byte_fallback\":true,",
+                                     "\\u0000"};
+enum { N_SCRAPS = sizeof(scraps) / sizeof(scraps[0]) };
+
+static uint32_t below(uint64_t *state, size_t n) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((*state >> 33) % n);
+}
+
+/* A random edit: bytes dropped, repeated, changed, or a scrap put in. */
+static void damage(fl_bytes *b, uint64_t *state) {
+    size_t at = below(state, b->len), n = 1 + below(state, 20);
+    if (n > b->len - at) n = b->len - at;
+    const char *put = scraps[below(state, N_SCRAPS)];
+    char part[32];
+    uint32_t how = below(state, 4);
+    fl_bytes out = {0};
+    memcpy(part, b->data + at, n);
+    fl_bytes_put(&out, b->data, at);
+    if (how == 0) part[0] = (char)below(state, 256);
+    if (how != 1) fl_bytes_put(&out, part, n);
+    if (how == 2) fl_bytes_put(&out, part, n);
+    if (how == 3) fl_bytes_puts(&out, put);
+    fl_bytes_put(&out, b->data + at + n, b->len - at - n);
+    fl_bytes_free(b);
+    *b = out;
+}
+
+static void test_damage(long rounds) {
+    int64_t live = fl_mem_live();
+    long loaded = 0, strange = 0;
+    fixture_remove(&files, "tokenizer_config.json");
+    for (long i = 0; i < rounds; i++) {
+        fl_bytes text = {0};
+        uint64_t state = (uint64_t)i;
+        size_t k = below(&state, sizeof(cases) / sizeof(cases[0]));
+        compose(&text, cases[k].key, cases[k].text);
+        for (uint32_t edits = 1 + below(&state, 3); edits; edits--) damage(&text, &state);
+        fixture_write(&files, "tokenizer.json", text.data, text.len);
+        fl_bytes_free(&text);
+        int rc = load_and_encode(NULL);
+        loaded += !rc;
+        strange += rc && rc != FL_E_FORMAT && rc != FL_E_UNSUPPORTED && rc != FL_E_LIMIT;
+    }
+    check(!strange && loaded && loaded < rounds && fl_mem_live() == live,
+          "%ld damaged files, %ld of them good enough", rounds, loaded);
+}
+
+int main(int argc, char **argv) {
     fl_bytes text = {0};
     fixture_new(&files);
     test_refusals();
@@ -257,6 +327,7 @@ int main(void) {
     fl_bytes_free(&text);
     test_config();
     test_memory();
+    test_damage(argc > 1 ? atol(argv[1]) : 2000); /* more: test_tokenizer_load N */
     fixture_free(&files);
     return tap_done();
 }
