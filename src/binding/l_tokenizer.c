@@ -208,8 +208,8 @@ static int l_bytes(lua_State *L) {
     return push_text(L, s, n);
 }
 
-/* tok:size() or #tok -> largest id + 1 */
-static int l_size(lua_State *L) {
+/* #tok -> largest id + 1 */
+static int l_len(lua_State *L) {
     lua_pushinteger(L, fl_tokenizer_size(check(L)->t));
     return 1;
 }
@@ -301,9 +301,9 @@ void fl_register_tokenizer(lua_State *L) {
                                        {"id", l_id},         {"piece", l_piece},
                                        {"bytes", l_bytes},   {"bos", l_bos},
                                        {"eos", l_eos},       {"chat_template", l_chat_template},
-                                       {"stream", l_stream}, {"size", l_size},
-                                       {"close", l_close},   {NULL, NULL}};
-    static const luaL_Reg meta[] = {{"__len", l_size}, {NULL, NULL}};
+                                       {"stream", l_stream}, {"close", l_close},
+                                       {NULL, NULL}};
+    static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg stream_methods[] = {
         {"push", l_stream_push}, {"finish", l_stream_finish}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"tokenizer", l_load}, {NULL, NULL}};
