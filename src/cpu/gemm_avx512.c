@@ -33,42 +33,59 @@ INLINE __m512bh broadcast_pair(const uint16_t *x) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* Groups [begin, end) of `rows` rows and `tiles` tiles.  The prefetch runs `ahead` bytes before
- * the reads. */
-INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, int64_t begin,
-                       int64_t end, int64_t ahead, const int rows, const int tiles, fl_dtype t,
-                       const bool pairs, int64_t row) {
-    const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
+/* What one kernel computes; the last line is constant in each instance. */
+typedef struct block {
+    const cpu_dot *d;
+    const uint8_t *w;
+    int64_t row, tile;
+    int rows, tiles;
+    fl_dtype t;
+    bool pairs;
+} block;
+
+INLINE void add_pairs(__m512 acc[][2][2], const block *b, int tile, int64_t g, const uint8_t *p,
+                      const e4m3_lut *lut) {
+    __m512i pair[2];
+    load_pairs(pair, p, b->t, lut);
+    UNROLL
+    for (int m = 0; m < b->rows; m++) {
+        const uint16_t *x = (const uint16_t *)b->d->x + (b->row + m) * b->d->ldx + 4 * g;
+        UNROLL
+        for (int h = 0; h < 2; h++)
+            acc[m][tile][h] =
+                _mm512_dpbf16_ps(acc[m][tile][h], (__m512bh)pair[h], broadcast_pair(x + 2 * h));
+    }
+}
+
+INLINE void add_columns(__m512 acc[][2][2], const block *b, int tile, int64_t g, const uint8_t *p,
+                        const e4m3_lut *lut) {
+    __m512 col[CPU_GROUP];
+    load_columns(col, p, b->t, lut);
+    UNROLL
+    for (int m = 0; m < b->rows; m++) {
+        const float *x = (const float *)b->d->x + (b->row + m) * b->d->ldx + 4 * g;
+        UNROLL
+        for (int k = 0; k < CPU_GROUP; k++)
+            acc[m][tile][k / 2] =
+                _mm512_fmadd_ps(_mm512_set1_ps(x[k ^ 1]), col[k ^ 1], acc[m][tile][k / 2]);
+    }
+}
+
+/* Groups [begin, end).  The prefetch runs `ahead` bytes before the reads. */
+INLINE void add_groups(__m512 acc[][2][2], const block *b, int64_t begin, int64_t end,
+                       int64_t ahead) {
+    const int64_t bytes = cpu_group_bytes(b->t), tile_bytes = b->d->groups * bytes;
     const e4m3_lut lut = load_lut();
     for (int64_t g = begin; g < end; g++) {
         UNROLL
-        for (int i = 0; i < tiles; i++) {
-            const uint8_t *p = w + i * tile_bytes + g * bytes;
+        for (int i = 0; i < b->tiles; i++) {
+            const uint8_t *p = b->w + i * tile_bytes + g * bytes;
             _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
-            if (t != FL_DTYPE_E4M3) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
-            if (pairs) {
-                __m512i pair[2];
-                load_pairs(pair, p, t, &lut);
-                UNROLL
-                for (int m = 0; m < rows; m++) {
-                    const uint16_t *x = (const uint16_t *)d->x + (row + m) * d->ldx + 4 * g;
-                    UNROLL
-                    for (int h = 0; h < 2; h++)
-                        acc[m][i][h] = _mm512_dpbf16_ps(acc[m][i][h], (__m512bh)pair[h],
-                                                        broadcast_pair(x + 2 * h));
-                }
-            } else {
-                __m512 col[CPU_GROUP];
-                load_columns(col, p, t, &lut);
-                UNROLL
-                for (int m = 0; m < rows; m++) {
-                    const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
-                    UNROLL
-                    for (int k = 0; k < CPU_GROUP; k++)
-                        acc[m][i][k / 2] =
-                            _mm512_fmadd_ps(_mm512_set1_ps(x[k ^ 1]), col[k ^ 1], acc[m][i][k / 2]);
-                }
-            }
+            if (bytes > 64) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
+            if (b->pairs)
+                add_pairs(acc, b, i, g, p, &lut);
+            else
+                add_columns(acc, b, i, g, p, &lut);
         }
     }
 }
@@ -76,7 +93,7 @@ INLINE void dot_groups(__m512 acc[][2][2], const cpu_dot *d, const uint8_t *w, i
 INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
                       fl_dtype t, const bool pairs) {
     const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
-    const uint8_t *w = d->w + tile * tile_bytes;
+    const block b = {d, d->w + tile * tile_bytes, row, tile, rows, tiles, t, pairs};
     __m512 acc[DOT_ROWS][2][2];
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -87,8 +104,8 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int row
      * read side by side, not the neighbour but the one after it. */
     int64_t split = fl_max_i64(d->groups - PREFETCH_BYTES / bytes, 0);
     int64_t jump = (tiles - 1) * tile_bytes;
-    dot_groups(acc, d, w, 0, split, PREFETCH_BYTES, rows, tiles, t, pairs, row);
-    dot_groups(acc, d, w, split, d->groups, PREFETCH_BYTES + jump, rows, tiles, t, pairs, row);
+    add_groups(acc, &b, 0, split, PREFETCH_BYTES);
+    add_groups(acc, &b, split, d->groups, PREFETCH_BYTES + jump);
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
