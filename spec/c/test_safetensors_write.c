@@ -21,7 +21,7 @@ static const fl_st_spec specs[] = {
     {"quote\"and\\back", FL_DTYPE_F16, 1, {1}},
     {"tab\tand\xc3\xa9", FL_DTYPE_U8, 1, {3}},
     {"empty", FL_DTYPE_F32, 2, {0, 4}},
-    {"wide", FL_DTYPE_I64, 2, {1, 2}},
+    {"wide \x01\x1f", FL_DTYPE_I64, 2, {1, 2}},
     {"i", FL_DTYPE_I32, 1, {1}},
     {"bool", FL_DTYPE_BOOL, 1, {1}},
 };
@@ -152,6 +152,29 @@ static void test_nothing(void) {
     fixture_free(&f);
 }
 
+static void test_limits(void) {
+    static const fl_st_spec eight = {"a", FL_DTYPE_U8, 8, {1, 1, 1, 1, 1, 1, 1, 1}};
+    enum { N = 4097 };
+    fl_st_spec *many = fl_alloc_array(N, sizeof(*many));
+    char(*names)[8] = fl_alloc_array(N, sizeof(*names));
+    fl_st_writer *w;
+    fl_err e = {0};
+    fixture f;
+    fixture_new(&f);
+    check(!fl_st_writer_new(&w, f.dir, &eight, 1, 0, NULL), "eight dimensions");
+    fl_st_writer_abort(w);
+    for (int i = 0; many && names && i < N; i++) {
+        snprintf(names[i], sizeof(names[i]), "%d", i);
+        many[i] = (fl_st_spec){names[i], FL_DTYPE_U8, 1, {1}};
+    }
+    check(!fl_st_writer_new(&w, f.dir, many, N - 1, 1, NULL), "4096 shards");
+    fl_st_writer_abort(w);
+    check(fl_st_writer_new(&w, f.dir, many, N, 1, &e) == FL_E_LIMIT, "4097 shards: %s", e.msg);
+    fl_free(names);
+    fl_free(many);
+    fixture_free(&f);
+}
+
 static void test_refusals(void) {
     static const struct {
         const char *what;
@@ -204,6 +227,7 @@ int main(void) {
     test_shards();
     test_index_text();
     test_nothing();
+    test_limits();
     test_refusals();
     fixture f;
     fixture_new(&f);

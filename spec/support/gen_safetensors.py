@@ -20,7 +20,7 @@ TENSORS = [  # name, dtype, shape, bytes: the order test_safetensors_write.c dec
     ('quote"and\\back', "float16", [1], 2),
     ("tab\tand\u00e9", "uint8", [3], 3),
     ("empty", "float32", [0, 4], 0),
-    ("wide", "int64", [1, 2], 16),
+    ("wide \x01\x1f", "int64", [1, 2], 16),
     ("i", "int32", [1], 4),
     ("bool", "bool", [1], 1),
 ]
