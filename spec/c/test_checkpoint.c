@@ -3,6 +3,7 @@
 #include "formats/checkpoint.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "fixture.h"
 #include "tap.h"
@@ -191,6 +192,27 @@ static void test_broken_shard(void) {
           e.msg);
 }
 
+/* 4096 names of one file without tensors, then one more. */
+static void test_file_limit(void) {
+    fixture f;
+    fl_checkpoint *ck;
+    fl_err e = {0};
+    char first[512], name[32];
+    fixture_new(&f);
+    write_letters(&f, "0.safetensors", "");
+    snprintf(first, sizeof(first), "%s", fixture_path(&f, "0.safetensors"));
+    for (int i = 1; i <= 4096; i++) {
+        snprintf(name, sizeof(name), "%d.safetensors", i);
+        if (link(first, fixture_path(&f, name))) break;
+    }
+    int rc = fl_checkpoint_open(&ck, f.dir, &e);
+    check(rc == FL_E_LIMIT && strstr(e.msg, "4096 files"), "4097 files: %s", e.msg);
+    fixture_remove(&f, "4096.safetensors");
+    check(!fl_checkpoint_open(&ck, f.dir, &e) && fl_checkpoint_count(ck) == 0, "4096 files");
+    fl_checkpoint_close(ck);
+    fixture_free(&f);
+}
+
 static int open_once(void *ctx) {
     fl_checkpoint *ck;
     int rc = fl_checkpoint_open(&ck, ctx, NULL);
@@ -226,6 +248,7 @@ int main(void) {
     fl_log_set_sink(NULL);
     test_left_out();
     test_broken_shard();
+    test_file_limit();
     fl_log_set_sink(keep_warning);
     test_allocations();
     return tap_done();

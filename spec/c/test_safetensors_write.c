@@ -2,7 +2,9 @@
  * pieces, refusals, and nothing left behind by a failure. */
 #include "formats/safetensors_write.h"
 
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "fixture.h"
@@ -206,6 +208,11 @@ static void test_refusals(void) {
     check(fl_st_writer_put(w, "xyz", 3, &e) == FL_E_ARG, "too many bytes: %s", e.msg);
     check(!fl_st_writer_put(w, "x", 1, NULL) && fl_st_writer_finish(w, &e) == FL_E_ARG,
           "unfinished: %s", e.msg);
+    fl_st_writer_new(&w, f.dir, &one, 1, 0, NULL);
+    check(!fl_st_writer_put(w, "xy", 2, NULL) && fl_st_writer_next(w, NULL) == 1 &&
+              !fl_st_writer_put(w, "", 0, NULL) && fl_st_writer_put(w, "z", 1, &e) == FL_E_ARG,
+          "data after the end: %s", e.msg);
+    fl_st_writer_abort(w);
     check(count_files(f.dir, "") == 2, "an unfinished writer leaves no file");
     fixture_text(&f, "model.safetensors.index.json", "{}");
     check(fl_st_writer_new(&w, f.dir, &one, 1, 0, &e) == FL_E_ARG, "an old index: %s", e.msg);
@@ -213,6 +220,30 @@ static void test_refusals(void) {
     fl_st_writer_new(&w, f.dir, &one, 1, 0, NULL);
     check(fl_st_writer_put(w, "xy", 2, &e) == FL_E_IO, "no folder: %s", e.msg);
     fl_st_writer_abort(w);
+}
+
+/* A full disk, played by the limit on the size of a file. */
+static void test_full_disk(void) {
+    static const fl_st_spec big[] = {{"a", FL_DTYPE_U8, 1, {9000}}, {"b", FL_DTYPE_U8, 1, {1}}};
+    static const uint8_t data[9000];
+    struct rlimit old, small;
+    fixture f;
+    fl_st_writer *w;
+    fl_err e = {0};
+    fixture_new(&f);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old);
+    small = old;
+    small.rlim_cur = 8192;
+    fl_st_writer_new(&w, f.dir, big, 2, 0, NULL);
+    setrlimit(RLIMIT_FSIZE, &small);
+    int rc = fl_st_writer_put(w, data, sizeof(data), &e);
+    if (!rc) rc = fl_st_writer_put(w, data, 1, &e);
+    rc = rc ? (fl_st_writer_abort(w), rc) : fl_st_writer_finish(w, &e);
+    setrlimit(RLIMIT_FSIZE, &old);
+    check(rc == FL_E_IO && strstr(e.msg, "model.safetensors.tmp"), "no room: %s", e.msg);
+    check(count_files(f.dir, "") == 2, "and nothing is left");
+    fixture_free(&f);
 }
 
 static int write_once(void *ctx) {
@@ -229,6 +260,7 @@ int main(void) {
     test_nothing();
     test_limits();
     test_refusals();
+    test_full_disk();
     fixture f;
     fixture_new(&f);
     check(fixture_sweep(write_once, &f) > 10, "every failing allocation is FL_E_NOMEM");
