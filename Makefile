@@ -7,6 +7,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 CFLAGS  ?= -O2 -g
 LDFLAGS ?=
+ISA_OPT ?= -O3
 WERROR  ?=
 PROMPT  ?= What is the capital of France?
 
@@ -43,8 +44,8 @@ no-headers:
 	@exit 1
 
 # One instruction set per file: only these files may use wider instructions than the baseline.
-$(BUILD)/src/cpu/%_avx2.o:   ISA := -O3 -mavx2 -mfma -mf16c
-$(BUILD)/src/cpu/%_avx512.o: ISA := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512bf16
+$(BUILD)/src/cpu/%_avx2.o:   ISA := $(ISA_OPT) -mavx2 -mfma -mf16c
+$(BUILD)/src/cpu/%_avx512.o: ISA := $(ISA_OPT) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512bf16
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -90,7 +91,8 @@ test-templates: $(BUILD)/spec/support/run_template_cases
 # Rebuild everything when the settings change, nothing when they do not.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(FLAGS) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS) $(CFLAGS) $(LDFLAGS)' > $@
+	@echo '$(CC) $(FLAGS) $(CFLAGS) $(ISA_OPT) $(LDFLAGS)' | cmp -s - $@ || \
+	    echo '$(CC) $(FLAGS) $(CFLAGS) $(ISA_OPT) $(LDFLAGS)' > $@
 
 # ---- the main job on a real model -------------------------------------------------------------
 MODEL := $(BUILD)/models/SmolLM2-135M-Instruct

@@ -1,7 +1,10 @@
 -- Runs busted on the Lua this script is started with, on the module built for it:
---     luajit spec/support/busted.lua [busted's options] [FILE...]      (default: spec/lua)
+--     luajit spec/support/busted.lua [--build=DIR] [busted's options] [FILE...]
+-- DIR is another build than build/; without a FILE all of spec/lua runs.
+local build = arg[1] and arg[1]:match "^%-%-build=(.+)" or "build"
+if build ~= "build" then table.remove(arg, 1) end
 local version = _VERSION:match "%d%.%d"
-package.cpath = (version == "5.1" and "build/?.so;" or "build/lua" .. version .. "/?.so;") .. package.cpath
+package.cpath = build .. (version == "5.1" and "" or "/lua" .. version) .. "/?.so;" .. package.cpath
 package.path = "lua/?.lua;" .. package.path
 
 local named = false

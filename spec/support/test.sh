@@ -96,7 +96,7 @@ esac
 jobs=-j$(nproc)
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 step build-gcc $make $jobs WERROR=-Werror all tests
-step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" WERROR=-Werror \
+step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT=-O1 WERROR=-Werror \
     all tests
 suite c sh "$0" --c-tests build
 ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
