@@ -9,7 +9,7 @@ local template = assert(model:template())
 local sequence = assert(model:sequence())
 local options = {
   tokenizer = model:tokenizer(),
-  sampler = assert(fp8llm.sampler {temperature = 0.6, top_p = 0.9, seed = 42}),
+  sampler = assert(fp8llm.sampler {temperature = 0.2, top_p = 0.9, seed = 42}),
   stop = model:eos(),
   max_tokens = 500,
   on_piece = function(piece)

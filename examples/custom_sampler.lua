@@ -66,7 +66,7 @@ local logits = assert(sequence:feed(prompt))
 for _ = 1, 120 do
   local id = typical(logits, 0.6)
   if ends[id] then break end
-  io.write((text:push(id)))
+  io.write((assert(text:push(id))))
   io.flush()
   logits = assert(sequence:feed {id})
 end

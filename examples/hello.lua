@@ -17,7 +17,7 @@ local logits = assert(sequence:feed(prompt))
 for _ = 1, 200 do
   local id = assert(sampler:sample(logits, sequence))
   if ends[id] then break end
-  io.write((text:push(id)))
+  io.write((assert(text:push(id))))
   io.flush()
   logits = assert(sequence:feed {id})
 end

@@ -47,7 +47,10 @@ return function(seq, ids, opt)
       break
     end
     chosen[#chosen + 1] = id
-    emit(stream:push(id))
+    local piece
+    piece, message, code = stream:push(id)
+    if not piece then return nil, message, code end
+    emit(piece)
     if #chosen == opt.max_tokens then break end
     logits, message, code = seq:feed {id}
     if not logits then

@@ -4,9 +4,9 @@ describe("the command on a model", function()
   local tiny = dofile "spec/support/tiny_model.lua"
   local json = require "fp8llm.json"
   local dir = "build/spec/cli"
-  tiny.write(dir, {seed = 3, quant = "fp8-static"})
+  tiny.write(dir, {seed = 3, quant = "fp8-static", vocab = 266})
   local bf16 = "build/spec/cli-bf16"
-  tiny.write(bf16, {seed = 3})
+  tiny.write(bf16, {seed = 3, vocab = 266})
 
   local function succeed(...)
     local out, err, status = cli(...)
