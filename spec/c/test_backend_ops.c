@@ -425,6 +425,36 @@ static void test_embed(fl_dtype w, fl_dtype x) {
     free(out.data);
 }
 
+/* Also of a part of the columns: the rows are then not contiguous. */
+static void test_sumsq(fl_backend *be, const fl_tensor *x) {
+    enum { MOST = 700 };
+    float sum[MOST];
+    fl_tensor wide = ref_tensor(x->dtype, 5, MOST), part = *x;
+    ref_fill(wide.data, x->dtype, 5 * MOST, 1.0, 21);
+    part.dim[1] -= 4;
+    const fl_tensor *each[] = {x, &part, &wide};
+    for (int c = 0; c < 3; c++) {
+        const fl_tensor *t = each[c];
+        fl_tensor out = fl_tensor_1d(sum, FL_DTYPE_F32, t->dim[1]);
+        int64_t bad = 0;
+        for (int64_t k = 0; k < t->dim[1]; k++) sum[k] = 0.5f;
+        bad += ops->sumsq(be, &out, t, NULL) != FL_OK;
+        for (int64_t k = 0; k < t->dim[1]; k++) {
+            double want = 0.5;
+            for (int64_t row = 0; row < t->dim[0]; row++) {
+                double v = ref_get(t->data, t->dtype, row * t->stride + k);
+                want += v * v;
+            }
+            bad += !ref_close(FL_DTYPE_F32, sum[k], want, want * (double)t->dim[0] * 0x1p-23);
+        }
+        check(!bad, "%s: sumsq of [%lld,%lld] adds to what is there (%lld wrong)", isa,
+              (long long)t->dim[0], (long long)t->dim[1], (long long)bad);
+    }
+    fl_tensor out = fl_tensor_1d(sum, FL_DTYPE_F32, 3);
+    check(ops->sumsq(be, &out, x, NULL) == FL_E_ARG, "%s: sumsq of another width is refused", isa);
+    free(wide.data);
+}
+
 static void test_gather_absmax(void) {
     enum { T = 6, D = 45 };
     fl_backend *be = open_backend(2, T);
@@ -445,6 +475,7 @@ static void test_gather_absmax(void) {
     top = 100.0f;
     ops->absmax(be, &a, &x, NULL);
     check(top == 100.0f, "%s: absmax keeps what was larger", isa);
+    test_sumsq(be, &x);
     free(x.data);
     free(out.data);
     ops->close(be);

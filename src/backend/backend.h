@@ -29,7 +29,7 @@
 #include "backend/tensor.h"
 #include "util/err.h"
 
-enum { FL_BACKEND_ABI = 1 }; /* bump on any change to this file; both objects must match */
+enum { FL_BACKEND_ABI = 2 }; /* bump on any change to this file; both objects must match */
 
 typedef struct fl_backend fl_backend;
 
@@ -166,6 +166,9 @@ typedef struct fl_backend_ops {
                   const fl_tensor *rows /*[S] i32*/, fl_err *err);
     int (*absmax)(fl_backend *be, const fl_tensor *out /*[1] f32, max with what is there*/,
                   const fl_tensor *x /*[T,K]*/, fl_err *err);
+    /* out[k] += sum over t, in order, of x[t][k]^2 */
+    int (*sumsq)(fl_backend *be, const fl_tensor *out /*[K] f32*/, const fl_tensor *x /*[T,K]*/,
+                 fl_err *err);
 
     uint64_t (*kv_page_bytes)(fl_backend *be, const fl_kv_shape *shape); /* k and v together */
 } fl_backend_ops;

@@ -130,6 +130,7 @@ const fl_backend_ops *fl_backend_cpu(void) {
         .silu_mul = cpu_silu_mul,
         .gather = cpu_gather,
         .absmax = cpu_absmax,
+        .sumsq = cpu_sumsq,
         .kv_page_bytes = cpu_kv_page_bytes,
     };
     return &ops;

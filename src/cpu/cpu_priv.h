@@ -150,6 +150,7 @@ int cpu_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl
 int cpu_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const fl_tensor *rows,
                fl_err *err);
 int cpu_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
+int cpu_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
 int cpu_check_rows(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
 /* Run fn over [0, rows), in parallel when rows * width elements are worth waking the team. */
 void cpu_for_rows(fl_backend *be, int64_t rows, int64_t width, fl_range_fn fn, void *ctx);

@@ -180,3 +180,33 @@ int cpu_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err 
     *top = fl_bits_f32(atomic_load(&job.top));
     return FL_OK;
 }
+
+enum { SUMSQ_COLUMNS = 256 };
+
+/* Pieces of columns, not of rows: every sum is made by one member, in the order of the rows. */
+static void sumsq_columns(void *ctx, int64_t begin, int64_t end) {
+    const row_job *j = ctx;
+    const int64_t width = j->in->dim[1], bytes = fl_dtype_bytes(j->in->dtype);
+    float x[SUMSQ_COLUMNS];
+    for (int64_t first = begin * SUMSQ_COLUMNS; first < fl_min_i64(end * SUMSQ_COLUMNS, width);
+         first += SUMSQ_COLUMNS) {
+        int64_t n = fl_min_i64(SUMSQ_COLUMNS, width - first);
+        float *sum = (float *)j->out->data + first;
+        for (int64_t row = 0; row < j->in->dim[0]; row++) {
+            j->be->isa->to_f32(x, (uint8_t *)cpu_row(j->in, row) + first * bytes, j->in->dtype, n);
+            for (int64_t i = 0; i < n; i++) sum[i] += x[i] * x[i];
+        }
+    }
+}
+
+int cpu_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err) {
+    int rc = cpu_check_rows(be, "sumsq", x->dim[0], err);
+    if (rc) return rc;
+    if (out->dim[0] != x->dim[1])
+        return fl_fail(err, FL_E_ARG, "sumsq: %lld columns into %lld sums", (long long)x->dim[1],
+                       (long long)out->dim[0]);
+    row_job job = {.be = be, .in = x, .out = out};
+    cpu_for_rows(be, fl_div_up(x->dim[1], SUMSQ_COLUMNS), x->dim[0] * SUMSQ_COLUMNS, sumsq_columns,
+                 &job);
+    return FL_OK;
+}

@@ -2,39 +2,17 @@
 
 #include <math.h>
 
-/* The columns of y that belong to one part of a fused projection. */
-static fl_tensor columns(const fl_tensor *y, int64_t first, int64_t n) {
-    fl_tensor v = *y;
-    v.data = (char *)y->data + first * fl_dtype_bytes(y->dtype);
-    v.dim[1] = n;
-    return v;
-}
+#include "model/observe.h"
 
 /* y = x @ w for a fused projection.  x is already quantized for the first part. */
 static int project(fl_model *m, const fl_tensor *y, fl_act *x, const fl_fused *w, fl_err *err) {
     int rc;
     for (int i = 0; i < w->n; i++) {
-        fl_tensor out = columns(y, w->column[i], w->lin[i]->n);
+        fl_tensor out = fl_columns(y, w->column[i], w->lin[i]->n);
         if (i && (rc = m->ops->quant(m->be, x, w->lin[i], err))) return rc;
         if ((rc = m->ops->linear(m->be, &out, x, w->lin[i], err))) return rc;
     }
     return FL_OK;
-}
-
-/* Calibration: keep the largest magnitude this linear input has ever had. */
-static int observe(fl_model *m, int64_t layer, fl_observed which, const fl_tensor *x, fl_err *err) {
-    if (m->observed.dtype == FL_DTYPE_NONE) return FL_OK;
-    float *slot = (float *)m->observed.data + layer * FL_OBSERVED + which;
-    fl_tensor out = fl_tensor_1d(slot, FL_DTYPE_F32, 1);
-    return m->ops->absmax(m->be, &out, x, err);
-}
-
-static fl_tensor heads(const fl_tensor *qkv, int64_t first, int64_t n, int64_t head_dim) {
-    fl_tensor v = columns(qkv, first * head_dim, head_dim);
-    v.dim[1] = n;
-    v.dim[2] = head_dim;
-    v.ndim = 3;
-    return v;
 }
 
 /* normed -> delta: attention and its output projection.  T rows; H, G, E of the config. */
@@ -45,16 +23,17 @@ static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err)
     const int64_t t = b->n_rows, h = c->n_heads, g = c->n_kv_heads, e = c->head_dim;
     fl_act x = fl_act_rows(m->scratch.normed, t), y = fl_act_rows(m->scratch.attended, t);
     fl_tensor qkv = fl_rows(m->scratch.qkv, t), delta = fl_rows(m->scratch.delta, t);
-    fl_tensor q = heads(&qkv, 0, h, e);
-    fl_rope rope = {q, heads(&qkv, h, g, e), heads(&qkv, h + g, g, e), m->cos_sin};
+    fl_tensor q = fl_heads(&qkv, 0, h, e);
+    fl_rope rope = {q, fl_heads(&qkv, h, g, e), fl_heads(&qkv, h + g, g, e), m->cos_sin};
     fl_tensor out = fl_tensor_3d(y.x.data, y.x.dtype, t, h, e);
     int rc;
-    if ((rc = observe(m, layer, FL_OBSERVED_QKV, &x.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, &x.x, err))) return rc;
     if ((rc = project(m, &qkv, &x, &w->qkv, err))) return rc;
+    if ((rc = fl_observe_kv(m, layer, &rope, b, err))) return rc;
     if ((rc = ops->rope_store(m->be, &rope, &m->kv[layer], b, err))) return rc;
     if ((rc = ops->attend(m->be, &out, &q, &m->kv[layer], b, 1.0f / sqrtf((float)e), err)))
         return rc;
-    if ((rc = observe(m, layer, FL_OBSERVED_O, &y.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_O, &y.x, err))) return rc;
     if ((rc = ops->quant(m->be, &y, w->o.lin[0], err))) return rc;
     return project(m, &delta, &y, &w->o, err);
 }
@@ -67,10 +46,10 @@ static int feed_forward(fl_model *m, int64_t layer, const fl_batch *b, fl_err *e
     fl_tensor gate_up = fl_rows(m->scratch.gate_up, b->n_rows);
     fl_tensor delta = fl_rows(m->scratch.delta, b->n_rows);
     int rc;
-    if ((rc = observe(m, layer, FL_OBSERVED_GATE_UP, &x.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_GATE_UP, &x.x, err))) return rc;
     if ((rc = project(m, &gate_up, &x, &w->gate_up, err))) return rc;
     if ((rc = m->ops->silu_mul(m->be, &y, &gate_up, w->down.lin[0], err))) return rc;
-    if ((rc = observe(m, layer, FL_OBSERVED_DOWN, &y.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_DOWN, &y.x, err))) return rc;
     return project(m, &delta, &y, &w->down, err);
 }
 

@@ -5,6 +5,7 @@
 
 #include "formats/linear_source.h"
 #include "model/model_priv.h"
+#include "model/observe.h"
 #include "model/rope.h"
 #include "model/step.h"
 #include "util/file.h"
@@ -172,7 +173,7 @@ void fl_model_unref(fl_model *m) {
         m->ops->mem_free(m->be, m->scratch.block);
         m->ops->mem_free(m->be, m->cos_sin.data);
         m->ops->mem_free(m->be, m->kv_data);
-        m->ops->mem_free(m->be, m->observed.data);
+        fl_observe_free(m);
         m->ops->close(m->be);
     }
     fl_kv_pool_deinit(&m->pool);
@@ -210,26 +211,4 @@ void fl_model_info_get(const fl_model *m, fl_model_info *out) {
                            .kv_dtype = m->kv[0].shape.dtype,
                            .quantization = m->quantization};
     m->ops->info(m->be, &out->backend);
-}
-
-int fl_model_observe_begin(fl_model *m, fl_err *err) {
-    void *data = NULL;
-    int64_t n = m->config.n_layers;
-    pthread_mutex_lock(&m->lock);
-    m->ops->mem_free(m->be, m->observed.data);
-    m->observed = (fl_tensor){0};
-    int rc = m->ops->mem_new(m->be, &data, (uint64_t)n * FL_OBSERVED * sizeof(float), err);
-    if (!rc) m->observed = fl_tensor_2d(data, FL_DTYPE_F32, n, FL_OBSERVED);
-    pthread_mutex_unlock(&m->lock);
-    return rc;
-}
-
-int fl_model_observe_end(fl_model *m, float *absmax, fl_err *err) {
-    if (m->observed.dtype == FL_DTYPE_NONE) return fl_fail(err, FL_E_ARG, "observe: not begun");
-    pthread_mutex_lock(&m->lock);
-    int rc = m->ops->read(m->be, absmax, &m->observed, err);
-    m->ops->mem_free(m->be, m->observed.data);
-    m->observed = (fl_tensor){0};
-    pthread_mutex_unlock(&m->lock);
-    return rc;
 }

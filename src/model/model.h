@@ -52,18 +52,26 @@ typedef struct fl_model_info {
 } fl_model_info;
 void fl_model_info_get(const fl_model *m, fl_model_info *out);
 
-/* Calibration: the largest magnitude each linear input has had in every step since
- * observe_begin.  One slot per distinct input of a layer. */
+/* Calibration: what the steps since observe_begin have shown of each distinct input of a
+ * layer's linears, and of what goes into the KV cache. */
 typedef enum {
-    FL_OBSERVED_QKV,     /* input of q, k, v  */
-    FL_OBSERVED_O,       /* input of o        */
-    FL_OBSERVED_GATE_UP, /* input of gate, up */
-    FL_OBSERVED_DOWN,    /* input of down     */
-    FL_OBSERVED          /* slots of a layer  */
+    FL_OBSERVED_QKV,                    /* input of q, k, v     */
+    FL_OBSERVED_O,                      /* input of o           */
+    FL_OBSERVED_GATE_UP,                /* input of gate, up    */
+    FL_OBSERVED_DOWN,                   /* input of down        */
+    FL_OBSERVED_INPUTS,                 /* end of the inputs    */
+    FL_OBSERVED_K = FL_OBSERVED_INPUTS, /* keys as stored: after RoPE */
+    FL_OBSERVED_V,
+    FL_OBSERVED /* slots of a layer */
 } fl_observed;
 
+/* The sums of squares of a layer lie side by side: the first column of one input's;
+ * FL_OBSERVED_INPUTS: columns of a layer. */
+int64_t fl_observed_column(const fl_config *c, fl_observed input);
+
 int fl_model_observe_begin(fl_model *m, fl_err *err);
-/* absmax: [n_layers,FL_OBSERVED] f32 on the host.  Ends the observation. */
-int fl_model_observe_end(fl_model *m, float *absmax, fl_err *err);
+/* Ends the observation.  On the host, f32: absmax [n_layers,FL_OBSERVED], the largest
+ * magnitudes; sumsq [n_layers, columns], the sum of squares of every input channel. */
+int fl_model_observe_end(fl_model *m, float *absmax, float *sumsq, fl_err *err);
 
 #endif

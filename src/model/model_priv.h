@@ -38,7 +38,11 @@ struct fl_model {
     fl_kv_pool pool;
     pthread_mutex_t lock; /* covers pool, scratch and every call into be */
     int64_t context;
-    fl_tensor observed; /* [n_layers,FL_OBSERVED] f32 absmax, or absent */
+    struct {              /* calibration; absent otherwise */
+        fl_tensor absmax; /* [n_layers,FL_OBSERVED] f32                            */
+        fl_tensor sumsq;  /* [n_layers, columns] f32                               */
+        fl_tensor qkv;    /* [max_rows,(H+2G)*E]: a copy whose keys may be rotated */
+    } observed;
     char quantization[64];
 };
 

@@ -39,6 +39,19 @@ static inline fl_tensor fl_rows(fl_tensor t, int64_t n) {
     t.dim[0] = n;
     return t;
 }
+/* n columns from the first of a [T,C] buffer; the same as heads: [T,n,E]. */
+static inline fl_tensor fl_columns(const fl_tensor *t, int64_t first, int64_t n) {
+    fl_tensor v = *t;
+    v.data = (char *)t->data + first * fl_dtype_bytes(t->dtype);
+    v.dim[1] = n;
+    return v;
+}
+static inline fl_tensor fl_heads(const fl_tensor *t, int64_t first, int64_t n, int64_t head_dim) {
+    fl_tensor v = fl_columns(t, first * head_dim, n);
+    v.dim[2] = head_dim;
+    v.ndim = 3;
+    return v;
+}
 static inline fl_act fl_act_rows(fl_act a, int64_t n) {
     return (fl_act){fl_rows(a.x, n), fl_rows(a.q, n), fl_rows(a.q_scale, n)};
 }

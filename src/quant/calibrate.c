@@ -92,29 +92,36 @@ static int run_file(reader *r, const char *text, size_t size, fl_calibration *ou
     return FL_OK;
 }
 
+void fl_calibration_free(fl_calibration *c) {
+    fl_free(c->absmax);
+    fl_free(c->sumsq);
+    *c = (fl_calibration){0};
+}
+
 int fl_calibrate(fl_calibration *out, fl_model *m, const fl_calibration_source *src, fl_err *err) {
     reader r = {.src = src, .model = m};
     char *text = NULL;
     size_t size;
     int rc;
     *out = (fl_calibration){0};
-    const size_t slots = (size_t)fl_model_config(m)->n_layers * FL_OBSERVED;
+    const fl_config *c = fl_model_config(m);
+    const size_t layers = (size_t)c->n_layers,
+                 columns = (size_t)fl_observed_column(c, FL_OBSERVED_INPUTS);
     if ((rc = fl_file_read(&text, &size, src->path, MAX_FILE_BYTES, err))) goto done;
     if ((rc = fl_tokenizer_load(&r.tokenizer, fl_model_dir(m), err))) goto done;
     if ((rc = fl_tokenizer_ctx_new(&r.ctx, r.tokenizer, err))) goto done;
     if ((rc = fl_sequence_new(&r.sequence, m, err))) goto done;
-    if (!(out->absmax = fl_alloc_array(slots, sizeof(float)))) {
+    out->absmax = fl_alloc_array(layers * FL_OBSERVED, sizeof(float));
+    out->sumsq = fl_alloc_array(layers * columns, sizeof(float));
+    if (!out->absmax || !out->sumsq) {
         rc = fl_fail(err, FL_E_NOMEM, "calibration");
         goto done;
     }
     if ((rc = fl_model_observe_begin(m, err))) goto done;
     if ((rc = run_file(&r, text, size, out, err))) goto done;
-    rc = fl_model_observe_end(m, out->absmax, err);
+    rc = fl_model_observe_end(m, out->absmax, out->sumsq, err);
 done:
-    if (rc) {
-        fl_free(out->absmax);
-        *out = (fl_calibration){0};
-    }
+    if (rc) fl_calibration_free(out);
     fl_sequence_unref(r.sequence);
     fl_template_unref(r.tmpl);
     fl_tokenizer_ctx_free(r.ctx);

@@ -1,5 +1,4 @@
-/* calibrate.h - run conversations through a model and keep the largest magnitude every
- * linear's input has had. */
+/* calibrate.h - run conversations through a model and keep what its activations were like. */
 #ifndef FL_QUANT_CALIBRATE_H
 #define FL_QUANT_CALIBRATE_H
 
@@ -14,11 +13,13 @@ typedef struct fl_calibration_source {
 } fl_calibration_source;
 
 typedef struct fl_calibration {
-    float *absmax; /* [n_layers,FL_OBSERVED], fl_free */
+    float *absmax; /* [n_layers,FL_OBSERVED]                                    */
+    float *sumsq;  /* [n_layers,fl_observed_column(config, FL_OBSERVED_INPUTS)] */
     int64_t samples, tokens;
 } fl_calibration;
 
 /* Messages go through the model directory's chat template.  FL_E_FORMAT names file and line. */
+void fl_calibration_free(fl_calibration *c);
 int fl_calibrate(fl_calibration *out, fl_model *m, const fl_calibration_source *src, fl_err *err);
 
 #endif

@@ -304,7 +304,7 @@ done:
     fl_checkpoint_close(j.checkpoint);
     fl_team_free(j.team);
     fl_arena_free(&j.names);
-    fl_free(j.calibration.absmax);
+    fl_calibration_free(&j.calibration);
     fl_free(j.items);
     fl_free(j.specs);
     fl_free(j.tmp);
