@@ -105,6 +105,12 @@ static void test_accepted(const fixture *f) {
     OK("head_dim beside hidden / heads",
        LLAMA("\"hidden_size\":100,\"num_attention_heads\":3,\"head_dim\":64"), NULL,
        c.head_dim == 64);
+    OK("the smallest head",
+       LLAMA("\"hidden_size\":2,\"num_attention_heads\":1,\"num_key_value_heads\":1"), NULL,
+       c.head_dim == 2);
+    OK("the largest head",
+       LLAMA("\"hidden_size\":1024,\"num_attention_heads\":1,\"num_key_value_heads\":1"), NULL,
+       c.head_dim == 1024);
     OK("no begin and no end token", LLAMA("\"bos_token_id\":null,\"eos_token_id\":null"), NULL,
        c.bos_id == -1 && c.n_eos == 0);
     OK("end token only in generation_config.json", LLAMA("\"bos_token_id\":7"),
@@ -162,6 +168,7 @@ static const refused_case refused[] = {
     {"{\"architectures\":[]}", NULL, FL_E_FORMAT, "architectures: need a list"},
     {"{\"architecture\":\"LlamaForCausalLM\",\"mapping\":{\"tp_size\":1}}", NULL, FL_E_UNSUPPORTED,
      "TensorRT-LLM"},
+    {"{\"architecture\":\"LlamaForCausalLM\"}", NULL, FL_E_FORMAT, "neither model_type nor"},
     {LLAMA("\"hidden_act\":\"gelu\""), NULL, FL_E_UNSUPPORTED, "hidden_act: \"gelu\""},
     {LLAMA("\"rope_interleaved\":true"), NULL, FL_E_UNSUPPORTED, "rope_interleaved: \"true\""},
     {LLAMA("\"partial_rotary_factor\":0.5"), NULL, FL_E_UNSUPPORTED, "partial_rotary_factor"},
@@ -188,6 +195,8 @@ static const refused_case refused[] = {
     {LLAMA("\"head_dim\":2048"), NULL, FL_E_FORMAT, "head_dim"},
     {LLAMA("\"num_attention_heads\":1,\"num_key_value_heads\":1"), NULL, FL_E_FORMAT,
      "head_dim 4096"},
+    {LLAMA("\"hidden_size\":1,\"num_attention_heads\":1,\"num_key_value_heads\":1"), NULL,
+     FL_E_FORMAT, "head_dim 1:"},
     {LLAMA("\"max_position_embeddings\":0"), NULL, FL_E_FORMAT, "max_position_embeddings"},
     {LLAMA("\"rms_norm_eps\":-1"), NULL, FL_E_FORMAT, "rms_norm_eps"},
     {LLAMA("\"rope_theta\":0"), NULL, FL_E_FORMAT, "rope_theta"},

@@ -145,7 +145,7 @@ static void test_index_text(void) {
 static void test_nothing(void) {
     fixture f;
     fl_st_writer *w;
-    fl_checkpoint *ck;
+    fl_checkpoint *ck = NULL;
     fixture_new(&f);
     check(!fl_st_writer_new(&w, f.dir, NULL, 0, 0, NULL) && !fl_st_writer_finish(w, NULL) &&
               !fl_checkpoint_open(&ck, f.dir, NULL) && fl_checkpoint_count(ck) == 0,
