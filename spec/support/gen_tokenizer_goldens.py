@@ -150,7 +150,8 @@ def variants(n):
         added(n + 4, "<|", special=False), added(n + 5, "1234", special=False, normalized=True),
         added(n + 6, "==", special=False, normalized=True, lstrip=True),
         added(n + 7, "\U0001f469", single_word=True), added(n + 8, " ", special=False,
-                                                            single_word=True)]
+                                                            single_word=True),
+        added(n + 9, "im", special=False)]
     yield "smollm2", "byte_level", head(SPECIALS, digits(True)), {}
     yield "gpt2", "byte_level", head(SPECIALS, byte_level(False, True)), {}
     yield "digit runs", "byte_level", head(SPECIALS, digits(False)), {}

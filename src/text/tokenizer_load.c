@@ -374,6 +374,9 @@ static int read_added(loader *l) {
         if (rc) return rc;
         if (id >= next_id) next_id = (int64_t)id + 1;
     }
+    /* the ids that the file gave to tokens which the model has under another */
+    fl_vocab *v = &l->t->vocab;
+    while (v->n > 1 && !v->tokens[v->n - 1].piece) v->n--;
     return FL_OK;
 }
 
