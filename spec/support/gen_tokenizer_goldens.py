@@ -38,6 +38,10 @@ DEEPSEEK = ["\\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
             "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?"
             "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
 
+DEEPSEEK_LLM = ["[\r\n]", "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u0400-\u0481\u1e00-\u1f15]+",
+                "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
+                "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", "\\p{N}+"]
+
 
 def added(i, content, special=True, **flags):
     return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
@@ -165,6 +169,7 @@ def variants(n):
     yield "qwen2", "byte_level", head(SPECIALS, split(QWEN2)), {}
     yield "o200k", "byte_level", head(SPECIALS, split(O200K)), {}
     yield "deepseek", "byte_level", head(SPECIALS, split(*DEEPSEEK)), {}
+    yield "deepseek llm", "byte_level", head(SPECIALS, split(*DEEPSEEK_LLM)), {}
     yield "removed", "byte_level", head(SPECIALS, split("\\p{L}+", behavior="Removed")), {}
     yield "possessive", "byte_level", head(SPECIALS, split(
         "\\p{Lu}++(?=\\s)|[a-z\\d]{2,3}|\\s?+\\S|\\P{Lu}")), {}

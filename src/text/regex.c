@@ -20,7 +20,7 @@ typedef struct set { /* one character: any of the parts, or none when negated */
     bool ascii[128]; /* the answer for ASCII, filled when the set is complete */
 } set;
 
-typedef enum { ITEM_SET, ITEM_GROUP, ITEM_LOOK } item_kind;
+typedef enum { ITEM_SET, ITEM_GROUP, ITEM_LOOK, ITEM_LINE_END } item_kind;
 
 typedef struct item {
     item_kind kind;
@@ -279,8 +279,8 @@ static int parse_quantifier(parser *p, item *it) {
         return refuse(p, FL_E_UNSUPPORTED, "quantifier of a quantifier");
     it->possessive = take(p, "+");
     if (it->kind == ITEM_SET) return FL_OK;
-    if (it->kind == ITEM_LOOK || it->max != 1 || it->possessive)
-        return refuse(p, FL_E_UNSUPPORTED, "repeated group");
+    if (it->kind != ITEM_GROUP || it->max != 1 || it->possessive)
+        return refuse(p, FL_E_UNSUPPORTED, "repeated group or '$'");
     return FL_OK;
 }
 
@@ -290,7 +290,11 @@ static int parse_item(parser *p, item *it) {
         rc = parse_group(p, it);
         return rc ? rc : parse_quantifier(p, it);
     }
-    if (*p->at && strchr("*+?{^$.", *p->at))
+    if (take(p, "$")) {
+        it->kind = ITEM_LINE_END;
+        return parse_quantifier(p, it);
+    }
+    if (*p->at && strchr("*+?{^.", *p->at))
         return refuse(p, FL_E_UNSUPPORTED, "anchor, '.' or quantifier of nothing");
     set *s = it->set = fl_arena_alloc(p->nodes, sizeof(*s));
     if (!s) return no_memory(p);
@@ -331,7 +335,7 @@ static int parse_alternatives(parser *p, alternative **out) {
 static bool can_be_empty(const alternative *a) {
     for (; a; a = a->next) {
         const item *it = a->first;
-        while (it && (it->min == 0 || it->kind == ITEM_LOOK ||
+        while (it && (it->min == 0 || it->kind == ITEM_LOOK || it->kind == ITEM_LINE_END ||
                       (it->kind == ITEM_GROUP && can_be_empty(it->alternatives))))
             it = it->next;
         if (!it) return true;
@@ -418,6 +422,8 @@ static size_t match_items(matcher *m, const item *it, const rest *after, size_t 
         if (it->kind == ITEM_LOOK) {
             bool found = match_any(m, it->alternatives, NULL, at) != NO_MATCH;
             if (found == it->negated) return NO_MATCH;
+        } else if (it->kind == ITEM_LINE_END) {
+            if (at < m->n && m->s[at] != '\n') return NO_MATCH;
         } else if (it->kind == ITEM_GROUP) {
             rest here = {it->next, after};
             size_t end = match_any(m, it->alternatives, &here, at);
