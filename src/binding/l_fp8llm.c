@@ -1,5 +1,6 @@
 /* The module table: require "fp8llm". */
 #include "binding/binding.h"
+#include "binding/l_engine.h"
 #include "util/mem.h"
 #include "util/version.h"
 
@@ -20,6 +21,9 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_model(L);
     fl_register_sequence(L);
     fl_register_devices(L);
+    fl_register_engine(L);
+    fl_register_request(L);
+    fl_register_step(L);
     fl_register_quantize(L);
     fl_register_tokenizer(L);
     fl_register_template(L);

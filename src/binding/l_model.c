@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "binding/binding.h"
+#include "binding/l_engine.h"
 #include "binding/l_model.h"
 #include "binding/l_tensor.h"
 #include "model/sequence.h"
@@ -243,6 +244,7 @@ static const luaL_Reg methods[] = {{"info", l_info},
                                    {"eos", l_eos},
                                    {"tensor", l_tensor},
                                    {"sequence", fl_l_sequence_new},
+                                   {"engine", fl_l_engine_new},
                                    {"score", fl_l_score},
                                    {"close", l_close},
                                    {NULL, NULL}};

@@ -1,6 +1,7 @@
 #include "binding/lua_json.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,6 +92,22 @@ static int by_key(const void *a, const void *b) {
     return order ? order : (x->string.len > y->string.len) - (x->string.len < y->string.len);
 }
 
+/* A whole number >= 0, as in {[128009] = -100}. */
+static bool is_id(lua_State *L, int idx) {
+    if (lua_type(L, idx) != LUA_TNUMBER) return false;
+    double v = (double)lua_tonumber(L, idx);
+    return v >= 0 && v <= 0x1p53 && v == floor(v);
+}
+
+static int convert_key(converter *c, int idx, fl_jv *out) {
+    if (lua_type(c->L, idx) == LUA_TSTRING) return convert_string(c, idx, out);
+    char *text = fl_arena_alloc(c->arena, 24);
+    if (!text) return no_memory(c);
+    int n = snprintf(text, 24, "%.0f", (double)lua_tonumber(c->L, idx));
+    *out = (fl_jv){.kind = FL_JV_STRING, .string = {text, (size_t)n}};
+    return FL_OK;
+}
+
 static int convert_object(converter *c, int idx, size_t n, fl_jv *out) {
     fl_jv_member *members = fl_arena_alloc(c->arena, n * sizeof(*members));
     size_t i = 0;
@@ -98,7 +115,7 @@ static int convert_object(converter *c, int idx, size_t n, fl_jv *out) {
     if (rc) return rc;
     for (lua_pushnil(c->L); lua_next(c->L, idx); lua_pop(c->L, 1), i++) {
         int top = lua_gettop(c->L);
-        if ((rc = convert_string(c, top - 1, &members[i].key)) == FL_OK &&
+        if ((rc = convert_key(c, top - 1, &members[i].key)) == FL_OK &&
             (rc = convert(c, top, &members[i].value)) != FL_OK)
             fl_fail_in(c->err, "%.60s: ", members[i].key.string.data);
         if (!rc) continue;
@@ -116,7 +133,7 @@ static int convert_table(converter *c, int idx, fl_jv *out) {
     size_t n = 0, n_list = lua_rawlen(L, idx), n_names = 0;
     for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
         n++;
-        n_names += lua_type(L, -2) == LUA_TSTRING;
+        n_names += lua_type(L, -2) == LUA_TSTRING || is_id(L, -2);
     }
     if (n > INT32_MAX / 4) return fl_fail(c->err, FL_E_LIMIT, "table of %zu members", n);
     if (!n && mark == 'n') {
@@ -124,7 +141,7 @@ static int convert_table(converter *c, int idx, fl_jv *out) {
         return FL_OK;
     }
     if (n_names != n && n_list != n)
-        return fl_fail(c->err, FL_E_ARG, "a table that is neither a list nor has only names");
+        return fl_fail(c->err, FL_E_ARG, "a table that is neither a list nor has names or ids");
     if (!n && mark == 'o') return convert_object(c, idx, 0, out);
     return n_list == n ? convert_array(c, idx, n, out) : convert_object(c, idx, n, out);
 }

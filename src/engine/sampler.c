@@ -503,7 +503,7 @@ int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_hi
     *id = greedy ? fl_row_argmax(r.x, n, s->block_max, r.max) : draw(s, &r);
     if (logprob) {
         double sum = fl_row_exp(logits, n, (float)raw_max, NULL);
-        *logprob = (float)((double)logits[*id] - raw_max - log(sum));
+        *logprob = fl_logprob(logits[*id], raw_max + log(sum));
     }
     return FL_OK;
 }

@@ -98,7 +98,11 @@ int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_hi
                       int32_t *id, float *logprob, fl_err *err);
 
 /* Row statistics, vectorised.  -inf is an ordinary value; NaN is not expected. */
-float fl_logsumexp(const float *logits, int32_t n);
+double fl_logsumexp(const float *logits, int32_t n);
+/* Log-probability of a token with this logit in a row with this logsumexp. */
+static inline float fl_logprob(float logit, double lse) {
+    return (float)((double)logit - lse);
+}
 int32_t fl_argmax(const float *logits, int32_t n); /* lowest index among equals; n >= 1 */
 /* The k largest, descending, ties by lower id; ids and values have room for k <= n.
  * FL_E_ARG: k outside [1, n], or NaN in the row. */

@@ -223,10 +223,10 @@ float fl_row_bound(const float *block_max, int32_t n, int32_t k) {
     return k <= blocks ? fl_row_select(block_max, NULL, blocks, (double)k, &above) : -INFINITY;
 }
 
-float fl_logsumexp(const float *logits, int32_t n) {
+double fl_logsumexp(const float *logits, int32_t n) {
     float max = fl_row_max(logits, n, NULL, NULL);
-    if (!(max > -INFINITY && max < INFINITY)) return max;
-    return (float)((double)max + log(fl_row_exp(logits, n, max, NULL)));
+    if (!(max > -INFINITY && max < INFINITY)) return (double)max;
+    return (double)max + log(fl_row_exp(logits, n, max, NULL));
 }
 
 int32_t fl_argmax(const float *logits, int32_t n) {

@@ -14,6 +14,22 @@ int64_t fl_step_max_seqs(const fl_model *m) {
     return m->step.max_seqs;
 }
 
+int64_t fl_step_free_pages(fl_model *m) {
+    pthread_mutex_lock(&m->lock);
+    int64_t n = m->pool.n_free;
+    pthread_mutex_unlock(&m->lock);
+    return n;
+}
+
+void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail) {
+    fl_model *m = s->model;
+    pthread_mutex_lock(&m->lock);
+    int64_t tail = s->length / FL_KV_PAGE_TOKENS;
+    *held = s->n_pages;
+    *shared_tail = tail < s->n_pages && m->pool.refs[s->pages[tail]] > 1;
+    pthread_mutex_unlock(&m->lock);
+}
+
 void fl_step_buffers_free(fl_model *m) {
     fl_step_buffers *b = &m->step;
     if (m->be) m->ops->mem_free(m->be, b->device);

@@ -1,0 +1,112 @@
+#include "engine/scheduler.h"
+#include "tap.h"
+#include "util/num.h"
+#include "util/rng.h"
+
+enum { P = 32 }; /* page_tokens */
+
+static fl_sched_item waiting(int64_t pending) {
+    return (fl_sched_item){.pending = pending};
+}
+
+static fl_sched_item running(int64_t length, int64_t pending) {
+    return (fl_sched_item){
+        .running = true, .length = length, .pending = pending, .pages = fl_div_up(length, P)};
+}
+
+static void test_cases(void) {
+    const fl_sched_limits limits = {64, 8, 4, 100, P};
+    fl_sched_item a[3] = {running(10, 1), running(20, 50), waiting(40)};
+    fl_schedule(a, 3, &limits);
+    check(a[0].rows == 1 && a[1].rows == 50 && a[2].rows == 13,
+          "decode first, then the prompt under way, the rest of the rows to a new one");
+
+    fl_sched_item b[2] = {waiting(100), waiting(10)};
+    fl_schedule(b, 2, &limits);
+    check(b[0].rows == 64 && b[1].rows == 0, "a long prompt is cut to the rows of a step");
+
+    const fl_sched_limits full = {64, 8, 4, 0, P};
+    fl_sched_item c[3] = {running(32, 1), running(32, 1), running(40, 1)};
+    fl_schedule(c, 3, &full);
+    check(c[0].rows == 1 && c[2].preempt && !c[2].rows, "a full pool takes from the last one");
+    check(c[1].rows == 1, "and two pages serve two");
+
+    fl_sched_item d[1] = {running(32, 1)};
+    fl_schedule(d, 1, &full);
+    check(!d[0].rows && !d[0].preempt, "a lone one without a page waits");
+
+    const fl_sched_limits few = {64, 8, 2, 100, P};
+    fl_sched_item e[3] = {running(5, 1), waiting(5), waiting(5)};
+    fl_schedule(e, 3, &few);
+    check(e[1].rows == 5 && e[2].rows == 0, "max_running holds");
+
+    const fl_sched_limits tight = {64, 8, 4, 2, P};
+    fl_sched_item f[3] = {running(5, 1), waiting(100), waiting(5)};
+    fl_schedule(f, 3, &tight);
+    check(!f[1].rows && !f[2].rows, "nobody overtakes a prompt that does not fit yet");
+
+    fl_sched_item g[2] = {running(5, 1), running(5, 1)};
+    g[0].parked = true;
+    fl_schedule(g, 2, &limits);
+    check(!g[0].rows && g[1].rows == 1, "a parked one gets no rows");
+}
+
+static uint64_t draws;
+static int64_t pick(int64_t n) {
+    uint32_t r[4];
+    const uint32_t counter[4] = {(uint32_t)draws++};
+    fl_philox(r, counter, 42);
+    return (int64_t)(r[0] % (uint32_t)n);
+}
+
+/* Pages a step takes, counted apart from the code under test. */
+static int64_t pages_taken(const fl_sched_item *it) {
+    int64_t after = fl_div_up(it->length + it->rows, P);
+    return (after > it->pages ? after - it->pages : 0) + (it->shared_tail ? 1 : 0);
+}
+
+static void test_random(void) {
+    int broken = 0, idle = 0;
+    for (int trial = 0; trial < 20000; trial++) {
+        fl_sched_item it[12];
+        const int64_t n = 1 + pick(12);
+        const fl_sched_limits l = {1 + pick(80), 1 + pick(12), 1 + pick(12), pick(12), P};
+        int64_t rows = 0, seqs = 0, taken = 0, given = 0, running_now = 0, runnable = 0;
+        for (int64_t i = 0; i < n; i++) {
+            it[i] = pick(2) ? running(1 + pick(100), pick(3) ? 1 : 1 + pick(60))
+                            : waiting(1 + pick(90));
+            it[i].parked = !pick(5);
+            if (!it[i].running) it[i].parked = false;
+            it[i].shared_tail = it[i].running && it[i].length % P && !pick(4);
+            running_now += it[i].running;
+        }
+        fl_schedule(it, n, &l);
+        for (int64_t i = 0; i < n; i++) {
+            if (it[i].preempt) given += it[i].pages;
+            if (it[i].preempt && (it[i].rows || !it[i].running)) broken++;
+            if (it[i].parked && it[i].rows) broken++;
+            if (it[i].rows > it[i].pending || it[i].rows < 0) broken++;
+            if (it[i].rows) {
+                rows += it[i].rows;
+                seqs++;
+                taken += pages_taken(&it[i]);
+                running_now += !it[i].running;
+            }
+            running_now -= it[i].preempt;
+            runnable += !it[i].parked && !it[i].preempt;
+        }
+        bool admitted = false;
+        for (int64_t i = 0; i < n; i++) admitted |= it[i].rows && !it[i].running;
+        if (rows > l.max_rows || seqs > l.max_seqs || taken > l.free_pages + given) broken++;
+        if (admitted && running_now > l.max_running) broken++;
+        idle += !rows && runnable && l.free_pages + given > 12 * 4;
+    }
+    check(!broken, "20000 random states: rows, sequences and pages within their limits");
+    check(!idle, "and nobody idles while there is room");
+}
+
+int main(void) {
+    test_cases();
+    test_random();
+    return tap_done();
+}

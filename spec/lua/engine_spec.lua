@@ -1,0 +1,290 @@
+-- The engine: many requests in one batch give what each gives alone.
+local fp8llm = require "fp8llm"
+local tiny = dofile "spec/support/tiny_model.lua"
+
+local dir = "build/spec/engine"
+tiny.write(dir, {seed = 11, quant = "fp8-dynamic", kv_heads = 1})
+local model = assert(fp8llm.load(dir, {context = 256, kv_tokens = 2048, max_step_rows = 48}))
+
+local function prompt_of(i, length)
+  local ids = {}
+  for k = 1, length do ids[k] = (i * k * 7 + k) % 250 end
+  return ids
+end
+
+-- The same request by hand: one sequence, one sampler.
+local function by_hand(ids, n, options)
+  local seq, sampler = assert(model:sequence()), assert(fp8llm.sampler(options))
+  local logits, out, lp = assert(seq:feed(ids)), {}, {}
+  for i = 1, n do
+    out[i], lp[i] = assert(sampler:sample(logits, seq))
+    logits = assert(seq:feed(out[i]))
+  end
+  seq:close()
+  return out, lp
+end
+
+local function eventually(what)
+  for _ = 1, 2000 do
+    if what() then return true end
+    local t = fp8llm.clock()
+    while fp8llm.clock() - t < 0.002 do end
+  end
+  return false
+end
+
+describe("requests together", function()
+  it("give the tokens and log-probabilities of each alone", function()
+    local eng = assert(model:engine{max_running = 16})
+    local list = {}
+    for i = 1, 40 do
+      local options = {temperature = 0.5 + i / 40, seed = i, top_k = i % 3 == 0 and 20 or 0,
+        repetition_penalty = i % 4 == 0 and 1.3 or 1}
+      local ids = prompt_of(i, 1 + i * 37 % 90)
+      list[i] = {ids = ids, options = options, n = 1 + i % 17, request = assert(eng:submit{ids = ids,
+        sampler = options, max_tokens = 1 + i % 17, ignore_eos = true, logprobs = 0})}
+    end
+    for _, r in ipairs(list) do
+      local got = assert(r.request:result()).choices[1]
+      local ids, lp = by_hand(r.ids, r.n, r.options)
+      assert.same(ids, got.t)
+      assert.same(lp, got.lp)
+      assert.equal("length", got.fin)
+    end
+    eng:close()
+  end)
+
+  it("survive a pool that is too small for all of them", function()
+    local small = assert(fp8llm.load(dir, {context = 256, kv_tokens = 320, max_step_rows = 32}))
+    local eng = assert(small:engine{})
+    local list = {}
+    for i = 1, 8 do
+      local ids = prompt_of(i, 30 + i * 10)
+      list[i] = {ids = ids, request = assert(eng:submit{ids = ids, max_tokens = 60,
+        sampler = {temperature = 1, seed = i}, ignore_eos = true})}
+    end
+    for i, r in ipairs(list) do
+      assert.same((by_hand(r.ids, 60, {temperature = 1, seed = i})),
+        assert(r.request:result()).choices[1].t)
+    end
+    assert.is_true(eng:stats().preemptions > 0)
+    eng:close()
+    small:close()
+  end)
+
+  it("n completions share the prompt and differ by their seed", function()
+    local eng = assert(model:engine{})
+    local ids = prompt_of(3, 40)
+    local result = assert(assert(eng:submit{ids = ids, n = 3, max_tokens = 12, ignore_eos = true,
+      sampler = {temperature = 1, seed = 9}}):result())
+    for i = 1, 3 do
+      assert.same((by_hand(ids, 12, {temperature = 1, seed = 8 + i})), result.choices[i].t)
+    end
+    assert.equal(36, result.usage.completion_tokens)
+    assert.equal(40, eng:stats().prompt_tokens)
+    eng:close()
+  end)
+end)
+
+describe("a request", function()
+  local eng = assert(model:engine{})
+  local tok = model:tokenizer()
+
+  it("streams pieces that add up to its text", function()
+    local request = assert(eng:submit{prompt = "one two three", max_tokens = 30, seed = 4,
+      ignore_eos = true})
+    local pieces, ids, fin = {}, {}, nil
+    for piece, event in request:pieces() do
+      pieces[#pieces + 1] = piece
+      for _, id in ipairs(event.t) do ids[#ids + 1] = id end
+      fin = event.fin or fin
+    end
+    assert.equal("length", fin)
+    assert.equal(30, #ids)
+    assert.equal(request:result().choices[1].d, table.concat(pieces))
+    assert.equal(nil, (request:poll()))
+  end)
+
+  it("ends at a stop text that spans tokens, and does not show it", function()
+    local whole = assert(eng:submit{prompt = "abc", max_tokens = 60, seed = 2, ignore_eos = true}):result()
+    local text = whole.choices[1].d
+    local from = math.floor(#text / 2)
+    while from > 1 and text:byte(from) >= 0x80 do from = from - 1 end
+    local to = from + 2
+    while to < #text and text:byte(to + 1) >= 0x80 and text:byte(to + 1) < 0xc0 do to = to + 1 end
+    local stop = text:sub(from, to)
+    local at = text:find(stop, 1, true)
+    for _, include in ipairs{false, true} do
+      local request = assert(eng:submit{prompt = "abc", max_tokens = 60, seed = 2, stop = {stop, "no such"},
+        include_stop_str_in_output = include, ignore_eos = true})
+      local pieces = {}
+      for piece in request:pieces() do pieces[#pieces + 1] = piece end
+      assert.equal(text:sub(1, at - 1) .. (include and stop or ""), table.concat(pieces))
+      local choice = request:result().choices[1]
+      assert.equal("stop", choice.fin)
+      assert.equal(stop, choice.reason)
+    end
+  end)
+
+  it("ends at stop ids, not before min_tokens", function()
+    local free = assert(eng:submit{ids = {1, 2, 3}, max_tokens = 20, seed = 6, ignore_eos = true}):result()
+    local id = free.choices[1].t[4]
+    local stopped = assert(eng:submit{ids = {1, 2, 3}, max_tokens = 20, seed = 6, ignore_eos = true,
+      stop_token_ids = {id}}):result().choices[1]
+    assert.equal("stop", stopped.fin)
+    assert.equal(id, stopped.reason)
+    assert.is_true(#stopped.t <= 4)
+    local later = assert(eng:submit{ids = {1, 2, 3}, max_tokens = 20, seed = 6, ignore_eos = true,
+      stop_token_ids = {id}, min_tokens = 10}):result().choices[1]
+    for i = 1, math.min(10, #later.t) do assert.is_true(later.t[i] ~= id) end
+    assert.is_true(#later.t >= 10)
+  end)
+
+  it("never completes a bad word", function()
+    local word = tok:decode({70})
+    local request = assert(eng:submit{ids = {5}, max_tokens = 80, seed = 3, ignore_eos = true,
+      bad_words = {word}, logit_bias = {[70] = 100}})
+    for _, id in ipairs(request:result().choices[1].t) do assert.is_true(id ~= 70) end
+  end)
+
+  it("gives prompt log-probabilities as a sequence does", function()
+    local ids = prompt_of(5, 100)
+    local result = assert(assert(eng:submit{ids = ids, max_tokens = 1, prompt_logprobs = 2}):result())
+    local want = assert(assert(model:sequence()):score(ids)):totable()
+    for i = 2, #ids do
+      assert.is_true(math.abs(want[i] - result.prompt_logprobs[i]) < 1e-5)
+      assert.is_true(result.prompt_top[i][1][2] >= result.prompt_logprobs[i])
+    end
+  end)
+
+  it("ends by cancel, by its deadline, and when nobody holds it", function()
+    local request = assert(eng:submit{ids = {1, 2}, ignore_eos = true})
+    request:cancel()
+    assert.equal("cancelled", request:result().choices[1].fin)
+    request = assert(eng:submit{ids = {1, 2}, ignore_eos = true, timeout_ms = 1})
+    local fin = request:result().choices[1].fin
+    assert.is_true(fin == "timeout" or fin == "length")
+    request = assert(eng:submit{ids = {1, 2}, ignore_eos = true, policy = true})
+    request:close()
+    assert.is_true(eventually(function() return eng:stats().running == 0 end))
+  end)
+
+  it("is refused with the field, the need and the value", function()
+    local function refused(code, request, ...)
+      local r, message, got = eng:submit(request)
+      assert.equal(nil, r)
+      assert.equal(code, got)
+      for _, part in ipairs{...} do assert.is_true(message:find(part, 1, true) ~= nil, message) end
+    end
+    refused("ARG", {ids = {1}, temperature = -1}, "temperature", "[0, 100]", "-1")
+    refused("ARG", {ids = {1}, bogus = 1}, "bogus")
+    refused("ARG", {ids = {}}, "prompt")
+    refused("ARG", {}, "prompt")
+    refused("ARG", {ids = {1}, prompt = "x"}, "prompt")
+    refused("ARG", {ids = {100000}}, "100000")
+    refused("ARG", {ids = {1}, stop_token_ids = {9999}}, "stop_token_ids", "9999")
+    refused("ARG", {ids = {1}, stop = {""}}, "stop")
+    refused("ARG", {ids = {1}, n = 1.5}, "n", "1.5")
+    refused("ARG", {ids = {1}, min_tokens = 5, max_tokens = 4}, "min_tokens", "max_tokens")
+    refused("LIMIT", {ids = prompt_of(1, 256)}, "256")
+    refused("ARG", {ids = {1}, sampler = {order = {"top_k", "nothing"}}}, "order", "nothing")
+  end)
+
+  it("waits for its reader when max_unread tokens are ahead", function()
+    local slow = assert(model:engine{max_unread = 5})
+    local request = assert(slow:submit{ids = {1}, max_tokens = 40, ignore_eos = true, seed = 1})
+    assert.is_true(eventually(function() return slow:stats().output_tokens == 5 end))
+    local n = 0
+    for _, event in request:pieces() do
+      assert.is_true(#event.t <= 5)
+      n = n + #event.t
+    end
+    assert.equal(40, n)
+    slow:close()
+  end)
+end)
+
+describe("a policy in Lua", function()
+  it("chooses every token, and the others go on meanwhile", function()
+    local eng = assert(model:engine{})
+    local other = assert(eng:submit{ids = prompt_of(2, 20), max_tokens = 50, seed = 1, ignore_eos = true})
+    local mine = assert(eng:submit{ids = {9, 8}, policy = true, max_tokens = 6, ignore_eos = true})
+    local chosen = {}
+    for step in mine:steps() do
+      if #chosen == 0 then assert.equal(50, #other:result().choices[1].t) end
+      local prompt, output = step:history()
+      assert.same({9, 8}, prompt)
+      assert.same(chosen, output)
+      if #chosen % 2 == 0 then
+        chosen[#chosen + 1] = assert(step:accept(40 + #chosen))
+      else
+        step.logits:add_at(77, 1000)
+        chosen[#chosen + 1] = assert(step:sample())
+      end
+    end
+    assert.same({40, 77, 42, 77, 44, 77}, chosen)
+    assert.same(chosen, mine:result().choices[1].t)
+    eng:close()
+  end)
+
+  it("that gives up, is stale or silent ends only its own request", function()
+    local eng = assert(model:engine{policy_timeout_ms = 60})
+    local good = assert(eng:submit{ids = {1, 2, 3}, max_tokens = 30, seed = 1, ignore_eos = true})
+    local stopped = assert(eng:submit{ids = {4}, policy = true})
+    for step in stopped:steps() do
+      assert(step:sample())
+      local _, message, code = step:sample()
+      assert.equal("ARG", code)
+      assert.is_true(message:find("stale", 1, true) ~= nil)
+      break
+    end
+    for step in stopped:steps() do assert(step:stop()) end
+    assert.equal("stop", stopped:result().choices[1].fin)
+    local silent = assert(eng:submit{ids = {5}, policy = true})
+    local choice = silent:result().choices[1]
+    assert.equal("error", choice.fin)
+    assert.is_true(choice.message:find("silent", 1, true) ~= nil)
+    assert.equal(30, #good:result().choices[1].t)
+    eng:close()
+  end)
+
+  it("may serve all parked requests of an engine in one loop", function()
+    local eng = assert(model:engine{})
+    local list = {}
+    for i = 1, 5 do list[i] = assert(eng:submit{ids = {i}, policy = true, max_tokens = i, ignore_eos = true}) end
+    local steps = 0
+    for step in eng:steps() do
+      steps = steps + 1
+      assert(step:accept(step:arrival() + 10))
+    end
+    assert.equal(15, steps)
+    for i = 1, 5 do assert.equal(9 + i, list[i]:result().choices[1].t[1]) end
+    eng:close()
+  end)
+end)
+
+describe("closing an engine", function()
+  it("cancels, or drains, and refuses more", function()
+    local eng = assert(model:engine{})
+    local request = assert(eng:submit{ids = {1}, max_tokens = 20, seed = 1, ignore_eos = true})
+    eng:close(true)
+    assert.equal("length", request:result().choices[1].fin)
+    assert.is_true(pcall(eng.submit, eng, {ids = {1}}) == false)
+    eng = assert(model:engine{})
+    request = assert(eng:submit{ids = {1}, ignore_eos = true, policy = true})
+    eng:close()
+    assert.equal("cancelled", request:result().choices[1].fin)
+    eng:close()
+  end)
+
+  it("gives every page back", function()
+    collectgarbage()
+    collectgarbage()
+    local list = {}
+    for i = 1, 2048 / 256 do
+      list[i] = assert(model:sequence())
+      assert(list[i]:feed(prompt_of(i, 256)))
+    end
+    for _, s in ipairs(list) do s:close() end
+  end)
+end)

@@ -1,0 +1,184 @@
+/* Class engine: many requests of one model, and what its policies park. */
+#include <string.h>
+
+#include "binding/l_engine.h"
+#include "binding/l_model.h"
+#include "binding/lua_json.h"
+#include "engine/prompt.h"
+#include "util/mem.h"
+
+typedef struct lua_engine {
+    fl_engine *engine;
+    fl_tokenizer *tokenizer; /* NULL: the model has none */
+    fl_tokenizer_ctx *ctx;
+    fl_template *chat, *chat_with_tools;
+} lua_engine;
+
+fl_engine *fl_check_engine(lua_State *L, int idx) {
+    lua_engine *b = fl_box_check(L, idx, FL_MT_ENGINE);
+    return b->engine;
+}
+
+static void box_free(lua_engine *b) {
+    if (!b) return;
+    if (b->engine) fl_engine_close(b->engine, false);
+    fl_engine_unref(b->engine);
+    fl_tokenizer_ctx_free(b->ctx);
+    fl_tokenizer_unref(b->tokenizer);
+    fl_template_unref(b->chat);
+    fl_template_unref(b->chat_with_tools);
+    fl_free(b);
+}
+
+static int parse_template(fl_template **out, const fl_tokenizer *t, const char *name, fl_err *err) {
+    const char *source = fl_tokenizer_chat_template(t, name);
+    return source ? fl_template_parse(out, source, strlen(source), err) : FL_OK;
+}
+
+/* A model without a tokenizer serves requests of ids. */
+static int open_text(lua_engine *b, fl_tokenizer *t, fl_err *err) {
+    if (!t) return FL_OK;
+    b->tokenizer = fl_tokenizer_ref(t);
+    int rc = fl_tokenizer_ctx_new(&b->ctx, t, err);
+    if (!rc) rc = parse_template(&b->chat, t, NULL, err);
+    if (!rc) rc = parse_template(&b->chat_with_tools, t, "tool_use", err);
+    return rc;
+}
+
+static const char *const engine_options[] = {"max_running", "max_queued",        "max_step_tokens",
+                                             "max_unread",  "policy_timeout_ms", NULL};
+
+/* model:engine{max_running=, max_queued=, ...} -> engine | nil, message, CODE */
+int fl_l_engine_new(lua_State *L) {
+    fl_model *m = fl_check_model(L, 1);
+    fl_engine_options o = {0};
+    fl_tokenizer *t = NULL;
+    fl_err err;
+    lua_settop(L, 2);
+    fl_opt_only(L, 2, engine_options);
+    fl_opt_int(L, 2, "max_running", &o.max_running);
+    fl_opt_int(L, 2, "max_queued", &o.max_queued);
+    fl_opt_int(L, 2, "max_step_tokens", &o.max_step_tokens);
+    fl_opt_int(L, 2, "max_unread", &o.max_unread);
+    fl_opt_int(L, 2, "policy_timeout_ms", &o.policy_timeout_ms);
+    void **box = fl_box_new(L, FL_MT_ENGINE);
+    if (fl_model_tokenizer(L, 1, &t, &err) && err.code != FL_E_IO) return fl_push_err(L, &err);
+    lua_engine *b = fl_alloc(sizeof(*b));
+    int rc = b ? open_text(b, t, &err) : fl_fail(&err, FL_E_NOMEM, "engine");
+    if (!rc) rc = fl_engine_new(&b->engine, m, t, &o, &err);
+    if (rc) {
+        box_free(b);
+        return fl_push_err(L, &err);
+    }
+    *box = b;
+    return 1;
+}
+
+/* The request's members and those of its `sampler` table as one object. */
+static int merge_sampler(fl_jv *request, fl_arena *arena, fl_err *err) {
+    const fl_jv *sampler = fl_jv_get(request, "sampler");
+    uint32_t n = 0;
+    if (!sampler || sampler->kind == FL_JV_NULL || !sampler->n) return FL_OK;
+    if (sampler->kind != FL_JV_OBJECT) return fl_fail(err, FL_E_ARG, "sampler: need a table");
+    fl_jv_member *all = fl_arena_alloc(arena, (request->n + sampler->n) * sizeof(*all));
+    if (!all) return fl_fail(err, FL_E_NOMEM, "sampler");
+    for (uint32_t i = 0; i < request->n; i++) {
+        if (&request->members[i].value != sampler) all[n++] = request->members[i];
+    }
+    for (uint32_t i = 0; i < sampler->n; i++) all[n++] = sampler->members[i];
+    request->members = all;
+    request->n = n;
+    return FL_OK;
+}
+
+/* Everything up to the submission; the arena is this function's until it returns FL_OK. */
+static int read_request(lua_State *L, lua_engine *b, fl_submission *s, fl_params *params,
+                        fl_err *err) {
+    const fl_prompter prompter = {b->tokenizer, b->ctx, b->chat, b->chat_with_tools};
+    fl_jv request;
+    int rc = fl_lua_to_jv(L, 2, &s->arena, &request, err);
+    if (!rc && request.kind == FL_JV_ARRAY && !request.n) request.kind = FL_JV_OBJECT;
+    if (!rc) rc = merge_sampler(&request, &s->arena, err);
+    if (!rc) {
+        fl_params_source source = {.object = &request,
+                                   .others = fl_prompt_members,
+                                   .strict = true,
+                                   .lua = true,
+                                   .arena = &s->arena};
+        rc = fl_params_read(params, &source, err);
+    }
+    if (!rc) rc = fl_prompt_encode(&prompter, &request, &s->arena, &s->ids, &s->n_ids, err);
+    s->params = params;
+    if (rc) fl_arena_free(&s->arena);
+    return rc;
+}
+
+/* eng:submit{messages= | prompt= | ids=, ...} -> request | nil, message, CODE */
+static int l_submit(lua_State *L) {
+    lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
+    fl_submission s = {0};
+    fl_params params;
+    fl_request *r;
+    fl_err err;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    void **box = fl_box_new(L, FL_MT_REQUEST);
+    void *state = fl_l_request_state(&err);
+    if (!state) return fl_push_err(L, &err);
+    *box = state;
+    if (read_request(L, b, &s, &params, &err) || fl_engine_submit(b->engine, &r, &s, &err))
+        return fl_push_err(L, &err);
+    fl_l_request_fill(state, r);
+    return 1;
+}
+
+static void set_number(lua_State *L, const char *key, double v) {
+    lua_pushnumber(L, (lua_Number)v);
+    lua_setfield(L, -2, key);
+}
+
+static int l_stats(lua_State *L) {
+    fl_engine_stats s;
+    fl_engine_stats_get(fl_check_engine(L, 1), &s);
+    lua_newtable(L);
+    set_number(L, "running", (double)s.running);
+    set_number(L, "queued", (double)s.queued);
+    set_number(L, "parked", (double)s.parked);
+    set_number(L, "requests", (double)s.requests);
+    set_number(L, "finished", (double)s.finished);
+    set_number(L, "steps", (double)s.steps);
+    set_number(L, "prompt_tokens", (double)s.prompt_tokens);
+    set_number(L, "output_tokens", (double)s.output_tokens);
+    set_number(L, "preemptions", (double)s.preemptions);
+    set_number(L, "step_s", s.step_s);
+    set_number(L, "schedule_s", s.schedule_s);
+    return 1;
+}
+
+static int l_fd(lua_State *L) {
+    lua_pushinteger(L, fl_engine_fd(fl_check_engine(L, 1)));
+    return 1;
+}
+
+static int l_clear_fd(lua_State *L) {
+    fl_engine_clear_fd(fl_check_engine(L, 1));
+    return 0;
+}
+
+/* eng:close([drain]) */
+static int l_close(lua_State *L) {
+    void **box = fl_box_raw(L, 1, FL_MT_ENGINE);
+    lua_engine *b = *box;
+    *box = NULL;
+    if (b && lua_toboolean(L, 2)) fl_engine_close(b->engine, true);
+    box_free(b);
+    return 0;
+}
+
+static const luaL_Reg methods[] = {
+    {"submit", l_submit}, {"steps", fl_l_engine_steps}, {"stats", l_stats}, {"fd", l_fd},
+    {"close", l_close},   {"clear_fd", l_clear_fd},     {NULL, NULL}};
+
+void fl_register_engine(lua_State *L) {
+    fl_class(L, FL_MT_ENGINE, methods, NULL, l_close);
+}

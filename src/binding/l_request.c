@@ -1,0 +1,224 @@
+/* Class request: reading what an engine makes of it. */
+#include <math.h>
+
+#include "binding/l_engine.h"
+#include "util/mem.h"
+
+typedef struct lua_request {
+    fl_request *request; /* NULL until submitted */
+    fl_update update;    /* reused by every read */
+} lua_request;
+
+void *fl_l_request_state(fl_err *err) {
+    lua_request *s = fl_alloc(sizeof(*s));
+    if (!s) fl_fail(err, FL_E_NOMEM, "request");
+    return s;
+}
+
+void fl_l_request_fill(void *state, fl_request *r) {
+    ((lua_request *)state)->request = r;
+}
+
+static lua_request *check_state(lua_State *L) {
+    return fl_box_check(L, 1, FL_MT_REQUEST);
+}
+
+fl_request *fl_check_request(lua_State *L, int idx) {
+    lua_request *s = fl_box_check(L, idx, FL_MT_REQUEST);
+    return s->request;
+}
+
+static void set_number(lua_State *L, const char *key, double v) {
+    lua_pushnumber(L, (lua_Number)v);
+    lua_setfield(L, -2, key);
+}
+
+static void push_numbers(lua_State *L, const float *v, int64_t n) {
+    lua_createtable(L, (int)n, 0);
+    for (int64_t i = 0; i < n; i++) {
+        lua_pushnumber(L, (lua_Number)v[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+}
+
+/* For each token a list of {id, logprob}. */
+static void push_tops(lua_State *L, const fl_top *top, int64_t n, int64_t k) {
+    lua_createtable(L, (int)n, 0);
+    for (int64_t i = 0; i < n; i++) {
+        lua_createtable(L, (int)k, 0);
+        for (int64_t j = 0; j < k; j++) {
+            lua_createtable(L, 2, 0);
+            lua_pushinteger(L, top[i * k + j].id);
+            lua_rawseti(L, -2, 1);
+            lua_pushnumber(L, (lua_Number)top[i * k + j].logprob);
+            lua_rawseti(L, -2, 2);
+            lua_rawseti(L, -2, (int)j + 1);
+        }
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+}
+
+static void push_usage(lua_State *L, fl_request *r) {
+    fl_usage u;
+    fl_request_usage(r, &u);
+    lua_createtable(L, 0, 5);
+    set_number(L, "prompt_tokens", (double)u.prompt_tokens);
+    set_number(L, "completion_tokens", (double)u.completion_tokens);
+    set_number(L, "cached_tokens", (double)u.cached_tokens);
+    set_number(L, "first_token_s", u.first_token_s);
+    set_number(L, "total_s", u.total_s);
+}
+
+/* fin, reason (the id or text that ended it) and, with an error, message. */
+static void set_finish(lua_State *L, fl_request *r, const fl_update *u) {
+    lua_pushstring(L, fl_finish_name(u->finish));
+    lua_setfield(L, -2, "fin");
+    if (u->stop_id >= 0)
+        lua_pushinteger(L, u->stop_id);
+    else if (u->stop_text.data)
+        lua_pushlstring(L, u->stop_text.data, u->stop_text.len);
+    else
+        lua_pushnil(L);
+    lua_setfield(L, -2, "reason");
+    if (u->finish != FL_FINISH_ERROR) return;
+    lua_pushstring(L, fl_request_error(r)->msg);
+    lua_setfield(L, -2, "message");
+}
+
+/* {t = ids, d = text, i = completion, lp = logprobs, top = alternatives, fin = ...} */
+static void push_update(lua_State *L, fl_request *r, const fl_update *u) {
+    const fl_params *p = fl_request_params(r);
+    lua_createtable(L, 0, 8);
+    fl_push_ids(L, u->ids, (size_t)u->n);
+    lua_setfield(L, -2, "t");
+    lua_pushlstring(L, u->text.data ? u->text.data : "", u->text.len);
+    lua_setfield(L, -2, "d");
+    set_number(L, "i", (double)u->index);
+    if (p->logprobs >= 0) {
+        push_numbers(L, u->logprob, u->n);
+        lua_setfield(L, -2, "lp");
+    }
+    if (u->n_top) {
+        push_tops(L, u->top, u->n, u->n_top);
+        lua_setfield(L, -2, "top");
+    }
+    if (u->finish) set_finish(L, r, u);
+}
+
+/* req:poll() -> event | false (nothing yet) | nil (all read) */
+static int l_poll(lua_State *L) {
+    lua_request *s = check_state(L);
+    fl_read_result result;
+    fl_err err;
+    if (fl_request_read(s->request, &s->update, &result, &err)) return fl_push_err(L, &err);
+    if (result == FL_READ_UPDATE)
+        push_update(L, s->request, &s->update);
+    else if (result == FL_READ_NONE)
+        lua_pushboolean(L, false);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+/* req:wait([ms]) -> true when poll would not say false */
+static int l_wait(lua_State *L) {
+    int64_t ms = lua_isnoneornil(L, 2) ? -1 : fl_check_int(L, 2);
+    lua_pushboolean(L, fl_request_wait(fl_check_request(L, 1), ms));
+    return 1;
+}
+
+/* The next piece of text and its event; nothing at the end. */
+static int next_piece(lua_State *L) {
+    lua_settop(L, 1);
+    for (;;) {
+        lua_request *s = check_state(L);
+        fl_request_wait(s->request, -1);
+        lua_pushcfunction(L, l_poll);
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 3);
+        if (!lua_istable(L, 2)) {
+            if (lua_isstring(L, 3)) return luaL_error(L, "%s", lua_tostring(L, 3));
+            if (lua_isnil(L, 2)) return 0;
+            lua_settop(L, 1);
+            continue;
+        }
+        lua_settop(L, 2);
+        lua_getfield(L, 2, "d");
+        lua_insert(L, 2);
+        return 2;
+    }
+}
+
+/* for piece, event in req:pieces() do */
+static int l_pieces(lua_State *L) {
+    check_state(L);
+    lua_pushcfunction(L, next_piece);
+    lua_pushvalue(L, 1);
+    return 2;
+}
+
+static int push_choice(lua_State *L, lua_request *s, int64_t i, fl_err *err) {
+    int rc = fl_request_result(s->request, i, &s->update, err);
+    if (rc) return rc;
+    push_update(L, s->request, &s->update);
+    lua_rawseti(L, -2, (int)i + 1);
+    return FL_OK;
+}
+
+/* req:result() waits for the end -> {choices = {event, ...}, usage = {...}} where each
+ * event holds the whole completion, whatever was read before */
+static int l_result(lua_State *L) {
+    lua_request *s = check_state(L);
+    const fl_params *p = fl_request_params(s->request);
+    fl_err err;
+    fl_request_wait_end(s->request);
+    lua_createtable(L, 0, 4);
+    lua_createtable(L, (int)p->n, 0);
+    for (int64_t i = 0; i < p->n; i++) {
+        if (push_choice(L, s, i, &err)) return fl_push_err(L, &err);
+    }
+    lua_setfield(L, -2, "choices");
+    push_usage(L, s->request);
+    lua_setfield(L, -2, "usage");
+    const fl_top *top;
+    int64_t n;
+    const float *logprob = fl_request_prompt_logprobs(s->request, &top, &n);
+    if (!logprob) return 1;
+    push_numbers(L, logprob, n);
+    lua_setfield(L, -2, "prompt_logprobs");
+    if (p->prompt_logprobs > 0) {
+        push_tops(L, top, n, p->prompt_logprobs);
+        lua_setfield(L, -2, "prompt_top");
+    }
+    return 1;
+}
+
+static int l_usage(lua_State *L) {
+    push_usage(L, fl_check_request(L, 1));
+    return 1;
+}
+
+static int l_cancel(lua_State *L) {
+    fl_request_cancel(fl_check_request(L, 1));
+    return 0;
+}
+
+static int l_close(lua_State *L) {
+    void **box = fl_box_raw(L, 1, FL_MT_REQUEST);
+    lua_request *s = *box;
+    *box = NULL;
+    if (!s) return 0;
+    fl_request_unref(s->request);
+    fl_update_free(&s->update);
+    fl_free(s);
+    return 0;
+}
+
+static const luaL_Reg methods[] = {
+    {"poll", l_poll},     {"wait", l_wait},     {"pieces", l_pieces},
+    {"result", l_result}, {"usage", l_usage},   {"steps", fl_l_request_steps},
+    {"close", l_close},   {"cancel", l_cancel}, {NULL, NULL}};
+
+void fl_register_request(lua_State *L) {
+    fl_class(L, FL_MT_REQUEST, methods, NULL, l_close);
+}

@@ -1,0 +1,408 @@
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/engine_priv.h"
+#include "util/mem.h"
+#include "util/num.h"
+
+double fl_engine_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
+    static const fl_engine_options none;
+    const fl_engine_options *g = o ? o : &none;
+    const struct {
+        const char *name;
+        int64_t given, fallback, max, *out;
+    } fields[] = {
+        {"max_running", g->max_running, 256, 4096, &e->options.max_running},
+        {"max_queued", g->max_queued, 1024, 1 << 20, &e->options.max_queued},
+        {"max_step_tokens", g->max_step_tokens, fl_step_max_rows(e->model),
+         fl_step_max_rows(e->model), &e->options.max_step_tokens},
+        {"max_unread", g->max_unread, 4096, 1 << 30, &e->options.max_unread},
+        {"policy_timeout_ms", g->policy_timeout_ms, 30000, 1 << 30, &e->options.policy_timeout_ms},
+    };
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        if (fields[i].given < 0 || fields[i].given > fields[i].max)
+            return fl_fail(err, FL_E_ARG, "%s: %lld, need 1 to %lld", fields[i].name,
+                           (long long)fields[i].given, (long long)fields[i].max);
+        *fields[i].out = fields[i].given ? fields[i].given : fields[i].fallback;
+    }
+    return FL_OK;
+}
+
+static void collect_eos(fl_engine *e) {
+    const fl_config *c = fl_model_config(e->model);
+    int32_t own = e->tokenizer ? fl_tokenizer_eos(e->tokenizer) : -1;
+    for (int i = 0; i < c->n_eos; i++) {
+        e->eos[e->n_eos++] = c->eos_ids[i];
+        if (c->eos_ids[i] == own) own = -1;
+    }
+    if (own >= 0) e->eos[e->n_eos++] = own;
+}
+
+int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine_options *o,
+                  fl_err *err) {
+    fl_engine *e = fl_alloc(sizeof(*e));
+    if (!e) return fl_fail(err, FL_E_NOMEM, "engine");
+    atomic_init(&e->refs, 1);
+    e->fd = -1;
+    e->model = fl_model_ref(m);
+    e->tokenizer = t ? fl_tokenizer_ref(t) : NULL;
+    e->owner = getpid();
+    e->queue_end = &e->queue;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->work, NULL);
+    pthread_cond_init(&e->parked, NULL);
+    collect_eos(e);
+    int rc = set_options(e, o, err);
+    const size_t vocab = (size_t)fl_model_config(m)->vocab_size;
+    if (!rc && !(e->row = fl_alloc_array(vocab, sizeof(float))))
+        rc = fl_fail(err, FL_E_NOMEM, "engine: a row of %zu", vocab);
+    if (!rc) {
+        int64_t seqs = fl_min_i64(e->options.max_running, e->options.max_step_tokens);
+        rc = fl_step_reserve_seqs(m, seqs, err);
+    }
+    if (!rc && (e->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+        rc = fl_fail(err, FL_E_IO, "eventfd: %s", strerror(errno));
+    if (rc) {
+        fl_engine_unref(e);
+        return rc;
+    }
+    *out = e;
+    return FL_OK;
+}
+
+fl_engine *fl_engine_ref(fl_engine *e) {
+    atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+    return e;
+}
+
+void fl_engine_unref(fl_engine *e) {
+    if (!e || atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) != 1) return;
+    if (e->fd >= 0) close(e->fd);
+    pthread_mutex_destroy(&e->lock);
+    pthread_cond_destroy(&e->work);
+    pthread_cond_destroy(&e->parked);
+    fl_tokenizer_unref(e->tokenizer);
+    fl_model_unref(e->model);
+    fl_free(e->active);
+    fl_free(e->items);
+    fl_free(e->scheduled);
+    fl_free(e->entries);
+    fl_free(e->row);
+    fl_free(e);
+}
+
+int fl_engine_fd(const fl_engine *e) {
+    return e->fd;
+}
+
+void fl_engine_clear_fd(fl_engine *e) {
+    uint64_t count;
+    while (read(e->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    }
+}
+
+void fl_engine_notify(fl_engine *e, fl_request *r) {
+    uint64_t one = 1;
+    pthread_cond_broadcast(&r->news);
+    while (write(e->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+}
+
+static int check_owner(const fl_engine *e, fl_err *err) {
+    if (e->owner == getpid()) return FL_OK;
+    return fl_fail(err, FL_E_DEVICE, "engine: made in process %d, this is %d after a fork",
+                   (int)e->owner, (int)getpid());
+}
+
+static int check_ids(const char *field, const int32_t *ids, size_t n, int64_t vocab, fl_err *err) {
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return fl_fail(err, FL_E_ARG, "%s: token id %d, vocabulary has %lld", field, ids[i],
+                           (long long)vocab);
+    }
+    return FL_OK;
+}
+
+static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *err) {
+    fl_model_info info;
+    const int64_t vocab = fl_model_config(e->model)->vocab_size;
+    fl_model_info_get(e->model, &info);
+    if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
+    int64_t most = fl_min_i64(info.context, info.kv_tokens) - 1;
+    if ((int64_t)s->n_ids > most)
+        return fl_fail(err, FL_E_LIMIT, "prompt: %zu tokens, at most %lld fit", s->n_ids,
+                       (long long)most);
+    const fl_params *p = s->params;
+    int rc = check_ids("prompt", s->ids, s->n_ids, vocab, err);
+    if (!rc)
+        rc = check_ids("stop_token_ids", p->stop_token_ids.ids, p->stop_token_ids.n, vocab, err);
+    if (!rc)
+        rc = check_ids("allowed_token_ids", p->sampler.allowed, p->sampler.n_allowed, vocab, err);
+    for (size_t i = 0; !rc && i < p->sampler.n_bias; i++)
+        rc = check_ids("logit_bias", &p->sampler.bias[i].id, 1, vocab, err);
+    if (rc) return rc;
+    if (p->stop.n && !e->tokenizer)
+        return fl_fail(err, FL_E_ARG, "stop: needs a tokenizer, the model has none");
+    return FL_OK;
+}
+
+static int64_t output_limit(const fl_engine *e, const fl_request *r) {
+    fl_model_info info;
+    fl_model_info_get(e->model, &info);
+    int64_t left = fl_min_i64(info.context, info.kv_tokens) - r->n_prompt;
+    return r->params.max_tokens ? fl_min_i64(r->params.max_tokens, left) : left;
+}
+
+/* The ids of one spelling of a bad word, into the request's arena. */
+static int add_bad_word(fl_engine *e, fl_request *r, fl_tokenizer_ctx *ctx, const char *text,
+                        size_t n, fl_err *err) {
+    const fl_encode_options plain = {0};
+    fl_ids ids = {0};
+    int rc = fl_tokenizer_encode(e->tokenizer, ctx, text, n, &plain, &ids, err);
+    int32_t *copy = rc ? NULL : fl_arena_alloc(&r->arena, (ids.len + 1) * sizeof(*copy));
+    if (!rc && !copy) rc = fl_fail(err, FL_E_NOMEM, "bad_words");
+    if (!rc && ids.len) {
+        memcpy(copy, ids.data, ids.len * sizeof(*copy));
+        r->bad[r->n_bad++] = (fl_id_list){copy, ids.len};
+    }
+    fl_ids_free(&ids);
+    return rc;
+}
+
+/* Each word as it stands and after a blank, as it would begin a text or go on with one. */
+static int add_bad_words(fl_engine *e, fl_request *r, fl_err *err) {
+    const fl_text_list *words = &r->params.bad_words;
+    fl_tokenizer_ctx *ctx;
+    if (!words->n) return FL_OK;
+    if (!e->tokenizer) return fl_fail(err, FL_E_ARG, "bad_words: needs a tokenizer");
+    r->bad = fl_arena_alloc(&r->arena, 2 * words->n * sizeof(*r->bad));
+    if (!r->bad) return fl_fail(err, FL_E_NOMEM, "bad_words");
+    int rc = fl_tokenizer_ctx_new(&ctx, e->tokenizer, err);
+    if (rc) return rc;
+    for (size_t i = 0; !rc && i < words->n; i++) {
+        char spaced[FL_MAX_STOP_BYTES + 1] = " ";
+        const fl_text *w = &words->items[i];
+        memcpy(spaced + 1, w->data, w->len);
+        rc = add_bad_word(e, r, ctx, w->data, w->len, err);
+        if (!rc && w->data[0] != ' ') rc = add_bad_word(e, r, ctx, spaced, w->len + 1, err);
+    }
+    fl_tokenizer_ctx_free(ctx);
+    return rc;
+}
+
+static int prepare(fl_engine *e, fl_request *r, fl_err *err) {
+    const size_t vocab = (size_t)fl_model_config(e->model)->vocab_size;
+    r->max_output = output_limit(e, r);
+    r->submitted_at = fl_engine_now();
+    if (r->params.timeout_ms) r->deadline = r->submitted_at + (double)r->params.timeout_ms * 1e-3;
+    for (int64_t i = 0; i < r->params.n; i++) {
+        fl_choice *c = &r->choice[i];
+        if (e->tokenizer) fl_detok_init(&c->detok, e->tokenizer, r->params.skip_special_tokens);
+        if (r->params.policy && !(c->row = fl_alloc_array(vocab, sizeof(float))))
+            return fl_fail(err, FL_E_NOMEM, "policy: a row of %zu", vocab);
+    }
+    return add_bad_words(e, r, err);
+}
+
+/* The last so many ids, when the request asks for that. */
+static void truncate_prompt(fl_submission *s) {
+    int64_t keep = s->params->truncate_prompt_tokens;
+    if (!keep || (int64_t)s->n_ids <= keep) return;
+    s->ids += (int64_t)s->n_ids - keep;
+    s->n_ids = (size_t)keep;
+}
+
+static int start_thread(fl_engine *e, fl_err *err) {
+    if (e->started) return FL_OK;
+    int rc = pthread_create(&e->thread, NULL, fl_engine_thread, e);
+    if (rc) return fl_fail(err, FL_E_NOMEM, "engine thread: %s", strerror(rc));
+    e->started = true;
+    return FL_OK;
+}
+
+static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
+    int rc = FL_OK;
+    pthread_mutex_lock(&e->lock);
+    if (e->closing)
+        rc = fl_fail(err, FL_E_CANCELLED, "engine is closed");
+    else if (e->n_queued >= e->options.max_queued)
+        rc = fl_fail(err, FL_E_LIMIT, "queue: %lld requests wait, limit %lld",
+                     (long long)e->n_queued, (long long)e->options.max_queued);
+    if (!rc) rc = start_thread(e, err);
+    if (!rc) {
+        r->arrival = e->n_submitted++;
+        atomic_fetch_add(&r->refs, 1); /* the queue's */
+        *e->queue_end = r;
+        e->queue_end = &r->next;
+        e->n_queued++;
+        e->stats.requests++;
+        pthread_cond_signal(&e->work);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return rc;
+}
+
+int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err) {
+    fl_request *r;
+    truncate_prompt(s);
+    int rc = check_owner(e, err);
+    if (!rc) rc = check_submission(e, s, err);
+    if (rc) {
+        fl_arena_free(&s->arena);
+        return rc;
+    }
+    if ((rc = fl_request_new(&r, e, s, err))) return rc;
+    if ((rc = prepare(e, r, err)) || (rc = enqueue(e, r, err))) {
+        fl_request_unref(r);
+        return rc;
+    }
+    *out = r;
+    return FL_OK;
+}
+
+void fl_request_cancel(fl_request *r) {
+    fl_engine *e = r->engine;
+    atomic_store(&r->cancelled, true);
+    pthread_mutex_lock(&e->lock);
+    pthread_cond_signal(&e->work);
+    pthread_mutex_unlock(&e->lock);
+}
+
+fl_request *fl_request_ref(fl_request *r) {
+    pthread_mutex_lock(&r->engine->lock);
+    r->handles++;
+    pthread_mutex_unlock(&r->engine->lock);
+    atomic_fetch_add(&r->refs, 1);
+    return r;
+}
+
+fl_engine *fl_request_engine(const fl_request *r) {
+    return r->engine;
+}
+uint64_t fl_request_arrival(const fl_request *r) {
+    return r->arrival;
+}
+
+void fl_request_unref(fl_request *r) {
+    if (!r) return;
+    fl_engine *e = r->engine;
+    if (e->owner == getpid()) { /* in a forked child the lock may be held for ever */
+        pthread_mutex_lock(&e->lock);
+        if (--r->handles == 0 && r->n_done < r->params.n) {
+            atomic_store(&r->cancelled, true);
+            pthread_cond_signal(&e->work);
+        }
+        pthread_mutex_unlock(&e->lock);
+    }
+    fl_request_drop(r);
+}
+
+void fl_engine_close(fl_engine *e, bool drain) {
+    pthread_mutex_lock(&e->lock);
+    bool join = e->started && e->owner == getpid();
+    e->closing = true;
+    e->draining = drain;
+    e->started = false;
+    pthread_cond_signal(&e->work);
+    pthread_mutex_unlock(&e->lock);
+    if (join) pthread_join(e->thread, NULL);
+}
+
+int fl_request_read(fl_request *r, fl_update *u, fl_read_result *result, fl_err *err) {
+    pthread_mutex_lock(&r->engine->lock);
+    int rc = fl_request_take(r, u, result, err);
+    if (!rc && *result == FL_READ_UPDATE) pthread_cond_signal(&r->engine->work);
+    pthread_mutex_unlock(&r->engine->lock);
+    return rc;
+}
+
+int fl_request_result(fl_request *r, int64_t index, fl_update *u, fl_err *err) {
+    if (index < 0 || index >= r->params.n)
+        return fl_fail(err, FL_E_ARG, "result: completion %lld of %lld", (long long)index,
+                       (long long)r->params.n);
+    pthread_mutex_lock(&r->engine->lock);
+    fl_choice *c = &r->choice[index];
+    const int64_t tokens = c->seen_tokens;
+    const size_t bytes = c->seen_bytes;
+    const bool finish_seen = c->finish_seen;
+    c->seen_tokens = 0;
+    c->seen_bytes = 0;
+    int rc = fl_choice_take(c, u, err);
+    c->seen_tokens = tokens;
+    c->seen_bytes = bytes;
+    c->finish_seen = finish_seen;
+    pthread_mutex_unlock(&r->engine->lock);
+    return rc;
+}
+
+bool fl_request_wait(fl_request *r, int64_t ms) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    int64_t ns = until.tv_nsec + (ms > 0 ? ms % 1000 * 1000000 : 0);
+    until.tv_sec += (ms > 0 ? ms / 1000 : 0) + ns / 1000000000;
+    until.tv_nsec = ns % 1000000000;
+    pthread_mutex_lock(&r->engine->lock);
+    int rc = 0;
+    bool news;
+    while (!(news = fl_request_has_news(r) || r->n_done == r->params.n) && !rc) {
+        if (ms < 0)
+            rc = pthread_cond_wait(&r->news, &r->engine->lock);
+        else
+            rc = pthread_cond_timedwait(&r->news, &r->engine->lock, &until);
+    }
+    pthread_mutex_unlock(&r->engine->lock);
+    return news;
+}
+
+void fl_request_wait_end(fl_request *r) {
+    pthread_mutex_lock(&r->engine->lock);
+    r->wants_all = true;
+    pthread_cond_signal(&r->engine->work);
+    while (r->n_done < r->params.n) pthread_cond_wait(&r->news, &r->engine->lock);
+    pthread_mutex_unlock(&r->engine->lock);
+}
+
+void fl_request_usage(fl_request *r, fl_usage *out) {
+    pthread_mutex_lock(&r->engine->lock);
+    *out = (fl_usage){.prompt_tokens = r->n_prompt, .cached_tokens = r->cached_tokens};
+    for (int64_t i = 0; i < r->params.n; i++) out->completion_tokens += r->choice[i].n_output;
+    if (r->first_token_at > 0) out->first_token_s = r->first_token_at - r->submitted_at;
+    if (r->last_token_at > 0) out->total_s = r->last_token_at - r->submitted_at;
+    pthread_mutex_unlock(&r->engine->lock);
+}
+
+const fl_params *fl_request_params(const fl_request *r) {
+    return &r->params;
+}
+const fl_err *fl_request_error(const fl_request *r) {
+    return &r->error;
+}
+
+const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64_t *n) {
+    *top = r->prompt_top;
+    *n = r->prompt_logprob ? r->n_prompt : 0;
+    return r->prompt_logprob;
+}
+
+void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out) {
+    pthread_mutex_lock(&e->lock);
+    *out = e->stats;
+    out->queued = e->n_queued;
+    out->running = out->parked = 0;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        out->running += e->active[i]->seq != NULL;
+        out->parked += e->active[i]->parked;
+    }
+    pthread_mutex_unlock(&e->lock);
+}

@@ -1,0 +1,127 @@
+/* engine.h - many requests, one batch: a thread that schedules, steps, samples and emits.
+ *
+ * All functions may be called from any thread; none blocks but fl_request_wait,
+ * fl_engine_next_parked and fl_engine_close.  The thread starts with the first request and sleeps when idle.  After
+ * a fork the child's engine refuses with FL_E_DEVICE. */
+#ifndef FL_ENGINE_ENGINE_H
+#define FL_ENGINE_ENGINE_H
+
+#include "engine/params.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+typedef struct fl_engine fl_engine;
+typedef struct fl_request fl_request;
+
+typedef struct fl_engine_options { /* 0: the default */
+    int64_t max_running;           /* completions that hold KV pages; 256              */
+    int64_t max_queued;            /* requests not begun; beyond FL_E_LIMIT; 1024      */
+    int64_t max_step_tokens;       /* rows of a step; the model's max_step_rows        */
+    int64_t max_unread;            /* tokens ahead of the reader before it pauses; 4096 */
+    int64_t policy_timeout_ms;     /* silence of a policy that ends its request; 30000 */
+} fl_engine_options;
+
+/* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted. */
+int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine_options *o,
+                  fl_err *err);
+fl_engine *fl_engine_ref(fl_engine *e);
+void fl_engine_unref(fl_engine *e); /* requests count one each; close comes before the last */
+/* No further submits; drain: finish what there is, else cancel it.  Joins the thread.
+ * Idempotent; requests stay readable. */
+void fl_engine_close(fl_engine *e, bool drain);
+int fl_engine_fd(const fl_engine *e); /* an eventfd: readable when any request has news */
+void fl_engine_clear_fd(fl_engine *e);
+
+typedef struct fl_submission {
+    const fl_params *params; /* copied; its lists are in the arena */
+    const int32_t *ids;      /* [n_ids] prompt, in the arena */
+    size_t n_ids;
+    fl_arena arena; /* moved into the request */
+} fl_submission;
+
+/* One reference for the caller.  FL_E_ARG: empty prompt, ids outside the vocabulary, stop
+ * texts without a tokenizer; FL_E_LIMIT: queue full, or the prompt fills the context or
+ * the whole KV pool.  The arena is the engine's from the call on, also on failure. */
+int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err);
+fl_request *fl_request_ref(fl_request *r);
+void fl_request_unref(fl_request *r);              /* a request nobody holds is cancelled */
+fl_engine *fl_request_engine(const fl_request *r); /* borrowed */
+uint64_t fl_request_arrival(const fl_request *r);  /* its number in the order of submission */
+void fl_request_cancel(fl_request *r);
+
+typedef enum {
+    FL_FINISH_NONE,
+    FL_FINISH_STOP,
+    FL_FINISH_LENGTH,
+    FL_FINISH_CANCELLED,
+    FL_FINISH_TIMEOUT,
+    FL_FINISH_ERROR
+} fl_finish;
+const char *fl_finish_name(fl_finish f); /* "stop", "length", "cancelled", ... */
+
+typedef struct fl_top { /* an alternative */
+    int32_t id;
+    float logprob;
+} fl_top;
+
+/* What is new in one completion since it was last read.  Zero-initialise before the first
+ * use, reuse, free with fl_update_free. */
+typedef struct fl_update {
+    int64_t index;  /* which completion */
+    int32_t *ids;   /* [n] */
+    float *logprob; /* [n], when asked for */
+    fl_top *top;    /* [n * n_top] */
+    int64_t n, n_top, cap;
+    fl_bytes text;
+    fl_finish finish;  /* FL_FINISH_NONE: more to come */
+    int32_t stop_id;   /* the id that ended it, or -1 */
+    fl_text stop_text; /* the text that ended it; valid while the request lives */
+} fl_update;
+void fl_update_free(fl_update *u);
+
+typedef enum { FL_READ_NONE, FL_READ_UPDATE, FL_READ_DONE } fl_read_result;
+/* Everything of completion `index` so far, read or not.  FL_E_ARG: no such completion. */
+int fl_request_result(fl_request *r, int64_t index, fl_update *u, fl_err *err);
+/* NONE: nothing new yet; DONE: every completion's end has been read. */
+int fl_request_read(fl_request *r, fl_update *u, fl_read_result *result, fl_err *err);
+/* Until there is something to read, or ms passed (< 0: for ever). */
+bool fl_request_wait(fl_request *r, int64_t ms);
+void fl_request_wait_end(fl_request *r); /* until every completion has ended; counts as reading */
+
+typedef struct fl_usage {
+    int64_t prompt_tokens, completion_tokens, cached_tokens;
+    double queue_s, first_token_s, total_s; /* since submit; 0: not yet */
+} fl_usage;
+void fl_request_usage(fl_request *r, fl_usage *out);
+const fl_params *fl_request_params(const fl_request *r);
+const fl_err *fl_request_error(const fl_request *r); /* after FL_FINISH_ERROR */
+/* Prompt log-probabilities, complete once a completion has its first token; entry 0 is 0. */
+const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64_t *n);
+
+/* ---- policies: a parked completion waits for somebody to choose its next token ---- */
+
+typedef struct fl_parked {
+    fl_request *request; /* counted: unref it */
+    int64_t index;
+    uint64_t ticket; /* names this one parking: answers with an old one are refused */
+    float *row;      /* [V] logits, yours to change until the answer */
+    int32_t n;
+} fl_parked;
+/* Waits for a parked completion that has not been handed out yet, of `only` or (NULL) of
+ * all; false when there can be none any more: that request, or all, have ended. */
+bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out);
+/* id < 0: sample from the row as it is now with the request's sampler.  *chosen and
+ * *logprob may be NULL.  FL_E_ARG: stale ticket, id outside the vocabulary. */
+int fl_parked_accept(const fl_parked *p, int32_t id, int32_t *chosen, float *logprob, fl_err *err);
+/* Valid until the answer. */
+void fl_parked_history(const fl_parked *p, fl_history *out);
+int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err);
+
+typedef struct fl_engine_stats {
+    int64_t running, queued, parked, kv_pages, kv_pages_free;
+    uint64_t requests, finished, steps, prompt_tokens, output_tokens, cached_tokens, preemptions;
+    double step_s, sample_s, schedule_s, busy_s; /* seconds in all                     */
+} fl_engine_stats;
+void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out);
+
+#endif

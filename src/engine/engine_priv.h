@@ -1,0 +1,51 @@
+/* engine_priv.h - the inside of fl_engine, for src/engine only. */
+#ifndef FL_ENGINE_ENGINE_PRIV_H
+#define FL_ENGINE_ENGINE_PRIV_H
+
+#include <sys/types.h>
+
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "model/kv.h"
+#include "model/step.h"
+
+struct fl_engine {
+    atomic_int refs;
+    fl_model *model;
+    fl_tokenizer *tokenizer; /* NULL: ids only */
+    fl_engine_options options;
+    int32_t eos[FL_MAX_EOS + 1]; /* ids that end a text: the model's and the tokenizer's */
+    int n_eos;
+    pid_t owner;
+    int fd;
+
+    /* The lock covers what follows up to `thread`, and the outputs of all requests. */
+    pthread_mutex_t lock;
+    pthread_cond_t work;   /* for the thread: submit, cancel, answer, close */
+    pthread_cond_t parked; /* for policies: a completion parked, or a request ended */
+    fl_request *queue, **queue_end;
+    int64_t n_queued;
+    uint64_t n_submitted;
+    bool started, closing, draining;
+    fl_choice **active; /* [n_active] admitted to scheduling, in its order */
+    int64_t n_active, cap_active;
+    fl_engine_stats stats;
+    pthread_t thread;
+
+    /* The thread's own. */
+    fl_sched_item *items;   /* [cap_active] */
+    fl_choice **scheduled;  /* [cap_active] whom items[i] is about */
+    fl_step_entry *entries; /* [cap_active] */
+    float *row;             /* [V] a row with banned ids */
+};
+
+double fl_engine_now(void);                         /* monotonic seconds */
+void fl_engine_notify(fl_engine *e, fl_request *r); /* news for its readers; lock held */
+
+/* engine_sample.c: the logits after row i of an entry; ctx is its fl_choice. */
+void fl_engine_on_row(void *choice, int64_t i, const float *logits);
+/* With the lock held: the token that was picked joins its completion. */
+int fl_choice_commit(fl_choice *c, fl_err *err);
+void *fl_engine_thread(void *engine);
+
+#endif

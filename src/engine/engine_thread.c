@@ -1,0 +1,323 @@
+/* The engine's thread: take what is new, schedule, step, commit; sleep when idle. */
+#include <string.h>
+#include <time.h>
+
+#include "engine/engine_priv.h"
+#include "util/mem.h"
+#include "util/num.h"
+
+/* How long to sleep when only the clock (a deadline, pages that a sequence may give back)
+ * can change anything. */
+static const int64_t POLL_NS = 5000000;
+
+static bool before(const fl_choice *a, const fl_choice *b) {
+    const fl_request *x = a->request, *y = b->request;
+    if (x->params.priority != y->params.priority) return x->params.priority < y->params.priority;
+    if (x->arrival != y->arrival) return x->arrival < y->arrival;
+    return a->index < b->index;
+}
+
+static int grow(fl_engine *e, int64_t need, fl_err *err) {
+    if (need <= e->cap_active) return FL_OK;
+    int64_t cap = fl_max_i64(need, 2 * e->cap_active);
+    fl_choice **active = fl_grow(e->active, (size_t)cap * sizeof(*active));
+    if (active) e->active = active;
+    fl_sched_item *items = fl_grow(e->items, (size_t)cap * sizeof(*items));
+    if (items) e->items = items;
+    fl_choice **scheduled = fl_grow(e->scheduled, (size_t)cap * sizeof(*scheduled));
+    if (scheduled) e->scheduled = scheduled;
+    fl_step_entry *entries = fl_grow(e->entries, (size_t)cap * sizeof(*entries));
+    if (entries) e->entries = entries;
+    if (!active || !items || !scheduled || !entries)
+        return fl_fail(err, FL_E_NOMEM, "engine: %lld completions", (long long)need);
+    e->cap_active = cap;
+    return FL_OK;
+}
+
+static void fail_request(fl_engine *e, fl_request *r, const fl_err *err) {
+    r->error = *err;
+    for (int64_t i = 0; i < r->params.n; i++) fl_choice_finish(&r->choice[i], FL_FINISH_ERROR);
+    fl_engine_notify(e, r);
+}
+
+/* The queue's requests join the active completions, in the order they should be served. */
+static void take_queue(fl_engine *e) {
+    while (e->queue) {
+        fl_request *r = e->queue;
+        fl_err err;
+        e->queue = r->next;
+        if (!e->queue) e->queue_end = &e->queue;
+        if (grow(e, e->n_active + r->params.n, &err)) {
+            fail_request(e, r, &err);
+            e->n_queued--;
+            fl_request_drop(r);
+            continue;
+        }
+        for (int64_t k = 0; k < r->params.n; k++) {
+            int64_t at = e->n_active++;
+            for (; at && before(&r->choice[k], e->active[at - 1]); at--)
+                e->active[at] = e->active[at - 1];
+            e->active[at] = &r->choice[k];
+        }
+        r->n_active = r->params.n;
+    }
+}
+
+static void release_pages(fl_choice *c) {
+    if (c->seq) fl_sequence_close(c->seq);
+    fl_sequence_unref(c->seq);
+    c->seq = NULL;
+}
+
+/* Cancelled, late and silent ones end here. */
+static void check_clock(fl_engine *e) {
+    const double now = fl_engine_now();
+    for (int64_t i = 0; i < e->n_active; i++) {
+        fl_choice *c = e->active[i];
+        fl_request *r = c->request;
+        const double silence = now - c->parked_at;
+        fl_finish why = FL_FINISH_NONE;
+        if (c->finish) continue;
+        if (atomic_load(&r->cancelled) || (e->closing && !e->draining))
+            why = FL_FINISH_CANCELLED;
+        else if (r->deadline > 0 && now >= r->deadline)
+            why = FL_FINISH_TIMEOUT;
+        else if (c->parked && silence * 1e3 > (double)e->options.policy_timeout_ms) {
+            fl_fail(&r->error, FL_E_CANCELLED, "policy: silent for more than %lld ms",
+                    (long long)e->options.policy_timeout_ms);
+            why = FL_FINISH_ERROR;
+        }
+        if (!why) continue;
+        fl_choice_finish(c, why);
+        fl_engine_notify(e, r);
+    }
+}
+
+static void begin(fl_engine *e, fl_request *r) {
+    if (!r->begun) e->n_queued--;
+    r->begun = true;
+}
+
+/* Finished completions leave, and their requests with the last of them. */
+static void sweep(fl_engine *e) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        fl_choice *c = e->active[i];
+        fl_request *r = c->request;
+        if (!c->finish) {
+            e->active[kept++] = c;
+            continue;
+        }
+        release_pages(c);
+        if (--r->n_active) continue;
+        begin(e, r);
+        e->stats.finished++;
+        fl_request_drop(r);
+    }
+    e->n_active = kept;
+    if (!kept) pthread_cond_broadcast(&e->parked);
+}
+
+/* Tokens of prompt and output together. */
+static int64_t known(const fl_choice *c) {
+    return c->request->n_prompt + c->n_output;
+}
+
+static bool wants_rows(const fl_engine *e, const fl_choice *c) {
+    if (c->finish || c->parked) return false;
+    bool ahead = c->n_output - c->seen_tokens >= e->options.max_unread;
+    if (ahead && !c->request->wants_all) return false;
+    /* Later completions start from the pages of the first one's prompt. */
+    return c->index == 0 || c->n_output > 0 || c->request->choice[0].finish;
+}
+
+/* Everybody who wants rows or holds pages, as the scheduler sees them; how many. */
+static int64_t list_items(fl_engine *e) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        fl_choice *c = e->active[i];
+        bool wants = wants_rows(e, c);
+        if (!wants && !c->seq) continue;
+        fl_sched_item it = {.running = c->seq != NULL, .parked = !wants};
+        if (c->seq) {
+            it.length = fl_sequence_length(c->seq);
+            fl_step_pages_of(c->seq, &it.pages, &it.shared_tail);
+        }
+        it.pending = fl_max_i64(known(c) - it.length, 1);
+        e->scheduled[n] = c;
+        e->items[n++] = it;
+    }
+    return n;
+}
+
+/* The next `rows` known tokens of c; fewer where prompt and output meet. */
+static void fill_entry(fl_step_entry *entry, fl_choice *c, int64_t rows) {
+    const fl_request *r = c->request;
+    const int64_t length = fl_sequence_length(c->seq), left = r->n_prompt - length;
+    *entry = (fl_step_entry){.seq = c->seq, .on_row = fl_engine_on_row, .ctx = c};
+    if (left > 0) {
+        entry->ids = r->prompt + length;
+        entry->n = fl_min_i64(rows, left);
+    } else {
+        entry->ids = c->output - left;
+        entry->n = rows;
+    }
+    bool scoring = r->params.prompt_logprobs >= 0 && left > 0 && c->index == 0;
+    bool last = length + entry->n == known(c);
+    entry->first_row = scoring ? 0 : last ? entry->n - 1 : entry->n;
+}
+
+/* Turn the schedule into entries; how many.  Preempted ones give their pages back. */
+static int64_t make_entries(fl_engine *e, int64_t n_items, fl_err *err) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_items; i++) {
+        fl_choice *c = e->scheduled[i];
+        if (e->items[i].preempt) {
+            release_pages(c);
+            e->stats.preemptions++;
+        }
+        if (!e->items[i].rows) continue;
+        if (!c->seq && fl_sequence_new(&c->seq, e->model, err)) {
+            fail_request(e, c->request, err);
+            continue;
+        }
+        begin(e, c->request);
+        fill_entry(&e->entries[n++], c, e->items[i].rows);
+    }
+    return n;
+}
+
+static void fail_choice(fl_engine *e, fl_choice *c, const fl_err *err) {
+    c->request->error = *err;
+    fl_choice_finish(c, FL_FINISH_ERROR);
+    fl_engine_notify(e, c->request);
+}
+
+static void commit(fl_engine *e, fl_choice *c) {
+    fl_request *r = c->request;
+    fl_err err = r->error;
+    if (c->finish) return;
+    if (!c->pick.ready || fl_choice_commit(c, &err)) {
+        fail_choice(e, c, &err);
+        return;
+    }
+    if (!c->parked) {
+        r->last_token_at = fl_engine_now();
+        if (!(r->first_token_at > 0)) r->first_token_at = r->last_token_at;
+        e->stats.output_tokens++;
+    }
+    fl_engine_notify(e, r);
+}
+
+/* The prompt is in the first completion's pages: the others share them from here. */
+static void fork_others(fl_engine *e, fl_choice *first) {
+    fl_request *r = first->request;
+    for (int64_t k = 1; k < r->params.n; k++) {
+        fl_err err;
+        if (fl_sequence_fork(&r->choice[k].seq, first->seq, &err))
+            fail_choice(e, &r->choice[k], &err);
+        else
+            commit(e, &r->choice[k]);
+    }
+}
+
+static void commit_all(fl_engine *e, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const fl_step_entry *entry = &e->entries[i];
+        fl_choice *c = entry->ctx;
+        const int64_t length = fl_sequence_length(c->seq);
+        if (length <= c->request->n_prompt) e->stats.prompt_tokens += (uint64_t)entry->n;
+        if (length < known(c)) continue; /* in the middle of a prompt */
+        bool first = c->index == 0 && c->n_output == 0;
+        if (first) fork_others(e, c);
+        commit(e, c);
+    }
+}
+
+/* The pool was fuller than the schedule knew (a sequence took pages): make room and let
+ * the next schedule try again; the last one standing cannot go on. */
+static void relieve(fl_engine *e, int64_t n, const fl_err *err) {
+    fl_choice *last = e->entries[n - 1].ctx;
+    if (n == 1) {
+        fail_choice(e, last, err);
+    } else {
+        release_pages(last);
+        e->stats.preemptions++;
+    }
+}
+
+/* One step with the lock released meanwhile.  false: nothing could run. */
+static bool run_step(fl_engine *e) {
+    fl_err err;
+    const double t0 = fl_engine_now();
+    fl_sched_limits limits = {.max_rows = e->options.max_step_tokens,
+                              .max_seqs = fl_step_max_seqs(e->model),
+                              .max_running = e->options.max_running,
+                              .free_pages = fl_step_free_pages(e->model),
+                              .page_tokens = FL_KV_PAGE_TOKENS};
+    int64_t n_items = list_items(e);
+    fl_schedule(e->items, n_items, &limits);
+    int64_t n = make_entries(e, n_items, &err);
+    if (!n) return false;
+    const double t1 = fl_engine_now();
+    pthread_mutex_unlock(&e->lock);
+    int rc = fl_step(e->model, e->entries, n, &err);
+    pthread_mutex_lock(&e->lock);
+    const double t2 = fl_engine_now();
+    if (!rc)
+        commit_all(e, n);
+    else if (rc == FL_E_LIMIT)
+        relieve(e, n, &err);
+    else
+        for (int64_t i = 0; i < n; i++) fail_choice(e, e->entries[i].ctx, &err);
+    e->stats.steps++;
+    e->stats.schedule_s += t1 - t0 + fl_engine_now() - t2;
+    e->stats.step_s += t2 - t1;
+    return true;
+}
+
+/* A lone completion that cannot get one more page will never get it. */
+static bool fail_stuck(fl_engine *e) {
+    fl_choice *stuck = NULL;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        fl_choice *c = e->active[i];
+        if (!c->seq) continue;
+        if (stuck || !wants_rows(e, c)) return false;
+        stuck = c;
+    }
+    fl_err err;
+    if (!stuck) return false;
+    fl_fail(&err, FL_E_LIMIT, "kv: no page left after %lld tokens",
+            (long long)fl_sequence_length(stuck->seq));
+    fail_choice(e, stuck, &err);
+    return true;
+}
+
+static void sleep_for_work(fl_engine *e) {
+    struct timespec until;
+    if (!e->n_active) {
+        pthread_cond_wait(&e->work, &e->lock);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += POLL_NS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&e->work, &e->lock, &until);
+}
+
+void *fl_engine_thread(void *engine) {
+    fl_engine *e = engine;
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        take_queue(e);
+        check_clock(e);
+        sweep(e);
+        if (e->closing && !e->n_active && !e->queue) break;
+        if (!run_step(e) && !fail_stuck(e)) sleep_for_work(e);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}

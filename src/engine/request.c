@@ -1,0 +1,272 @@
+#include "engine/engine_priv.h"
+
+#include <string.h>
+
+#include "util/mem.h"
+#include "util/num.h"
+
+const char *fl_finish_name(fl_finish f) {
+    static const char *const name[] = {"none", "stop", "length", "cancelled", "timeout", "error"};
+    return name[f];
+}
+
+static void choice_free(fl_choice *c) {
+    fl_sequence_unref(c->seq);
+    fl_sampler_free(c->sampler);
+    fl_free(c->output);
+    fl_free(c->logprob);
+    fl_free(c->top);
+    fl_free(c->row);
+    fl_free(c->pick.top);
+    fl_bytes_free(&c->text);
+}
+
+/* With a seed, completion i of a request draws from seed + i, so that they differ. */
+static int choice_init(fl_choice *c, fl_request *r, int64_t i, fl_err *err) {
+    const fl_params *p = &r->params;
+    fl_sampler_params own = p->sampler;
+    own.seed += (uint64_t)i;
+    c->request = r;
+    c->index = i;
+    c->stop_id = -1;
+    if (p->logprobs > 0 && !(c->pick.top = fl_alloc_array((size_t)p->logprobs, sizeof(fl_top))))
+        return fl_fail(err, FL_E_NOMEM, "request");
+    return fl_sampler_new(&c->sampler, &own, err);
+}
+
+int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_err *err) {
+    fl_request *r = fl_alloc(sizeof(*r));
+    fl_arena arena = s->arena;
+    if (!r) {
+        fl_arena_free(&arena);
+        return fl_fail(err, FL_E_NOMEM, "request");
+    }
+    int rc = FL_OK;
+    atomic_init(&r->refs, 1);
+    r->arena = arena;
+    r->params = *s->params;
+    r->prompt = s->ids;
+    r->n_prompt = (int64_t)s->n_ids;
+    pthread_cond_init(&r->news, NULL);
+    const int64_t k = r->params.prompt_logprobs;
+    r->choice = fl_alloc_array((size_t)r->params.n, sizeof(*r->choice));
+    if (k >= 0) {
+        r->prompt_logprob = fl_alloc_array(s->n_ids, sizeof(float));
+        r->prompt_top = fl_alloc_array(s->n_ids * (size_t)k, sizeof(fl_top));
+    }
+    if (!r->choice || (k >= 0 && (!r->prompt_logprob || !r->prompt_top)))
+        rc = fl_fail(err, FL_E_NOMEM, "request of %zu tokens", s->n_ids);
+    for (int64_t i = 0; !rc && i < r->params.n; i++) rc = choice_init(&r->choice[i], r, i, err);
+    if (rc) {
+        fl_request_drop(r);
+        return rc;
+    }
+    r->handles = 1;
+    r->engine = fl_engine_ref(e);
+    *out = r;
+    return FL_OK;
+}
+
+void fl_request_drop(fl_request *r) {
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
+    fl_engine *e = r->engine;
+    for (int64_t i = 0; r->choice && i < r->params.n; i++) choice_free(&r->choice[i]);
+    fl_free(r->choice);
+    fl_free(r->prompt_logprob);
+    fl_free(r->prompt_top);
+    pthread_cond_destroy(&r->news);
+    fl_arena_free(&r->arena);
+    fl_free(r);
+    fl_engine_unref(e);
+}
+
+bool fl_choice_is_end(const fl_choice *c, int32_t id) {
+    const fl_id_list *stops = &c->request->params.stop_token_ids;
+    const fl_engine *e = c->request->engine;
+    for (size_t i = 0; i < stops->n; i++) {
+        if (stops->ids[i] == id) return true;
+    }
+    for (int i = 0; !c->request->params.ignore_eos && i < e->n_eos; i++) {
+        if (e->eos[i] == id) return true;
+    }
+    return false;
+}
+
+void fl_choice_finish(fl_choice *c, fl_finish why) {
+    if (c->finish) return;
+    c->finish = why;
+    c->released = c->text.len;
+    c->parked = false;
+    c->request->n_done++;
+    pthread_cond_broadcast(&c->request->engine->parked);
+}
+
+static bool grow(fl_choice *c) {
+    const fl_params *p = &c->request->params;
+    if (c->n_output < c->cap) return true;
+    int64_t cap = c->cap ? c->cap * 2 : 32;
+    int32_t *output = fl_grow(c->output, (size_t)cap * sizeof(*output));
+    if (output) c->output = output;
+    if (!output) return false;
+    if (p->logprobs >= 0) {
+        float *logprob = fl_grow(c->logprob, (size_t)cap * sizeof(*logprob));
+        if (logprob) c->logprob = logprob;
+        if (!logprob) return false;
+    }
+    if (p->logprobs > 0) {
+        fl_top *top = fl_grow(c->top, (size_t)(cap * p->logprobs) * sizeof(*top));
+        if (top) c->top = top;
+        if (!top) return false;
+    }
+    c->cap = cap;
+    return true;
+}
+
+/* First stop text that ends in the text from byte `from` on; the earliest match wins. */
+static const fl_text *find_stop(const fl_choice *c, size_t from, size_t *at) {
+    const fl_text_list *stops = &c->request->params.stop;
+    const fl_text *found = NULL;
+    for (size_t i = 0; i < stops->n; i++) {
+        const fl_text *s = &stops->items[i];
+        size_t begin = from > s->len ? from - s->len : 0;
+        if (c->text.len < begin + s->len) continue;
+        const char *hit = memmem(c->text.data + begin, c->text.len - begin, s->data, s->len);
+        size_t offset = hit ? (size_t)(hit - c->text.data) : 0;
+        if (!hit || (found && offset >= *at)) continue;
+        found = s;
+        *at = offset;
+    }
+    return found;
+}
+
+/* How much of the text may be shown: not the beginning of what may become a stop text, and
+ * no part of a character. */
+static size_t releasable(const fl_choice *c) {
+    const fl_text_list *stops = &c->request->params.stop;
+    size_t keep = 0;
+    for (size_t i = 0; i < stops->n; i++) {
+        const fl_text *s = &stops->items[i];
+        for (size_t k = s->len - 1 < c->text.len ? s->len - 1 : c->text.len; k > keep; k--) {
+            if (!memcmp(c->text.data + c->text.len - k, s->data, k)) keep = k;
+        }
+    }
+    size_t end = c->text.len - keep;
+    while (end && end < c->text.len && ((uint8_t)c->text.data[end] & 0xc0) == 0x80) end--;
+    return end;
+}
+
+static int append_text(fl_choice *c, int32_t id, fl_err *err) {
+    size_t before = c->text.len, at = 0;
+    int rc;
+    /* The model's vocabulary may be padded beyond the tokenizer's: such ids have no text. */
+    if (!c->detok.tokenizer || id >= fl_tokenizer_size(c->detok.tokenizer)) return FL_OK;
+    if ((rc = fl_detok_push(&c->detok, id, &c->text, err))) return rc;
+    if (c->text.failed) return fl_fail(err, FL_E_NOMEM, "text of %zu bytes", before);
+    const fl_text *stop = c->request->params.stop.n ? find_stop(c, before, &at) : NULL;
+    if (stop) {
+        c->text.len = at + (c->request->params.include_stop ? stop->len : 0);
+        c->stop_text = stop;
+        fl_choice_finish(c, FL_FINISH_STOP);
+    } else {
+        c->released = releasable(c);
+    }
+    return FL_OK;
+}
+
+int fl_choice_append(fl_choice *c, int32_t id, float logprob, const fl_top *top, fl_err *err) {
+    const fl_request *r = c->request;
+    int rc;
+    if (!grow(c)) return fl_fail(err, FL_E_NOMEM, "%lld tokens", (long long)c->n_output);
+    c->output[c->n_output] = id;
+    if (c->logprob) c->logprob[c->n_output] = logprob;
+    if (c->top && top)
+        memcpy(c->top + c->n_output * r->params.logprobs, top,
+               (size_t)r->params.logprobs * sizeof(*top));
+    c->n_output++;
+    bool end = fl_choice_is_end(c, id);
+    /* The id that ends the text shows only when the caller wants special tokens. */
+    if ((!end || !r->params.skip_special_tokens) && (rc = append_text(c, id, err))) return rc;
+    if (end && !c->finish) {
+        c->stop_id = id;
+        fl_choice_finish(c, FL_FINISH_STOP);
+    }
+    if (!c->finish && c->n_output >= r->max_output) {
+        if (c->detok.tokenizer) fl_detok_finish(&c->detok, &c->text);
+        fl_choice_finish(c, FL_FINISH_LENGTH);
+    }
+    return FL_OK;
+}
+
+void fl_update_free(fl_update *u) {
+    fl_free(u->ids);
+    fl_free(u->logprob);
+    fl_free(u->top);
+    fl_bytes_free(&u->text);
+    *u = (fl_update){0};
+}
+
+static int room(fl_update *u, int64_t n, fl_err *err) {
+    if (n <= u->cap && u->ids) return FL_OK;
+    int64_t cap = fl_max_i64(n, 32);
+    int32_t *ids = fl_grow(u->ids, (size_t)cap * sizeof(*ids));
+    if (ids) u->ids = ids;
+    float *logprob = fl_grow(u->logprob, (size_t)cap * sizeof(*logprob));
+    if (logprob) u->logprob = logprob;
+    fl_top *top = fl_grow(u->top, (size_t)(cap * FL_MAX_LOGPROBS) * sizeof(*top));
+    if (top) u->top = top;
+    if (!ids || !logprob || !top) return fl_fail(err, FL_E_NOMEM, "%lld new tokens", (long long)n);
+    u->cap = cap;
+    return FL_OK;
+}
+
+int fl_choice_take(fl_choice *c, fl_update *u, fl_err *err) {
+    const fl_params *p = &c->request->params;
+    const int64_t n = c->n_output - c->seen_tokens;
+    int rc = room(u, n, err);
+    if (rc) return rc;
+    u->text.len = 0;
+    if (c->released > c->seen_bytes)
+        fl_bytes_put(&u->text, c->text.data + c->seen_bytes, c->released - c->seen_bytes);
+    if (u->text.failed) return fl_fail(err, FL_E_NOMEM, "%zu bytes of text", c->released);
+    u->index = c->index;
+    u->n = n;
+    u->n_top = p->logprobs > 0 ? p->logprobs : 0;
+    if (n) memcpy(u->ids, c->output + c->seen_tokens, (size_t)n * sizeof(*u->ids));
+    if (n && c->logprob) memcpy(u->logprob, c->logprob + c->seen_tokens, (size_t)n * sizeof(float));
+    if (n && c->top)
+        memcpy(u->top, c->top + c->seen_tokens * u->n_top,
+               (size_t)(n * u->n_top) * sizeof(*u->top));
+    u->finish = c->finish;
+    u->stop_id = c->stop_id;
+    u->stop_text = c->stop_text ? *c->stop_text : (fl_text){NULL, 0};
+    c->seen_tokens = c->n_output;
+    c->seen_bytes = c->released;
+    c->finish_seen = c->finish != FL_FINISH_NONE;
+    return FL_OK;
+}
+
+static bool has_news(const fl_choice *c) {
+    return c->seen_tokens < c->n_output || c->seen_bytes < c->released ||
+           (c->finish && !c->finish_seen);
+}
+
+bool fl_request_has_news(const fl_request *r) {
+    for (int64_t i = 0; i < r->params.n; i++) {
+        if (has_news(&r->choice[i])) return true;
+    }
+    return false;
+}
+
+int fl_request_take(fl_request *r, fl_update *u, fl_read_result *result, fl_err *err) {
+    bool all_seen = true;
+    for (int64_t i = 0; i < r->params.n; i++) {
+        fl_choice *c = &r->choice[i];
+        if (has_news(c)) {
+            *result = FL_READ_UPDATE;
+            return fl_choice_take(c, u, err);
+        }
+        all_seen = all_seen && c->finish_seen;
+    }
+    *result = all_seen ? FL_READ_DONE : FL_READ_NONE;
+    return FL_OK;
+}

@@ -1,0 +1,108 @@
+#include "engine/scheduler.h"
+
+#include "util/num.h"
+
+typedef struct state {
+    fl_sched_item *items;
+    int64_t n, rows_left, seqs_left, free_pages, running;
+    const fl_sched_limits *limits;
+} state;
+
+static int64_t pages_of(const state *s, int64_t tokens) {
+    return fl_div_up(tokens, s->limits->page_tokens);
+}
+
+/* Pages that `rows` more tokens take from the pool. */
+static int64_t cost(const state *s, const fl_sched_item *it, int64_t rows) {
+    int64_t grown = pages_of(s, it->length + rows) - it->pages;
+    return fl_max_i64(grown, 0) + (it->shared_tail ? 1 : 0);
+}
+
+/* Take pages from the last running branch behind `self` that has no rows yet. */
+static bool preempt_behind(state *s, int64_t self) {
+    for (int64_t i = s->n - 1; i > self; i--) {
+        fl_sched_item *it = &s->items[i];
+        if (!it->running || it->preempt || it->rows || !it->pages) continue;
+        it->preempt = true;
+        s->free_pages += it->pages;
+        s->running--;
+        return true;
+    }
+    return false;
+}
+
+static void grant(state *s, fl_sched_item *it, int64_t rows) {
+    s->free_pages -= cost(s, it, rows);
+    s->rows_left -= rows;
+    s->seqs_left--;
+    it->rows = rows;
+}
+
+static void decode(state *s) {
+    for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
+        fl_sched_item *it = &s->items[i];
+        if (!it->running || it->parked || it->preempt || it->pending != 1) continue;
+        while (cost(s, it, 1) > s->free_pages && preempt_behind(s, i)) {
+        }
+        if (cost(s, it, 1) <= s->free_pages) {
+            grant(s, it, 1);
+        } else if (s->running > 1) { /* nobody behind to take from: it waits itself */
+            it->preempt = true;
+            s->free_pages += it->pages;
+            s->running--;
+        }
+    }
+}
+
+/* The largest chunk of its prompt that rows and pages allow. */
+static int64_t chunk(const state *s, const fl_sched_item *it) {
+    int64_t rows = fl_min_i64(it->pending, s->rows_left);
+    int64_t spare = s->free_pages - (it->shared_tail ? 1 : 0);
+    if (spare < 0) return 0;
+    return fl_min_i64(rows, (it->pages + spare) * s->limits->page_tokens - it->length);
+}
+
+static void prefill(state *s) {
+    for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
+        fl_sched_item *it = &s->items[i];
+        if (!it->running || it->parked || it->preempt || it->rows || it->pending == 1) continue;
+        while (chunk(s, it) <= 0 && preempt_behind(s, i)) {
+        }
+        int64_t rows = chunk(s, it);
+        if (rows > 0) grant(s, it, rows);
+    }
+}
+
+/* In order and without overtaking, so that a large prompt is not passed by for ever.  A
+ * branch comes in when its whole prompt fits, or when nothing else runs. */
+static void admit(state *s) {
+    for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
+        fl_sched_item *it = &s->items[i];
+        if (it->running || it->parked) continue;
+        if (s->running >= s->limits->max_running) return;
+        if (s->running && cost(s, it, it->pending) > s->free_pages) return;
+        int64_t rows = chunk(s, it);
+        if (rows <= 0) return;
+        s->running++;
+        grant(s, it, rows);
+    }
+}
+
+void fl_schedule(fl_sched_item *items, int64_t n, const fl_sched_limits *limits) {
+    state s = {.items = items,
+               .n = n,
+               .rows_left = limits->max_rows,
+               .seqs_left = limits->max_seqs,
+               .free_pages = limits->free_pages,
+               .limits = limits};
+    bool preempted = false;
+    for (int64_t i = 0; i < n; i++) {
+        items[i].rows = 0;
+        items[i].preempt = false;
+        s.running += items[i].running;
+    }
+    decode(&s);
+    prefill(&s);
+    for (int64_t i = 0; i < n; i++) preempted |= items[i].preempt;
+    if (!preempted) admit(&s); /* what was just taken is not given away in the same step */
+}
