@@ -13,7 +13,7 @@
 #include "text/template.h"
 #include "util/file.h"
 
-enum { DEFAULT_NOW = 1720256707, MAX_SHOWN = 30 };
+enum { DEFAULT_NOW = 1720256707, MAX_SHOWN = 200 };
 
 static const char *text_of(const fl_jv *object, const char *key) {
     const fl_jv *v = fl_jv_get(object, key);

@@ -281,6 +281,12 @@ static bool exec_with(fl_trun *r, const fl_tnode *n) {
     return ok;
 }
 
+/* Jinja does not turn what a filter block gives into text. */
+static bool put_filtered(fl_trun *r, const fl_tv *v) {
+    const fl_tstr *s;
+    return fl_tv_need_string(r, v, "filter block", &s) && fl_ttext_put_str(r, r->out, s);
+}
+
 static bool exec_if(fl_trun *r, const fl_tnode *n) {
     fl_tv v;
     while (n && n->kind == FL_TN_IF) {
@@ -315,7 +321,7 @@ static bool exec_node(fl_trun *r, const fl_tnode *n) {
     case FL_TN_CALL_BLOCK:
         return exec_call_block(r, n);
     case FL_TN_FILTER_BLOCK:
-        return capture_block(r, n->b, n->a, &v) && (r->flow || put(r, &v));
+        return capture_block(r, n->b, n->a, &v) && (r->flow || put_filtered(r, &v));
     case FL_TN_WITH:
     case FL_TN_SCOPE:
         return exec_with(r, n);

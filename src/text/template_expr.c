@@ -339,11 +339,11 @@ static bool take_function(fl_tparser *p, fl_tnode *n) {
     const char *name = n->name->text.data;
     n->function = n->kind == FL_TN_FILTER ? fl_t_filter(name, n->name->text.len)
                                           : fl_t_test(name, n->name->text.len);
-    if (!n->function && !p->optional && !p->unknown) p->unknown = token + 1;
-    if (fl_t_is_op(p, '.')) {
-        fl_t_unexpected(p, "filter without dots in its name");
-        return false;
+    while (fl_t_eat_op(p, '.')) { /* Jinja allows dots here; no built-in name has one */
+        if (!fl_t_take_name(p)) return false;
+        n->function = NULL;
     }
+    if (!n->function && !p->optional && !p->unknown) p->unknown = token + 1;
     return true;
 }
 

@@ -178,7 +178,7 @@ static bool parse_float(const fl_tstr *s, double *out) {
     return j.kind == FL_JV_INT || j.kind == FL_JV_FLOAT;
 }
 
-/* Whole numbers as Python's int reads them. */
+/* Whole numbers as Python's int reads them; INT64_MAX or INT64_MIN: too large. */
 static bool parse_int(const fl_tstr *s, int64_t base, int64_t *out) {
     char buf[72];
     char *end;
@@ -197,12 +197,12 @@ static bool parse_int(const fl_tstr *s, int64_t base, int64_t *out) {
     if (fl_t_is_space((uint8_t)buf[sign]) || (sign && strchr("+-", buf[1]))) return false;
     long long v = strtoll(buf + start, &end, (int)base);
     *out = v;
-    return end == buf + n && v != INT64_MAX && v != INT64_MIN;
+    return end == buf + n;
 }
 
 static bool float_to_int(double d, int64_t *out) {
-    if (!(fabs(d) < 0x1p63)) return false;
-    *out = (int64_t)d;
+    if (!isfinite(d)) return false;
+    *out = fabs(d) < 0x1p63 ? (int64_t)d : INT64_MAX;
     return true;
 }
 
@@ -223,6 +223,8 @@ static bool f_int(fl_trun *r, fl_tcall *c, fl_tv *out) {
         if (!fl_tstr_strip(r, c->self.string, &white, FL_T_LEFT | FL_T_RIGHT, &s)) return false;
         ok = parse_int(s.string, base, &v) || (parse_float(s.string, &d) && float_to_int(d, &v));
     }
+    if (ok && (v == INT64_MAX || v == INT64_MIN))
+        return fl_t_fail(r, FL_E_LIMIT, "integer does not fit 64 bits");
     *out = ok ? fl_tv_int(v) : c->arg[0].kind == FL_TV_ABSENT ? fl_tv_int(0) : c->arg[0];
     return true;
 }
