@@ -82,9 +82,10 @@ tests: $(TESTS) $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc
 
-# Templates and what Jinja2 makes of them, one file (spec/support/run_template_cases.c).
-$(BUILD)/spec/support/run_template_cases: $(BUILD)/spec/support/run_template_cases.o $(CORE)
+# Recorded templates and what Jinja2 makes of them (spec/c/template_cases.h).
+$(BUILD)/spec/support/run_template_cases: $(BUILD)/spec/support/run_template_cases.o $(BUILD)/spec/c/template_cases.o $(CORE)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+$(BUILD)/spec/support/%.o: FLAGS += -Ispec/c
 test-templates: $(BUILD)/spec/support/run_template_cases
 	$< $(CASES)
 

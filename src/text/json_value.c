@@ -1,5 +1,6 @@
 #include "text/json_value.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -352,12 +353,15 @@ const fl_jv *fl_jv_get(const fl_jv *object, const char *key) {
 static int shortest_digits(char out[24], double v, int *exponent) {
     char buf[48];
     int n = 0;
-    for (int precision = 0; precision < 17; precision++) {
+    /* A number of at most 15 digits comes back from 15 digits, with zeros behind; only
+     * subnormal numbers hold less than that. */
+    for (int precision = v < DBL_MIN ? 0 : DBL_DIG - 1; precision < 17; precision++) {
         snprintf(buf, sizeof(buf), "%.*e", precision, v);
         if (strtod(buf, NULL) == v) break;
     }
     for (const char *p = buf; *p != 'e'; p++)
         if (*p >= '0' && *p <= '9') out[n++] = *p; /* not the point, which the locale chooses */
+    while (n > 1 && out[n - 1] == '0') n--;
     *exponent = (int)strtol(strchr(buf, 'e') + 1, NULL, 10) + 1;
     out[n] = '\0';
     return n;

@@ -280,6 +280,7 @@ static bool f_round(fl_trun *r, fl_tcall *c, fl_tv *out) {
     } else if (precision < 0 || precision > 60) {
         *out = precision > 60 ? c->self : fl_tv_float(nearbyint(v * scale) / scale);
     } else { /* printf rounds the exact value, as Python does */
+        if (!fl_t_charge(r, 8 * sizeof(text))) return false;
         int n = snprintf(text, sizeof(text), "%.*f", (int)precision, v);
         for (int i = 0; i < n; i++)
             if (text[i] == ',') text[i] = '.';

@@ -7,10 +7,11 @@
 #include "text/template_run.h"
 #include "text/unicode.h"
 
-enum { MAX_WIDTH = 1000 };
+enum { MAX_WIDTH = 1000, FLOAT_COST = 1024 /* bytes copied in the time that a float takes */ };
 
 static bool put_number(fl_trun *r, fl_ttext *t, const fl_tv *v, bool json) {
     fl_bytes b = {0};
+    if (v->kind == FL_TV_FLOAT && !fl_t_charge(r, FLOAT_COST)) return false;
     if (v->kind == FL_TV_INT) {
         fl_bytes_printf(&b, "%lld", (long long)v->integer);
     } else if (json || isfinite(v->number)) {
@@ -292,6 +293,7 @@ static bool put_formatted_number(fl_trun *r, fl_ttext *t, const conversion *c, c
     bool whole = strchr("diuxXo", c->type) != NULL;
     int n, precision = c->precision;
     if (v->kind == FL_TV_UNDEFINED) return fl_t_undefined(r, v);
+    if (!fl_t_charge(r, whole ? 0 : 4 * FLOAT_COST)) return false;
     if (!fl_tv_is_number(v) || (strchr("xXo", c->type) && !fl_tv_is_whole(v)) ||
         (whole && v->kind == FL_TV_FLOAT && !(fabs(v->number) < 0x1p62)))
         return fl_t_fail(r, FL_E_ARG, "%%%c format: a number is required, not %s", c->type,

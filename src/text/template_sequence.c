@@ -13,30 +13,28 @@ static bool is_digits(const char *p, size_t n) {
     return n > 0 && n < 18 && i == n;
 }
 
-/* v.a.b or v[1] for an attribute argument "a.b" or 1; `instead` of what is undefined. */
+/* v.a.b or v[1] for an attribute argument "a.b" or 1; `instead` (may be NULL) stands in for
+ * every step that is undefined. */
 static bool attribute_of(fl_trun *r, fl_tv v, const fl_tv *attribute, const fl_tv *instead,
                          fl_tv *out) {
-    const fl_tstr *path;
+    fl_tv number = *attribute;
+    const fl_tstr *path = NULL;
+    if (!fl_tv_is_whole(attribute) && !fl_tv_need_string(r, attribute, "attribute", &path))
+        return false;
     *out = v;
-    if (fl_tv_is_whole(attribute)) {
-        if (!fl_t_item(r, &v, attribute, out)) return false;
-    } else {
-        if (!fl_tv_need_string(r, attribute, "attribute", &path)) return false;
-        for (size_t i = 0, end; i <= path->len; i = end + 1) {
-            const char *dot = memchr(path->data + i, '.', path->len - i);
-            fl_tv key;
-            end = dot ? (size_t)(dot - path->data) : path->len;
-            if (!fl_tstr_slice(r, path, i, end, &key)) return false;
-            if (is_digits(path->data + i, end - i)) {
-                int64_t index = 0;
-                for (size_t k = i; k < end; k++) index = index * 10 + (path->data[k] - '0');
-                key = fl_tv_int(index);
-            }
-            if (!fl_t_item(r, out, &key, &v)) return false;
-            *out = v;
+    for (size_t i = 0, end; i <= (path ? path->len : 0); i = end + 1) {
+        const char *dot = path ? memchr(path->data + i, '.', path->len - i) : NULL;
+        fl_tv key = number;
+        end = dot ? (size_t)(dot - path->data) : path ? path->len : 0;
+        if (path && !fl_tstr_slice(r, path, i, end, &key)) return false;
+        if (path && is_digits(path->data + i, end - i)) {
+            key = fl_tv_int(0);
+            for (size_t k = i; k < end; k++) key.integer = key.integer * 10 + (path->data[k] - '0');
         }
+        v = *out;
+        if (!fl_t_item(r, &v, &key, out)) return false;
+        if (out->kind == FL_TV_UNDEFINED && instead && !is_absent(instead)) *out = *instead;
     }
-    if (out->kind == FL_TV_UNDEFINED && instead && !is_absent(instead)) *out = *instead;
     return true;
 }
 
