@@ -100,16 +100,19 @@ def matmul(a, b, wide):
 
 
 def inverse_frequencies(config, dim):
-    inv = 1.0 / config.get("rope_theta", 10000.0) ** (np.arange(0, dim, 2) / dim)
+    """In f32, operation by operation, as transformers does; only the power is taken in f64, since numpy's
+    f32 power is an ulp off here and there, and at position 131071 an ulp is worth up to 0.008 rad."""
+    theta = float(config.get("rope_theta", 10000.0))
+    inv = F32(1) / (theta ** (np.arange(0, dim, 2) / dim)).astype(F32)
     scaling = config.get("rope_scaling")
     if scaling is None:
-        return inv.astype(F32)
+        return inv
     assert scaling["rope_type"] == "llama3", scaling
-    factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
-    context = scaling["original_max_position_embeddings"]
-    wavelength = 2 * np.pi / inv
-    blend = np.clip((context / wavelength - low) / (high - low), 0, 1)
-    return ((1 - blend) * inv / factor + blend * inv).astype(F32)
+    factor, low, high = (F32(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    wavelength = F32(2 * np.pi) / inv
+    blend = (F32(scaling["original_max_position_embeddings"]) / wavelength - low) / (high - low)
+    blend = np.clip(blend, F32(0), F32(1))
+    return (F32(1) - blend) * inv / factor + blend * inv
 
 
 def softmax(x):
@@ -151,13 +154,15 @@ class Model:
 
     def rotate(self, x, positions):
         """x [T, heads, dim]; halves j and j + dim/2 rotate together."""
-        angle = positions.astype(F32)[:, None, None] * self.inv_freq
-        cos, sin = np.cos(angle), np.sin(angle)
+        angle = (positions.astype(F32)[:, None, None] * self.inv_freq).astype(np.float64)
+        cos, sin = np.cos(angle).astype(F32), np.sin(angle).astype(F32)
         a, b = np.split(x, 2, -1)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
     def store(self, x):
-        return e4m3(x) if self.kv == "fp8" else bf16(x)
+        """K (rotated) and V as the cache keeps them: BF16 first, as in engines whose cache write is an op
+        of its own, then E4M3 with scale 1."""
+        return e4m3(bf16(x)) if self.kv == "fp8" else bf16(x)
 
     def attend(self, q, k, v):
         """q [T,H,E] at positions 0..T-1 of the same sequence as k, v [T,G,E]."""
