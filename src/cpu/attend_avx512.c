@@ -36,25 +36,25 @@ INLINE void mix_block(const cpu_mix *x, int64_t row, int64_t tile, const int row
     }
 }
 
-#define ROWS_CASE(rows)                                                                            \
-    case rows:                                                                                     \
-        mix_block(x, row, tile, rows, t);                                                          \
-        break;
+INLINE void mix_rows(const cpu_mix *x, int64_t row, const int rows, fl_dtype t) {
+    for (int64_t tile = 0; tile < x->n_tiles; tile++) mix_block(x, row, tile, rows, t);
+}
 
 INLINE void mix_form(const cpu_mix *x, fl_dtype t) {
-    for (int64_t row = 0; row < x->m; row += MIX_ROWS) {
-        for (int64_t tile = 0; tile < x->n_tiles; tile++) {
-            switch (fl_min_i64(MIX_ROWS, x->m - row)) {
-                ROWS_CASE(1)
-                ROWS_CASE(2)
-                ROWS_CASE(3)
-                ROWS_CASE(4)
-                ROWS_CASE(5)
-                ROWS_CASE(6)
-                ROWS_CASE(7)
-                ROWS_CASE(8)
-            }
-        }
+    for (int64_t row = 0, n; row < x->m; row += n) {
+        n = x->m - row;
+        if (n >= MIX_ROWS)
+            mix_rows(x, row, (int)(n = MIX_ROWS), t);
+        else if (n >= 6)
+            mix_rows(x, row, (int)(n = 6), t);
+        else if (n >= 4)
+            mix_rows(x, row, (int)(n = 4), t);
+        else if (n == 3)
+            mix_rows(x, row, 3, t);
+        else if (n == 2)
+            mix_rows(x, row, 2, t);
+        else
+            mix_rows(x, row, 1, t);
     }
 }
 

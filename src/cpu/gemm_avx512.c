@@ -5,8 +5,8 @@
 #include "cpu/simd_avx512.h"
 
 enum {
-    DOT_ROWS = 12, /* 24 accumulators, up to 4 columns: nearly all 32 registers */
-    E4M3_ROWS = 8, /* E4M3 to f32 needs four tables as well */
+    DOT_ROWS = 12, /* 24 accumulators and 4 columns, nearly all 32 registers; 8 rows where
+                      the tables of E4M3 are needed beside them                          */
     PREFETCH_BYTES = 4096,
 };
 
@@ -33,14 +33,12 @@ INLINE __m512bh broadcast_pair(const uint16_t *x) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* What one kernel computes; the last line is constant in each instance. */
+/* The rows of one kernel; `rows` and `t` are constants in each instance. */
 typedef struct block {
     const cpu_dot *d;
-    const uint8_t *w;
-    int64_t row, tile;
-    int rows, tiles;
+    int64_t row;
+    int rows;
     fl_dtype t;
-    bool pairs;
 } block;
 
 INLINE void add_pairs(__m512 acc[][2][2], const block *b, int tile, int64_t g, const uint8_t *p,
@@ -71,29 +69,12 @@ INLINE void add_columns(__m512 acc[][2][2], const block *b, int tile, int64_t g,
     }
 }
 
-/* Groups [begin, end).  The prefetch runs `ahead` bytes before the reads. */
-INLINE void add_groups(__m512 acc[][2][2], const block *b, int64_t begin, int64_t end,
-                       int64_t ahead) {
-    const int64_t bytes = cpu_group_bytes(b->t), tile_bytes = b->d->groups * bytes;
-    const e4m3_lut lut = load_lut();
-    for (int64_t g = begin; g < end; g++) {
-        UNROLL
-        for (int i = 0; i < b->tiles; i++) {
-            const uint8_t *p = b->w + i * tile_bytes + g * bytes;
-            _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
-            if (bytes > 64) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
-            if (b->pairs)
-                add_pairs(acc, b, i, g, p, &lut);
-            else
-                add_columns(acc, b, i, g, p, &lut);
-        }
-    }
-}
-
 INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
                       fl_dtype t, const bool pairs) {
     const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
-    const block b = {d, d->w + tile * tile_bytes, row, tile, rows, tiles, t, pairs};
+    const block b = {d, row, rows, t};
+    const uint8_t *w = d->w + tile * tile_bytes;
+    const e4m3_lut lut = load_lut();
     __m512 acc[DOT_ROWS][2][2];
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -102,10 +83,20 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int row
     }
     /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
      * read side by side, not the neighbour but the one after it. */
-    int64_t split = fl_max_i64(d->groups - PREFETCH_BYTES / bytes, 0);
-    int64_t jump = (tiles - 1) * tile_bytes;
-    add_groups(acc, &b, 0, split, PREFETCH_BYTES);
-    add_groups(acc, &b, split, d->groups, PREFETCH_BYTES + jump);
+    const int64_t split = d->groups - PREFETCH_BYTES / bytes, jump = (tiles - 1) * tile_bytes;
+    for (int64_t g = 0; g < d->groups; g++) {
+        int64_t ahead = PREFETCH_BYTES + (g < split ? 0 : jump);
+        UNROLL
+        for (int i = 0; i < tiles; i++) {
+            const uint8_t *p = w + i * tile_bytes + g * bytes;
+            _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
+            if (bytes > 64) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
+            if (pairs)
+                add_pairs(acc, &b, i, g, p, &lut);
+            else
+                add_columns(acc, &b, i, g, p, &lut);
+        }
+    }
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -124,32 +115,25 @@ INLINE void dot_rows(const cpu_dot *d, int64_t row, const int rows, fl_dtype t, 
     for (; tile < d->n_tiles; tile++) dot_block(d, row, tile, rows, 1, t, pairs);
 }
 
-#define ROWS_CASE(rows)                                                                            \
-    case rows:                                                                                     \
-        dot_rows(d, row, rows, t, pairs);                                                          \
-        break;
-
+/* Blocks of 12, 8, 6, 4, 3, 2 or 1 rows: an instance of the kernel for each. */
 INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs) {
-    const int64_t most = pairs || t != FL_DTYPE_E4M3 ? DOT_ROWS : E4M3_ROWS;
+    const bool wide = pairs || t != FL_DTYPE_E4M3;
     for (int64_t row = 0, n; row < d->m; row += n) {
-        n = fl_min_i64(most, d->m - row);
-        switch (n) {
-            ROWS_CASE(1)
-            ROWS_CASE(2)
-            ROWS_CASE(3)
-            ROWS_CASE(4)
-            ROWS_CASE(5)
-            ROWS_CASE(6)
-            ROWS_CASE(7)
-            ROWS_CASE(8)
-        }
-        if (most == E4M3_ROWS) continue;
-        switch (n) {
-            ROWS_CASE(9)
-            ROWS_CASE(10)
-            ROWS_CASE(11)
-            ROWS_CASE(12)
-        }
+        n = d->m - row;
+        if (n >= DOT_ROWS && wide)
+            dot_rows(d, row, (int)(n = DOT_ROWS), t, pairs);
+        else if (n >= 8)
+            dot_rows(d, row, (int)(n = 8), t, pairs);
+        else if (n >= 6)
+            dot_rows(d, row, (int)(n = 6), t, pairs);
+        else if (n >= 4)
+            dot_rows(d, row, (int)(n = 4), t, pairs);
+        else if (n == 3)
+            dot_rows(d, row, 3, t, pairs);
+        else if (n == 2)
+            dot_rows(d, row, 2, t, pairs);
+        else
+            dot_rows(d, row, 1, t, pairs);
     }
 }
 

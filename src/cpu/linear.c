@@ -9,7 +9,7 @@ enum {
     ROWS = 24,                /* rows and tiles of one kernel call: the result stays in L1,  */
     TILES = 8,                /* the weights in L2 while the rows pass                       */
     STREAM_BYTES = 256 << 10, /* weights taken at a time by a member when rows are few       */
-    EXPAND_ROWS = 16,         /* from so many rows on, E4M3 tiles are decoded only once:     */
+    EXPAND_ROWS = 12,         /* from so many rows on, E4M3 tiles are decoded only once:     */
     L2_BYTES = 512 << 10,     /* weights that a pass over many rows keeps in L2 */
 };
 
