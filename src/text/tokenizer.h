@@ -1,5 +1,13 @@
 /* tokenizer.h - text <-> token ids exactly as the checkpoint's tokenizer.json says.
  *
+ * Models: BPE over bytes (GPT-2, SmolLM2, Llama-3, and split patterns within text/regex.h:
+ * Qwen2, o200k, DeepSeek) and BPE converted from SentencePiece, with byte fallback (Llama-2,
+ * Mistral, TinyLlama).  Anything else in the file is FL_E_UNSUPPORTED by name.
+ *
+ * Ids equal those of Hugging Face's package tokenizers 0.23 (spec/support/compare_tokenizer.py);
+ * so does decoded text, but: byte tokens that are not UTF-8 give one U+FFFD for each maximal
+ * invalid part (there: for each byte of the run), and clean_up_tokenization_spaces is ignored.
+ *
  * A tokenizer is immutable after load and may be shared by threads; scratch memory and
  * the word cache are in a context, one per thread. */
 #ifndef FL_TEXT_TOKENIZER_H
@@ -16,7 +24,8 @@ typedef struct fl_tokenizer fl_tokenizer;
 typedef struct fl_tokenizer_ctx fl_tokenizer_ctx;
 
 /* dir: a model directory (tokenizer.json; optional tokenizer_config.json and
- * special_tokens_map.json) or the path of a tokenizer.json. */
+ * special_tokens_map.json, chat_template.jinja, additional_chat_templates/) or the path of a
+ * tokenizer.json, then without named tokens and templates. */
 int fl_tokenizer_load(fl_tokenizer **out, const char *dir, fl_err *err);
 fl_tokenizer *fl_tokenizer_ref(fl_tokenizer *t);
 void fl_tokenizer_unref(fl_tokenizer *t);
