@@ -60,6 +60,13 @@ versions() {
 unfinished() {
     grep -rnwE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile README.md
 }
+paths_exist() { # what a README names in backquotes with a folder in front
+    for readme in README.md src/README.md spec/README.md; do
+        for path in $(grep -oE '`(src|spec|lua|examples|rockspec)/[A-Za-z0-9_./]*[A-Za-z0-9_]`' $readme | tr -d '`'); do
+            case $path in *NAME*) ;; *) [ -e "$path" ] || echo "$readme: $path is not there" ;; esac
+        done
+    done
+}
 shell_syntax() {
     for f in .ci/run lua/*.sh spec/*/*.sh; do sh -n "$f" || return 1; done
 }
@@ -74,6 +81,7 @@ rule "C is laid out by clang-format" formatted
 rule "Lua passes luacheck" luacheck -q --no-color lua examples spec rockspec/*.rockspec
 rule "the version is stated once" versions
 rule "nothing is marked unfinished" nothing unfinished
+rule "READMEs name files that exist" nothing paths_exist
 rule "shell scripts parse" shell_syntax
 echo "1..$count"
 [ $failed = 0 ]

@@ -92,7 +92,7 @@ describe("the command on a model", function()
     f:write '[{'
     f:close()
     local _, err, status = cli("tokenize", dir, "--chat", file)
-    assert.equal("fp8llm: " .. file .. ": line 1: object key expected\n", err)
+    assert.equal("fp8llm: " .. file .. ": messages: line 1, column 3: object key expected\n", err)
     assert.equal(1, status)
   end)
 

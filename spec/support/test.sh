@@ -114,7 +114,7 @@ for v in 5.1 5.4; do
 done
 suite spec-asan env LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
     lua5.4 spec/support/busted.lua --build=build/asan -o TAP spec/lua/malformed_spec.lua \
-    spec/lua/tokenizer_spec.lua spec/lua/template_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
+    spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
 suite lint $make --no-print-directory lint
 
 echo "$(($(date +%s) - began)) s, logs in $log"

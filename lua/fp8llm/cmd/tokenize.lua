@@ -22,11 +22,12 @@ tokenizer is loaded, so MODEL may be a directory without weights.]],
 }
 
 local function chat_ids(tokenizer, opt)
-  local messages, message = json.decode(common.read_file(opt.chat))
-  if not messages then common.fail("%s: %s", opt.chat, message) end
-  if messages.messages then messages = messages.messages end
   local template = must(fp8llm.template(tokenizer))
-  return must(template:encode(messages, {add_generation_prompt = opt.generation_prompt or false}))
+  local ids, message = template:encode(common.read_file(opt.chat), {
+    add_generation_prompt = opt.generation_prompt or false,
+  })
+  if not ids then common.fail("%s: %s", opt.chat, message) end
+  return ids
 end
 
 local function text_ids(tokenizer, text, opt)
