@@ -80,43 +80,55 @@ c_tests() {
     rm -f "$out"
 }
 
+# runs TREE: the command installed there works from elsewhere, with nothing of the checkout.
+runs() {
+    command=$(readlink -f "$1")/bin/fp8llm
+    cd / && env -u LUA_PATH -u LUA_CPATH "$command" --version && env -u LUA_PATH -u LUA_CPATH "$command" chat --help
+}
 rock() {
     tree=build/rock-$1
     rm -rf "$tree"
-    luarocks --lua-version="$1" make --tree "$tree" || return 1
-    "$tree/bin/fp8llm" --version || return 1
-    cd / && env -u LUA_PATH -u LUA_CPATH "$OLDPWD/$tree/bin/fp8llm" --version
+    luarocks --lua-version="$1" make --tree "$tree" && runs "$tree"
+}
+installed() {
+    rm -rf build/prefix
+    $1 --no-print-directory install PREFIX=build/prefix && runs build/prefix
 }
 
 case $make in
 --c-tests) c_tests "$2"; exit ;;
 --rock) rock "$2"; exit ;;
+--install) installed "$2"; exit ;;
 esac
 
-jobs=-j$(nproc)
-sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-step build-gcc $make $jobs WERROR=-Werror all tests
-step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT=-O1 WERROR=-Werror \
-    all tests
-suite c sh "$0" --c-tests build
-ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
-step model $make fp8-model
-for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
-    suite "spec-$lua" $lua spec/support/busted.lua -o TAP
-done
-luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
-    quant=fp8-dynamic context=64
-for v in 5.1 5.2 5.3 5.4; do
-    suite "alloc-$v" build/spec/alloc_test-$v spec/alloc/script.lua build/spec/alloc
-done
-for v in 5.1 5.4; do
-    step "luarocks-$v" sh "$0" --rock $v
-done
-suite spec-asan env LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
-    lua5.4 spec/support/busted.lua --build=build/asan -o TAP spec/lua/malformed_spec.lua \
-    spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
-suite lint $make --no-print-directory lint
+main() {
+    jobs=-j$(nproc)
+    sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+    step build-gcc $make $jobs WERROR=-Werror all tests
+    step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT=-O1 WERROR=-Werror \
+        all tests
+    suite c sh "$0" --c-tests build
+    ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
+    step model $make fp8-model
+    for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
+        suite "spec-$lua" $lua spec/support/busted.lua -o TAP
+    done
+    luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
+        quant=fp8-dynamic context=64
+    for v in 5.1 5.2 5.3 5.4; do
+        suite "alloc-$v" build/spec/alloc_test-$v spec/alloc/script.lua build/spec/alloc
+    done
+    for v in 5.1 5.4; do
+        step "luarocks-$v" sh "$0" --rock $v
+    done
+    step install sh "$0" --install "$make"
+    suite spec-asan env LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
+        lua5.4 spec/support/busted.lua --build=build/asan -o TAP spec/lua/malformed_spec.lua \
+        spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
+    suite lint $make --no-print-directory lint
 
-echo "$(($(date +%s) - began)) s, logs in $log"
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+    echo "$(($(date +%s) - began)) s, logs in $log"
+    echo "$passed passed, $failed failed"
+    [ $failed = 0 ]
+}
+main; exit # one command, so that this file may be changed while it runs
