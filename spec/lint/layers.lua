@@ -22,7 +22,7 @@ local belongs = {
 }
 
 local file_lines = {h = 300, c = 700, cu = 600, cuh = 400}
-local columns = 100
+local columns = 120 -- of tables and comments; code is kept at 100 by clang-format
 local function_lines = 80
 local long_function = {["src/model/forward.c"] = 120} -- the layer loop
 local parameters = 8

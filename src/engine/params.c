@@ -35,7 +35,7 @@ static const field fields[] = {
     {"top_k", INT32, AT(sampler.top_k), -1, MANY, "keep the k likeliest; 0 and -1 keep all; default 0"},
     {"top_p", FLOAT, AT(sampler.top_p), 1e-6, 1, "keep the likeliest that hold p together; default 1"},
     {"min_p", FLOAT, AT(sampler.min_p), 0, 1, "keep those with p times the best probability; default 0"},
-    {"repetition_penalty", FLOAT, AT(sampler.repetition_penalty), 0.001, 1000, "on ids of prompt and output; default 1"},
+    {"repetition_penalty", FLOAT, AT(sampler.repetition_penalty), 0.001, 1000, "on ids of prompt and output"},
     {"frequency_penalty", FLOAT, AT(sampler.frequency_penalty), -2, 2, "times the count in the output; default 0"},
     {"presence_penalty", FLOAT, AT(sampler.presence_penalty), -2, 2, "on ids in the output; default 0"},
     {"seed", SEED, 0, -TWO_53, TWO_53, "same seed, same tokens; default -1: from the system"},

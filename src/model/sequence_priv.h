@@ -13,7 +13,7 @@ struct fl_sequence {
     float *logits;  /* [V], from the first feed on                             */
     int64_t length, n_pages, prompt_length;
     int64_t n_pages_before; /* of the running step: what a failure goes back to */
-    int64_t logits_at; /* the length `logits` belongs to; 0: none              */
+    int64_t logits_at;      /* the length `logits` belongs to; 0: none              */
     bool closed;
 };
 

@@ -2,9 +2,10 @@
  * valid UTF-8, with the Unicode 16 classes of unicode.h.
  *
  * Alternation, sets, \p{..} \P{..} \s \S \d, greedy and possessive quantifiers of one
- * character, groups with an optional ?, lookahead (?=..) (?!..), $ (the end of a
- * line or of the text), (?i:..) for ASCII literals.  First alternative wins, as in Oniguruma.  Everything else is refused at
- * compile time, also a pattern that can match the empty string. */
+ * character, groups with an optional ?, lookahead (?=..) (?!..), $ (the end of a line or of
+ * the text), (?i:..) for ASCII literals.  First alternative wins, as in Oniguruma.
+ * Everything else is refused at compile time, also a pattern that can match the empty
+ * string. */
 #ifndef FL_TEXT_REGEX_H
 #define FL_TEXT_REGEX_H
 
