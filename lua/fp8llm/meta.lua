@@ -23,6 +23,7 @@ local fp8llm = {}
 ---@field kv? "auto"|"bf16"|"fp8" numbers of the KV cache; auto: as the checkpoint says, else bf16
 ---@field kv_tokens? integer tokens that all sequences together can hold (default: context)
 ---@field max_step_rows? integer most tokens computed in one step (default 256)
+---@field prefix_cache? boolean keep full KV pages for later prompts that begin alike (default true)
 ---@field tp? integer tensor-parallel ranks; 1 on the CPU
 ---@field progress? fun(part: number) called while loading, 0 <= part <= 1
 
@@ -533,5 +534,175 @@ function safetensors:info(name) end
 function safetensors:tensor(name) end
 
 function safetensors:close() end
+
+-- Engine -------------------------------------------------------------------------------------
+
+---@class fp8llm.engine_options
+---@field max_running? integer completions that hold KV pages at a time (default 256)
+---@field max_queued? integer requests that may wait; beyond it submit says LIMIT (default 1024)
+---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
+---@field max_unread? integer tokens a request may be ahead of its reader (default 4096)
+---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
+
+---Many requests in one batch, computed by a thread of its own. One at a time or hundreds: each gets
+---the tokens it would get alone.
+---@param options? fp8llm.engine_options
+---@return fp8llm.engine?
+---@return string? message
+---@return fp8llm.code? code
+function model:engine(options) end
+
+---@class fp8llm.engine
+local engine = {}
+
+---What a request may ask for. Exactly one of messages, prompt, ids. Sampling parameters may also stand
+---in a table `sampler`.
+---@class fp8llm.request_options
+---@field messages? table[] a conversation, through the model's chat template
+---@field prompt? string|fp8llm.ids text, or ids
+---@field ids? fp8llm.ids
+---@field tools? table[] for the chat template
+---@field documents? table[] for the chat template
+---@field chat_template_kwargs? table further variables of the chat template
+---@field add_generation_prompt? boolean (default true)
+---@field continue_final_message? boolean go on writing the last message (default false)
+---@field add_special_tokens? boolean BOS and the like before a text (default true)
+---@field n? integer completions of the one prompt, 1 to 128 (default 1)
+---@field max_tokens? integer (default: to the end of the context)
+---@field min_tokens? integer no end before so many (default 0)
+---@field stop? string|string[] texts that end it
+---@field stop_token_ids? fp8llm.ids
+---@field include_stop_str_in_output? boolean
+---@field ignore_eos? boolean
+---@field bad_words? string|string[] texts that may not be completed
+---@field allowed_token_ids? fp8llm.ids
+---@field logit_bias? table<integer, number> in [-100, 100]
+---@field temperature? number
+---@field top_k? integer
+---@field top_p? number
+---@field min_p? number
+---@field repetition_penalty? number
+---@field frequency_penalty? number
+---@field presence_penalty? number
+---@field order? string[] order of the sampler's stages
+---@field seed? integer same seed, same tokens
+---@field logprobs? integer log-probability of each token and of so many alternatives, 0 to 64
+---@field prompt_logprobs? integer the same for the prompt
+---@field truncate_prompt_tokens? integer keep only the last so many
+---@field skip_special_tokens? boolean (default true)
+---@field timeout_ms? integer
+---@field priority? integer lower runs first (default 0)
+---@field cache_salt? string prefixes are shared among equal salts only
+---@field policy? boolean a policy chooses the tokens: see steps
+
+---Never blocks. LIMIT: the queue is full, or the prompt does not fit.
+---@param request fp8llm.request_options
+---@return fp8llm.request?
+---@return string? message
+---@return fp8llm.code? code
+function engine:submit(request) end
+
+---Iterator over completions of all requests that wait for a policy, until no request is left.
+---@return fun(): fp8llm.step?
+function engine:steps() end
+
+---running, queued, parked, requests, finished, steps, prompt_tokens, cached_tokens, output_tokens,
+---preemptions, and seconds: step_s, schedule_s.
+---@return table<string, number>
+function engine:stats() end
+
+---A file descriptor that is readable when any request has news; clear_fd makes it wait again.
+---@return integer
+function engine:fd() end
+function engine:clear_fd() end
+
+---No more requests; those there are cancelled, or with `drain` finished first.
+---@param drain? boolean
+function engine:close(drain) end
+
+---@class fp8llm.event
+---@field t fp8llm.ids new tokens
+---@field d string new text, whole characters
+---@field i integer which completion, from 0
+---@field lp? number[] with logprobs
+---@field top? table[] with logprobs > 0: for each token a list of {id, logprob}
+---@field fin? "stop"|"length"|"cancelled"|"timeout"|"error" it is the completion's last
+---@field reason? integer|string the id or the text that ended it
+---@field message? string of an error
+
+---@class fp8llm.request
+local request = {}
+
+---What is new; false when nothing is yet; nil when all has been read.
+---@return fp8llm.event|false|nil
+function request:poll() end
+
+---Wait for news, at most ms milliseconds.
+---@param ms? integer (default: as long as it takes)
+---@return boolean there_is_news
+function request:wait(ms) end
+
+---for piece, event in req:pieces() do ... end
+---@return fun(): string?, fp8llm.event?
+function request:pieces() end
+
+---Wait for the end: everything of every completion, whatever was read before.
+---@return {choices: fp8llm.event[], usage: table, prompt_logprobs: number[]?, prompt_top: table[]?}?
+---@return string? message
+---@return fp8llm.code? code
+function request:result() end
+
+---prompt_tokens, completion_tokens, cached_tokens, first_token_s, total_s.
+---@return table<string, number>
+function request:usage() end
+
+---Iterator over the completions of this request that wait for a policy, until it ends.
+---@return fun(): fp8llm.step?
+function request:steps() end
+
+---Ends within one step, also while it waits in the queue.
+function request:cancel() end
+
+---A request that is closed (or collected) is cancelled.
+function request:close() end
+
+---One token to be chosen. `step.logits` is the row as a tensor, writable until the answer. A step that
+---is dropped without an answer ends its completion with an error.
+---@class fp8llm.step
+---@field logits fp8llm.tensor
+local step = {}
+
+---@return fp8llm.tensor
+function step:logits() end
+
+---@param id integer
+---@return integer? id
+---@return number|string logprob under the row as it is now
+---@return fp8llm.code? code ARG: stale, answered already
+function step:accept(id) end
+
+---Let the request's own sampler choose from the row as it is now.
+---@return integer? id
+---@return number|string logprob
+---@return fp8llm.code? code
+function step:sample() end
+
+---End the completion here.
+---@return boolean?
+---@return string? message
+---@return fp8llm.code? code
+function step:stop() end
+
+---@return fp8llm.ids prompt
+---@return fp8llm.ids completion so far
+function step:history() end
+
+---Which completion of its request, from 0.
+---@return integer
+function step:index() end
+
+---The number of its request, in the order of submission, from 0.
+---@return integer
+function step:arrival() end
 
 return fp8llm

@@ -4,7 +4,8 @@ local tiny = dofile "spec/support/tiny_model.lua"
 
 local dir = "build/spec/engine"
 tiny.write(dir, {seed = 11, quant = "fp8-dynamic", kv_heads = 1})
-local model = assert(fp8llm.load(dir, {context = 256, kv_tokens = 2048, max_step_rows = 48}))
+local model = assert(fp8llm.load(dir, {context = 256, kv_tokens = 2048, max_step_rows = 48,
+  prefix_cache = false}))
 
 local function prompt_of(i, length)
   local ids = {}
@@ -83,6 +84,29 @@ describe("requests together", function()
     assert.equal(36, result.usage.completion_tokens)
     assert.equal(40, eng:stats().prompt_tokens)
     eng:close()
+  end)
+end)
+
+describe("a shared beginning", function()
+  it("is computed once for equal salts, with the same tokens", function()
+    local mine = assert(fp8llm.load(dir, {context = 256, kv_tokens = 2048, max_step_rows = 48}))
+    local eng = assert(mine:engine{})
+    local function run(salt)
+      local request = assert(eng:submit{ids = prompt_of(8, 150), max_tokens = 10, ignore_eos = true,
+        sampler = {temperature = 1, seed = 3}, cache_salt = salt, logprobs = 1})
+      local result = assert(request:result())
+      return result.choices[1], result.usage.cached_tokens
+    end
+    local first, none = run "a"
+    local again, cached = run "a"
+    local _, other = run "b"
+    assert.equal(0, none)
+    assert.equal(128, cached)
+    assert.equal(0, other)
+    assert.same(first.t, again.t)
+    assert.same(first.lp, again.lp)
+    eng:close()
+    mine:close()
   end)
 end)
 

@@ -7,7 +7,7 @@ tiny.write(dir, {seed = 7, quant = "fp8-static", split_scales = true, ffn = 96})
 local fp8_kv = {kv = "fp8"}
 
 local function load(options)
-  local o = {context = 256, kv_tokens = 512}
+  local o = {context = 256, kv_tokens = 512, prefix_cache = false}
   for k, v in pairs(options or {}) do o[k] = v end
   return assert(fp8llm.load(dir, o))
 end
@@ -83,6 +83,54 @@ describe("the logits of a sequence", function()
     local other = slice(ids, 1, 150)
     other[3] = other[3] + 1
     assert.is_false(same(reference(), logits_in_chunks(assert(m:sequence()), other, 150)))
+    m:close()
+  end)
+end)
+
+describe("the prefix cache", function()
+  it("gives the same bits, and counts what it found", function()
+    for name, kv in pairs{bf16 = "bf16", fp8 = "fp8"} do
+      local want = reference{kv = kv}
+      local m = load{kv = kv, prefix_cache = true}
+      for run = 1, 3 do
+        local s = assert(m:sequence())
+        assert.is_true(same(want, logits_in_chunks(s, ids, 150)), name)
+        assert.equal((run - 1) * 4, m:info().prefix_hits)
+        s:close()
+      end
+      local other = slice(ids, 1, 150)
+      other[40] = other[40] + 1
+      logits_in_chunks(assert(m:sequence()), other, 150)
+      assert.equal(9, m:info().prefix_hits)
+      m:close()
+    end
+  end)
+
+  it("does not see what a rewound sequence writes over", function()
+    local m = load{prefix_cache = true}
+    local s = assert(m:sequence())
+    s:feed(slice(ids, 1, 100))
+    s:rewind(40)
+    s:feed(slice(ids, 1, 60))
+    s:close()
+    assert.is_true(same(reference(), logits_in_chunks(assert(m:sequence()), ids, 150)))
+    m:close()
+  end)
+
+  it("gives way when pages are needed, the least recently used first", function()
+    local m = load{prefix_cache = true, kv_tokens = 256}
+    local function feed(first)
+      local s, list = assert(m:sequence()), {}
+      for i = 1, 100 do list[i] = (i * first) % 200 end
+      assert(s:feed(list))
+      s:close()
+    end
+    for i = 1, 6 do feed(i) end
+    assert.equal(8, m:info().kv_pages_free)
+    assert.is_true(m:info().prefix_evictions > 0)
+    local hits = m:info().prefix_hits
+    feed(6)
+    assert.equal(hits + 3, m:info().prefix_hits)
     m:close()
   end)
 end)

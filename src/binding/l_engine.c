@@ -148,6 +148,7 @@ static int l_stats(lua_State *L) {
     set_number(L, "finished", (double)s.finished);
     set_number(L, "steps", (double)s.steps);
     set_number(L, "prompt_tokens", (double)s.prompt_tokens);
+    set_number(L, "cached_tokens", (double)s.cached_tokens);
     set_number(L, "output_tokens", (double)s.output_tokens);
     set_number(L, "preemptions", (double)s.preemptions);
     set_number(L, "step_s", s.step_s);

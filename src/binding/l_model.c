@@ -24,9 +24,9 @@ fl_model *fl_check_model(lua_State *L, int idx) {
     return m->model;
 }
 
-static const char *const load_options[] = {"device",   "isa",       "threads",       "context",
-                                           "kv",       "kv_tokens", "max_step_rows", "tp",
-                                           "progress", NULL};
+static const char *const load_options[] = {
+    "device",        "isa", "threads",  "context",      "kv", "kv_tokens",
+    "max_step_rows", "tp",  "progress", "prefix_cache", NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -40,6 +40,7 @@ static void on_progress(void *ctx, double fraction) {
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
     const char *kv = "auto";
+    bool prefix_cache = true;
     fl_opt_only(L, 2, load_options);
     fl_opt_string(L, 2, "device", &o->device);
     fl_opt_string(L, 2, "isa", &o->isa);
@@ -49,6 +50,8 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_int(L, 2, "max_step_rows", &o->max_step_rows);
     fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
+    fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
+    o->no_prefix_cache = !prefix_cache;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
     if (tp != 1) luaL_error(L, "option 'tp': the cpu device runs with tp = 1");
     o->threads = (int)threads;
@@ -133,6 +136,10 @@ static int l_info(lua_State *L) {
     set_int(L, "context", info.context);
     set_int(L, "kv_tokens", info.kv_tokens);
     set_int(L, "parameters", info.n_parameters);
+    set_int(L, "kv_pages_free", info.kv_pages_free);
+    set_int(L, "prefix_queries", (int64_t)info.prefix_queries);
+    set_int(L, "prefix_hits", (int64_t)info.prefix_hits);
+    set_int(L, "prefix_evictions", (int64_t)info.prefix_evictions);
     return 1;
 }
 

@@ -154,6 +154,7 @@ static int64_t list_items(fl_engine *e) {
 static void fill_entry(fl_step_entry *entry, fl_choice *c, int64_t rows) {
     const fl_request *r = c->request;
     const int64_t length = fl_sequence_length(c->seq), left = r->n_prompt - length;
+    rows = fl_min_i64(rows, known(c) - length); /* the cache may have had most of them */
     *entry = (fl_step_entry){.seq = c->seq, .on_row = fl_engine_on_row, .ctx = c};
     if (left > 0) {
         entry->ids = r->prompt + length;
@@ -165,6 +166,19 @@ static void fill_entry(fl_step_entry *entry, fl_choice *c, int64_t rows) {
     bool scoring = r->params.prompt_logprobs >= 0 && left > 0 && c->index == 0;
     bool last = length + entry->n == known(c);
     entry->first_row = scoring ? 0 : last ? entry->n - 1 : entry->n;
+}
+
+/* A new sequence starts with what the cache has of its prompt, unless somebody wants to see
+ * the rows of the prompt. */
+static void adopt_prefix(fl_engine *e, fl_choice *c) {
+    fl_request *r = c->request;
+    if (fl_sequence_length(c->seq) || r->params.prompt_logprobs >= 0) return;
+    int64_t n = fl_min_i64(r->n_prompt, known(c));
+    int64_t cached = fl_sequence_adopt(c->seq, r->prompt, n, r->params.cache_salt.data,
+                                       r->params.cache_salt.len);
+    if (c->n_output) return; /* after a preemption: the usage has been counted */
+    r->cached_tokens = cached;
+    e->stats.cached_tokens += (uint64_t)cached;
 }
 
 /* Turn the schedule into entries; how many.  Preempted ones give their pages back. */
@@ -182,6 +196,7 @@ static int64_t make_entries(fl_engine *e, int64_t n_items, fl_err *err) {
             continue;
         }
         begin(e, c->request);
+        adopt_prefix(e, c);
         fill_entry(&e->entries[n++], c, e->items[i].rows);
     }
     return n;

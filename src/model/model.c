@@ -127,6 +127,7 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
                                &m->plan, o->progress, o->progress_ctx};
     if ((rc = fl_weights_load(&m->weights, &want, err))) return rc;
     if ((rc = make_kv(m, o->kv, fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS), err))) return rc;
+    m->prefix_cache = !o->no_prefix_cache;
     if ((rc = make_rope(m, err))) return rc;
     fl_scratch_shape shape = {.config = c,
                               .act_dtype = m->weights.act_dtype,
@@ -201,14 +202,21 @@ const fl_checkpoint *fl_model_checkpoint(const fl_model *m) {
 }
 
 void fl_model_info_get(const fl_model *m, fl_model_info *out) {
+    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&m->lock;
+    pthread_mutex_lock(lock);
     *out = (fl_model_info){.weight_bytes = m->weights.bytes,
                            .kv_bytes = m->kv_bytes,
                            .scratch_bytes = m->scratch.bytes,
                            .bytes_per_token = m->weights.bytes_per_token,
                            .context = m->context,
                            .kv_tokens = m->pool.n_pages * FL_KV_PAGE_TOKENS,
+                           .kv_pages_free = m->pool.n_free,
+                           .prefix_queries = m->pool.queries,
+                           .prefix_hits = m->pool.hits,
+                           .prefix_evictions = m->pool.evictions,
                            .n_parameters = m->weights.n_parameters,
                            .kv_dtype = m->kv[0].shape.dtype,
                            .quantization = m->quantization};
+    pthread_mutex_unlock(lock);
     m->ops->info(m->be, &out->backend);
 }

@@ -23,6 +23,7 @@ typedef struct fl_model_options {
     int64_t kv_tokens;     /* tokens in the KV pool; 0 = context                        */
     int64_t max_step_rows; /* rows of one step; 0 = 256                                 */
     fl_kv_choice kv;
+    bool no_prefix_cache; /* full KV pages are not shared by later sequences           */
     void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */
     void *progress_ctx;
 } fl_model_options;
@@ -46,6 +47,8 @@ typedef struct fl_model_info {
     uint64_t scratch_bytes;   /* activations of one step                            */
     uint64_t bytes_per_token; /* weights read for one decoded token (no KV)         */
     int64_t context, kv_tokens;
+    int64_t kv_pages_free; /* unused, or kept only for later prefixes            */
+    uint64_t prefix_queries, prefix_hits, prefix_evictions; /* pages                    */
     int64_t n_parameters;
     fl_dtype kv_dtype;
     const char *quantization; /* "autofp8 static", "none"                           */

@@ -36,6 +36,7 @@ struct fl_model {
     void *kv_data;     /* one allocation, layer after layer */
     uint64_t kv_bytes, kv_page_bytes;
     fl_kv_pool pool;
+    bool prefix_cache;    /* full pages are published and looked for */
     pthread_mutex_t lock; /* covers pool, scratch and every call into be */
     int64_t context;
     struct {              /* calibration; absent otherwise */

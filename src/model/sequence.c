@@ -15,10 +15,12 @@ int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err) {
     s->model = fl_model_ref(m);
     s->ids = fl_alloc_array((size_t)m->context, sizeof(*s->ids));
     s->pages = fl_alloc_array((size_t)m->scratch.max_pages, sizeof(*s->pages));
-    if (!s->ids || !s->pages) {
+    s->chain = fl_alloc_array((size_t)m->scratch.max_pages + 1, sizeof(*s->chain));
+    if (!s->ids || !s->pages || !s->chain) {
         fl_sequence_unref(s);
         return fl_fail(err, FL_E_NOMEM, "sequence of %lld tokens", (long long)m->context);
     }
+    s->chain[0] = fl_kv_root(&m->pool, "", 0);
     *out = s;
     return FL_OK;
 }
@@ -53,6 +55,7 @@ void fl_sequence_unref(fl_sequence *s) {
     fl_model_unref(s->model);
     fl_free(s->ids);
     fl_free(s->pages);
+    fl_free(s->chain);
     fl_free(s->logits);
     fl_free(s);
 }
@@ -77,6 +80,7 @@ int fl_sequence_fork(fl_sequence **out, fl_sequence *s, fl_err *err) {
     if (rc || (rc = fl_sequence_new(&f, s->model, err))) return rc;
     memcpy(f->ids, s->ids, (size_t)s->length * sizeof(*f->ids));
     memcpy(f->pages, s->pages, (size_t)s->n_pages * sizeof(*f->pages));
+    memcpy(f->chain, s->chain, (size_t)(s->n_pages + 1) * sizeof(*f->chain));
     if (s->logits) {
         if ((rc = need_logits(f, err))) {
             fl_sequence_unref(f);
@@ -121,7 +125,11 @@ fl_model *fl_sequence_model(const fl_sequence *s) {
 /* The page that is written next must be this sequence's alone: copy it when shared. */
 static int own_page(fl_sequence *s, int64_t i, fl_err *err) {
     fl_model *m = s->model;
-    if (i >= s->n_pages || m->pool.refs[s->pages[i]] == 1) return FL_OK;
+    if (i >= s->n_pages) return FL_OK;
+    if (m->pool.pages[s->pages[i]].refs == 1) {
+        fl_kv_page_unpublish(&m->pool, s->pages[i]);
+        return FL_OK;
+    }
     int32_t old = s->pages[i], copy = fl_kv_page_alloc(&m->pool);
     if (copy < 0)
         return fl_fail(err, FL_E_LIMIT, "kv: no free page of %lld", (long long)m->pool.n_pages);
@@ -155,7 +163,35 @@ int fl_sequence_reserve(fl_sequence *s, int64_t n, fl_err *err) {
 void fl_sequence_extend(fl_sequence *s, const int32_t *ids, int64_t n) {
     memcpy(s->ids + s->length, ids, (size_t)n * sizeof(*ids));
     if (!s->length) s->prompt_length = n;
+    int64_t full = s->length / FL_KV_PAGE_TOKENS;
     s->length += n;
+    for (; full < s->length / FL_KV_PAGE_TOKENS; full++) {
+        fl_kv_pool *pool = &s->model->pool;
+        const int32_t *page_ids = s->ids + full * FL_KV_PAGE_TOKENS;
+        s->chain[full + 1] = fl_kv_chain(pool, s->chain[full], page_ids);
+        if (s->model->prefix_cache)
+            fl_kv_page_publish(pool, s->pages[full], s->chain[full], page_ids);
+    }
+}
+
+int64_t fl_sequence_adopt(fl_sequence *s, const int32_t *ids, int64_t n, const void *salt,
+                          size_t salt_len) {
+    fl_model *m = s->model;
+    if (s->length || s->closed || !m->prefix_cache) return 0;
+    pthread_mutex_lock(&m->lock);
+    s->chain[0] = fl_kv_root(&m->pool, salt, salt_len);
+    /* One token is left to run, for the logits after it. */
+    while (s->length + FL_KV_PAGE_TOKENS < n && s->length + FL_KV_PAGE_TOKENS < m->context) {
+        const int32_t *page_ids = ids + s->length;
+        int32_t page = fl_kv_page_find(&m->pool, s->chain[s->n_pages], page_ids);
+        if (page < 0) break;
+        s->chain[s->n_pages + 1] = fl_kv_chain(&m->pool, s->chain[s->n_pages], page_ids);
+        s->pages[s->n_pages++] = page;
+        memcpy(s->ids + s->length, page_ids, FL_KV_PAGE_TOKENS * sizeof(*ids));
+        s->length += FL_KV_PAGE_TOKENS;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return s->length;
 }
 
 /* What happens to the logits of the rows from first_row on, counted over all n of a feed. */
@@ -184,7 +220,8 @@ static int advance(fl_sequence *s, const int32_t *ids, int64_t n, const feed_row
     if (n > s->model->context - start)
         return fl_fail(err, FL_E_LIMIT, "feed: %lld tokens after %lld, context is %lld",
                        (long long)n, (long long)start, (long long)s->model->context);
-    int64_t done = 0;
+    /* Rows that somebody wants to see must be run. */
+    int64_t done = fl_sequence_adopt(s, ids, fl_min_i64(n, rows->first_row + 1), "", 0);
     do {
         shifted to = {rows, done};
         fl_step_entry e = {.seq = s, .ids = ids + done, .on_row = pass_on, .ctx = &to};

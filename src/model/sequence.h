@@ -22,6 +22,11 @@ int64_t fl_sequence_prompt_length(const fl_sequence *s);
 const int32_t *fl_sequence_ids(const fl_sequence *s); /* length ids; valid until the next call */
 fl_model *fl_sequence_model(const fl_sequence *s);    /* borrowed */
 
+/* Give an empty sequence the cached pages that ids[0..n) begin with under this salt; returns
+ * how many tokens they hold, less than n.  feed does this itself, with an empty salt. */
+int64_t fl_sequence_adopt(fl_sequence *s, const int32_t *ids, int64_t n, const void *salt,
+                          size_t salt_len);
+
 /* Append n >= 1 ids and compute the logits after the last one.  On failure the sequence
  * is as before.  FL_E_ARG: id outside the vocabulary; FL_E_LIMIT: context or KV pool full.
  * *logits: [vocab] f32, owned by the sequence, overwritten by its next feed. */

@@ -8,9 +8,10 @@
 struct fl_sequence {
     atomic_int refs;
     fl_model *model;
-    int32_t *ids;   /* [model context]                                         */
-    int32_t *pages; /* [pages of the context] page table                       */
-    float *logits;  /* [V], from the first feed on                             */
+    int32_t *ids;    /* [model context]                                         */
+    int32_t *pages;  /* [pages of the context] page table                       */
+    uint64_t *chain; /* [pages of the context + 1] hash of the tokens before page i */
+    float *logits;   /* [V], from the first feed on                             */
     int64_t length, n_pages, prompt_length;
     int64_t n_pages_before; /* of the running step: what a failure goes back to */
     int64_t logits_at;      /* the length `logits` belongs to; 0: none              */

@@ -26,7 +26,7 @@ void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail) {
     pthread_mutex_lock(&m->lock);
     int64_t tail = s->length / FL_KV_PAGE_TOKENS;
     *held = s->n_pages;
-    *shared_tail = tail < s->n_pages && m->pool.refs[s->pages[tail]] > 1;
+    *shared_tail = tail < s->n_pages && m->pool.pages[s->pages[tail]].refs > 1;
     pthread_mutex_unlock(&m->lock);
 }
 

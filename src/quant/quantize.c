@@ -79,6 +79,7 @@ static int calibrate(job *j, fl_err *err) {
     fl_model_options options = {.device = j->o->device,
                                 .threads = j->o->threads,
                                 .context = fl_min_i64(context, j->config.max_position),
+                                .no_prefix_cache = true,
                                 .kv = FL_KV_BF16};
     int rc = fl_model_load(&m, j->src, &options, err);
     if (rc) return rc;

@@ -143,6 +143,7 @@ function M.run(opt, words)
   if what == "tokenizer" then
     result, show = tokenizer(common.find(name), opt), show_tokenizer
   elseif what == "decode" or what == "prefill" then
+    opt.prefix_cache = false -- every run computes its whole prompt
     local model = common.load(name, opt)
     local info = model:info()
     result = (what == "decode" and decode or prefill)(model, opt)
