@@ -399,4 +399,5 @@ def main():
     write(os.path.join(where, "chats.json"), chats())
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -72,6 +72,11 @@ static char marked_type(lua_State *L, int idx) {
     return type;
 }
 
+/* The path before a message stops growing before it pushes the message out. */
+static bool is_short(const converter *c) {
+    return strlen(c->err->msg) < 200;
+}
+
 static int convert_array(converter *c, int idx, size_t n, fl_jv *out) {
     fl_jv *items = fl_arena_alloc(c->arena, n * sizeof(*items));
     if (!items) return no_memory(c);
@@ -79,7 +84,8 @@ static int convert_array(converter *c, int idx, size_t n, fl_jv *out) {
         lua_rawgeti(c->L, idx, (int)i + 1);
         int rc = convert(c, lua_gettop(c->L), &items[i]);
         lua_pop(c->L, 1);
-        if (rc) return fl_fail_in(c->err, "[%zu]: ", i + 1);
+        if (rc && is_short(c)) fl_fail_in(c->err, "[%zu]: ", i + 1);
+        if (rc) return rc;
     }
     *out = (fl_jv){.kind = FL_JV_ARRAY, .n = (uint32_t)n, .items = items};
     return FL_OK;
@@ -116,7 +122,7 @@ static int convert_object(converter *c, int idx, size_t n, fl_jv *out) {
     for (lua_pushnil(c->L); lua_next(c->L, idx); lua_pop(c->L, 1), i++) {
         int top = lua_gettop(c->L);
         if ((rc = convert_key(c, top - 1, &members[i].key)) == FL_OK &&
-            (rc = convert(c, top, &members[i].value)) != FL_OK)
+            (rc = convert(c, top, &members[i].value)) != FL_OK && is_short(c))
             fl_fail_in(c->err, "%.60s: ", members[i].key.string.data);
         if (!rc) continue;
         lua_pop(c->L, 2);
@@ -130,18 +136,20 @@ static int convert_object(converter *c, int idx, size_t n, fl_jv *out) {
 static int convert_table(converter *c, int idx, fl_jv *out) {
     lua_State *L = c->L;
     char mark = marked_type(L, idx);
-    size_t n = 0, n_list = lua_rawlen(L, idx), n_names = 0;
+    size_t n = 0, n_list = lua_rawlen(L, idx), n_names = 0, n_ids = 0;
     for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
         n++;
-        n_names += lua_type(L, -2) == LUA_TSTRING || is_id(L, -2);
+        n_names += lua_type(L, -2) == LUA_TSTRING;
+        n_ids += is_id(L, -2);
     }
     if (n > INT32_MAX / 4) return fl_fail(c->err, FL_E_LIMIT, "table of %zu members", n);
     if (!n && mark == 'n') {
         *out = (fl_jv){.kind = FL_JV_NULL};
         return FL_OK;
     }
-    if (n_names != n && n_list != n)
-        return fl_fail(c->err, FL_E_ARG, "a table that is neither a list nor has names or ids");
+    if (n_names != n && n_ids != n && n_list != n)
+        return fl_fail(c->err, FL_E_ARG,
+                       "a table that is no list and has not only names or only ids");
     if (!n && mark == 'o') return convert_object(c, idx, 0, out);
     return n_list == n ? convert_array(c, idx, n, out) : convert_object(c, idx, n, out);
 }
