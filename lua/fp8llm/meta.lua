@@ -672,9 +672,6 @@ function request:close() end
 ---@field logits fp8llm.tensor
 local step = {}
 
----@return fp8llm.tensor
-function step:logits() end
-
 ---@param id integer
 ---@return integer? id
 ---@return number|string logprob under the row as it is now

@@ -79,7 +79,7 @@ static void release_request(void *r) {
     fl_request_unref(r);
 }
 
-/* step:logits() -> the row, writable until the answer */
+/* step.logits: the row, writable until the answer */
 static int l_logits(lua_State *L) {
     lua_step *s = check_step(L);
     fl_err err;
@@ -125,16 +125,17 @@ static int l_gc(lua_State *L) {
     return 0;
 }
 
-/* step.logits and the like read as members; everything else is a method. */
+/* logits is a member, everything else a method. */
 static int l_get(lua_State *L) {
-    lua_getfield(L, lua_upvalueindex(1), luaL_checkstring(L, 2));
-    if (lua_tocfunction(L, -1) != l_logits) return 1;
-    return l_logits(L);
+    const char *key = luaL_checkstring(L, 2);
+    if (!strcmp(key, "logits")) return l_logits(L);
+    lua_getfield(L, lua_upvalueindex(1), key);
+    return 1;
 }
 
 static const luaL_Reg methods[] = {
-    {"accept", l_accept}, {"sample", l_sample},   {"stop", l_stop},       {"logits", l_logits},
-    {"index", l_index},   {"history", l_history}, {"arrival", l_arrival}, {NULL, NULL}};
+    {"accept", l_accept},   {"sample", l_sample},   {"stop", l_stop}, {"index", l_index},
+    {"history", l_history}, {"arrival", l_arrival}, {NULL, NULL}};
 
 void fl_register_step(lua_State *L) {
     fl_class(L, FL_MT_STEP, methods, NULL, l_gc);
