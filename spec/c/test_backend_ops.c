@@ -19,6 +19,13 @@ static fl_backend *open_backend(int threads, int64_t max_rows) {
     return be;
 }
 
+static int64_t allocations, fail_at; /* fail_at 0: none fails */
+static bool count_allocations(void *ctx, size_t bytes) {
+    (void)ctx;
+    (void)bytes;
+    return ++allocations != fail_at; /* 0: none fails */
+}
+
 /* ---- linear ---- */
 
 typedef struct linear_case {
@@ -143,8 +150,12 @@ static void test_linear(const linear_case *c) {
     fl_tensor out = ref_tensor(c->out, c->t, c->n);
     fl_err err = {0};
     int rc = ops->linear_new(be, &lin, &d.spec, &err);
+    allocations = 0;
+    fl_mem_set_hook(count_allocations, NULL);
     if (!rc) rc = ops->quant(be, &d.x, lin, &err);
     if (!rc) rc = ops->linear(be, &out, &d.x, lin, &err);
+    fl_mem_set_hook(NULL, NULL);
+    if (allocations) check(false, "%s: a linear allocates nothing", isa);
     int64_t bad = rc ? -1 : linear_errors(&d, &out);
     check(!bad, "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s: %lld outside the bound %s",
           isa, (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
@@ -155,50 +166,50 @@ static void test_linear(const linear_case *c) {
     free(out.data);
 }
 
-/* Row t of a T-row step on 3 threads == the same row alone on one thread. */
-static void test_linear_invariance(void) {
-    static const linear_case cases[] = {
-        {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, 1},
-        {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, 1},
-        {37, 333, 259, BF16, FL_ACT_NONE, BF16, F32, false, 1},
-        {37, 333, 259, BF16, FL_ACT_NONE, F16, F32, false, 1},
-        {37, 333, 259, F16, FL_ACT_NONE, F16, F32, false, 1},
-    };
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const linear_case *c = &cases[i];
-        fl_tensor whole = ref_tensor(c->out, c->t, c->n), one = ref_tensor(c->out, 1, c->n);
-        int64_t differ = 0;
-        for (int threads = 1; threads <= 3; threads++) {
-            fl_backend *be = open_backend(threads, c->t);
-            linear_data d = make_linear(c);
-            fl_linear *lin = NULL;
-            ops->linear_new(be, &lin, &d.spec, NULL);
-            ops->quant(be, &d.x, lin, NULL);
-            if (threads > 1) ops->linear(be, &whole, &d.x, lin, NULL);
-            for (int64_t t = 0; t < c->t && threads > 1; t++) {
-                fl_act row = d.x;
-                row.x.data = (uint8_t *)row.x.data + t * c->k * fl_dtype_bytes(c->x);
-                row.q.data = (uint8_t *)row.q.data + t * c->k;
-                row.q_scale.data = (float *)row.q_scale.data + t;
-                ops->linear(be, &one, &row, lin, NULL);
-                differ += !!memcmp(one.data, (float *)whole.data + t * c->n, (size_t)c->n * 4);
-            }
-            for (int64_t rows = 2; rows <= c->t && threads == 1; rows += 5) {
-                fl_tensor part = ref_tensor(c->out, rows, c->n);
-                ops->linear(be, &whole, &d.x, lin, NULL);
-                ops->linear(be, &part, &d.x, lin, NULL);
-                differ += !!memcmp(part.data, whole.data, (size_t)(rows * c->n) * 4);
-                free(part.data);
-            }
-            ops->linear_free(be, lin);
-            ops->close(be);
-            free_linear(&d);
+/* Rows computed in steps of all sizes, against `all`, which one step gave (or now gives). */
+static int64_t differing_rows(const linear_case *c, int threads, uint8_t *all, bool fill) {
+    static const int64_t steps[] = {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25, 37, 300};
+    int64_t differ = 0, row_bytes = c->n * fl_dtype_bytes(c->out);
+    fl_backend *be = open_backend(threads, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, c->t, c->n);
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    ops->quant(be, &d.x, lin, NULL);
+    if (fill) ops->linear(be, &out, &d.x, lin, NULL);
+    if (fill) memcpy(all, out.data, (size_t)(c->t * row_bytes));
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        out.dim[0] = steps[i];
+        for (int64_t t = 0; t + steps[i] <= c->t; t += 3 * steps[i]) {
+            fl_act part = d.x;
+            part.x.data = (uint8_t *)part.x.data + t * c->k * fl_dtype_bytes(c->x);
+            part.q.data = (uint8_t *)part.q.data + t * c->k;
+            part.q_scale.data = (float *)part.q_scale.data + t;
+            ops->linear(be, &out, &part, lin, NULL);
+            differ += !!memcmp(out.data, all + t * row_bytes, (size_t)(steps[i] * row_bytes));
         }
-        check(!differ, "%s: rows of %s x %s are bit-identical for any T and thread count", isa,
-              fl_dtype_name(c->w), fl_dtype_name(c->x));
-        free(whole.data);
-        free(one.data);
     }
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+    return differ;
+}
+
+/* *known: what the instruction sets with fused multiply-add gave so far. */
+static void test_linear_invariance(const linear_case *c, uint8_t **known) {
+    bool fused = strcmp(isa, "scalar") != 0, first = !fused || !*known;
+    size_t bytes = (size_t)(c->t * c->n * fl_dtype_bytes(c->out));
+    uint8_t *all = first ? ref_alloc(bytes) : *known;
+    int64_t differ = 0;
+    for (int threads = 1; threads <= 3; threads++)
+        differ += differing_rows(c, threads, all, first && threads == 1);
+    check(!differ, "%s: rows of %s x %s are the same bits for any T, thread count%s", isa,
+          fl_dtype_name(c->w), fl_dtype_name(c->x), fused ? " and fused instruction set" : "");
+    if (fused)
+        *known = all;
+    else
+        free(all);
 }
 
 /* A NaN or infinite activation stays visible; a NaN weight code spoils its output only. */
@@ -508,13 +519,6 @@ static void test_memory(void) {
     ops->close(be);
 }
 
-static int64_t allocations, fail_at;
-static bool count_allocations(void *ctx, size_t bytes) {
-    (void)ctx;
-    (void)bytes;
-    return ++allocations != fail_at;
-}
-
 static void test_allocation_failure(void) {
     static const linear_case c = {1, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, true, 1};
     linear_data d = make_linear(&c);
@@ -540,6 +544,7 @@ static void test_allocation_failure(void) {
     fl_mem_set_hook(NULL, NULL);
     check(clean && fail_at > 5 && fail_at < 100, "%s: each of %lld allocations may fail", isa,
           (long long)fail_at - 1);
+    fail_at = 0;
     free_linear(&d);
 }
 
@@ -577,6 +582,17 @@ static void test_refusals(void) {
 
 int main(void) {
     static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+    static const linear_case same_cases[] = {
+        {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, 1},
+        {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, 1},
+        {37, 333, 259, E4M3, FL_ACT_NONE, BF16, F32, true, 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, BF16, F32, false, 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, F16, F32, false, 1},
+        {37, 333, 259, F16, FL_ACT_NONE, F16, F32, false, 1},
+        {300, 40, 90, E4M3, FL_ACT_STATIC, BF16, BF16, false, 1},
+    };
+    enum { N_SAME = sizeof(same_cases) / sizeof(same_cases[0]) };
+    uint8_t *known[N_SAME] = {NULL};
     if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
     test_refusals();
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -591,7 +607,7 @@ int main(void) {
         ops->close(be);
         for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
             test_linear(&linear_cases[c]);
-        test_linear_invariance();
+        for (size_t c = 0; c < N_SAME; c++) test_linear_invariance(&same_cases[c], &known[c]);
         test_linear_nan();
         test_packing();
         for (int w = 0; w < N_WIDTHS; w++) {
@@ -608,5 +624,6 @@ int main(void) {
         test_memory();
         test_allocation_failure();
     }
+    for (size_t c = 0; c < N_SAME; c++) free(known[c]);
     return tap_done();
 }
