@@ -76,8 +76,16 @@ function fp8llm.tensor(dtype, shape, values) end
 ---@class fp8llm.quantize_options
 ---@field src string BF16, F16 or F32 checkpoint directory
 ---@field dst string directory to make; it must not exist and appears complete or not at all
----@field scheme? "fp8-static" AutoFP8 layout, one scale for each weight and each input
----@field calibrate string JSON lines: {"messages": [...]} or {"text": "..."}
+---@field scheme "fp8-static"|"fp8-dynamic"|"fp8-block" see `fp8llm quantize --help`
+---@field format? "autofp8"|"compressed-tensors"|"modelopt" (default "autofp8"; fp8-dynamic: "compressed-tensors")
+---@field observer? "minmax"|"mse" how weight scales are chosen (default "minmax")
+---@field sparse? "2:4" prune two of every four neighbouring weights
+---@field sparse_method? "wanda"|"magnitude" which two: by |w| and the activations, or by |w| (default "wanda")
+---@field sparse_format? "dense"|"bitmask" (default "dense")
+---@field kv? "fp8" calibrated scales of an FP8 KV cache
+---@field compat? boolean the BF16 arithmetic of AutoFP8 or compressed-tensors, bit for bit
+---@field ignore? string|string[] linears to leave alone: a module's name, or "re:" and a regular expression
+---@field calibrate? string JSON lines: {"messages": [...]} or {"text": "..."}; for input scales, KV scales, Wanda
 ---@field samples? integer at most this many lines
 ---@field max_length? integer at most this many tokens of a line
 ---@field device? string
@@ -86,7 +94,7 @@ function fp8llm.tensor(dtype, shape, values) end
 
 ---Write an FP8 checkpoint of a BF16 one.
 ---@param options fp8llm.quantize_options
----@return {linears: integer, samples: integer, tokens: integer, bytes_in: integer, bytes_out: integer}? report
+---@return {linears: integer, ignored: integer, samples: integer, tokens: integer, bytes_in: integer, bytes_out: integer}? report
 ---@return string? message
 ---@return fp8llm.code? code
 function fp8llm.quantize(options) end

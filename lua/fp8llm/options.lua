@@ -1,11 +1,11 @@
 --- Command-line options declared as data, so that parsing and --help cannot disagree.
 -- An option is {name, kind, argument, help}: name without dashes; kind "flag", "number",
--- "integer", "string" or a table of allowed words.
+-- "integer", "string", "list" (a string each time it is given) or a table of allowed words.
 local options = {}
 
 local function convert(option, text)
   local name, kind = option[1], option[2]
-  if kind == "string" then return text end
+  if kind == "string" or kind == "list" then return text end
   if type(kind) == "table" then
     for _, word in ipairs(kind) do
       if word == text then return text end
@@ -56,7 +56,12 @@ function options.parse(list, args, first)
         if not inline then return nil, "--" .. name .. ": a value is missing" end
         local value, message = convert(option, inline)
         if value == nil then return nil, message end
-        values[key] = value
+        if option[2] == "list" then
+          values[key] = values[key] or {}
+          table.insert(values[key], value)
+        else
+          values[key] = value
+        end
       end
     end
     i = i + 1

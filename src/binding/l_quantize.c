@@ -2,8 +2,32 @@
 #include "binding/binding.h"
 #include "quant/quantize.h"
 
-static const char *const known[] = {"src",        "dst",    "scheme",  "calibrate", "samples",
-                                    "max_length", "device", "threads", "progress",  NULL};
+static const char *const known[] = {
+    "src",           "dst",           "scheme", "format",  "observer", "sparse",
+    "sparse_method", "sparse_format", "kv",     "compat",  "ignore",   "calibrate",
+    "samples",       "max_length",    "device", "threads", "progress", NULL};
+
+/* A string or a list of them -> an array that lives in a userdata left on the stack. */
+static void read_ignore(lua_State *L, fl_quantize_options *o) {
+    lua_getfield(L, 1, "ignore");
+    if (lua_isnil(L, -1)) return;
+    const int list = lua_gettop(L);
+    const bool one = lua_type(L, list) == LUA_TSTRING;
+    if (!one) luaL_checktype(L, list, LUA_TTABLE);
+    o->n_ignore = one ? 1 : lua_rawlen(L, list);
+    const char **words = lua_newuserdata(L, (o->n_ignore + 1) * sizeof(*words));
+    for (size_t i = 0; i < o->n_ignore; i++) {
+        if (one)
+            lua_pushvalue(L, list);
+        else
+            lua_rawgeti(L, list, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "option 'ignore': string or list of strings expected");
+        words[i] = lua_tostring(L, -1);
+        lua_pop(L, 1); /* the table keeps it */
+    }
+    o->ignore = words;
+}
 
 /* Runs on the thread that called fp8llm.quantize; an error must not unwind through C. */
 static void on_progress(void *ctx, const char *phase, double fraction) {
@@ -26,9 +50,21 @@ static int l_quantize(lua_State *L) {
     fl_opt_only(L, 1, known);
     if (!fl_opt_string(L, 1, "src", &src)) luaL_error(L, "option 'src': string expected");
     if (!fl_opt_string(L, 1, "dst", &dst)) luaL_error(L, "option 'dst': string expected");
-    fl_opt_string(L, 1, "scheme", &o.scheme);
-    fl_opt_string(L, 1, "calibrate", &o.calibrate);
-    fl_opt_string(L, 1, "device", &o.device);
+    const struct {
+        const char *key, **word;
+    } words[] = {{"scheme", &o.scheme},
+                 {"format", &o.format},
+                 {"observer", &o.observer},
+                 {"sparse", &o.sparse},
+                 {"sparse_method", &o.sparse_method},
+                 {"sparse_format", &o.sparse_format},
+                 {"kv", &o.kv},
+                 {"calibrate", &o.calibrate},
+                 {"device", &o.device}};
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        fl_opt_string(L, 1, words[i].key, words[i].word);
+    fl_opt_bool(L, 1, "compat", &o.compat);
+    read_ignore(L, &o);
     fl_opt_int(L, 1, "samples", &o.samples);
     fl_opt_int(L, 1, "max_length", &o.max_length);
     fl_opt_int(L, 1, "threads", &threads);
@@ -42,15 +78,13 @@ static int l_quantize(lua_State *L) {
     }
     lua_pop(L, 1);
     if (fl_quantize(&report, src, dst, &o, &err)) return fl_push_err(L, &err);
-    lua_createtable(L, 0, 5);
+    lua_createtable(L, 0, 6);
     const struct {
         const char *key;
         double value;
-    } members[] = {{"linears", (double)report.linears},
-                   {"samples", (double)report.samples},
-                   {"tokens", (double)report.tokens},
-                   {"bytes_in", (double)report.bytes_in},
-                   {"bytes_out", (double)report.bytes_out}};
+    } members[] = {{"linears", (double)report.linears},   {"ignored", (double)report.ignored},
+                   {"samples", (double)report.samples},   {"tokens", (double)report.tokens},
+                   {"bytes_in", (double)report.bytes_in}, {"bytes_out", (double)report.bytes_out}};
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
         lua_pushnumber(L, (lua_Number)members[i].value);
         lua_setfield(L, -2, members[i].key);

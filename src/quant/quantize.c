@@ -6,11 +6,14 @@
 
 #include "formats/checkpoint.h"
 #include "formats/hf_config.h"
+#include "formats/module_pattern.h"
 #include "formats/quant_config.h"
 #include "formats/safetensors_write.h"
+#include "formats/sparse24.h"
 #include "model/model.h"
 #include "quant/calibrate.h"
 #include "quant/observer.h"
+#include "quant/recipe.h"
 #include "util/bytes.h"
 #include "util/file.h"
 #include "util/fp8.h"
@@ -43,26 +46,31 @@ static const struct {
                {".mlp.down_proj", FL_OBSERVED_DOWN}};
 enum { N_LINEARS = sizeof(linears) / sizeof(linears[0]) };
 
-typedef enum { COPY, CODES, WEIGHT_SCALE, INPUT_SCALE } item_kind;
+typedef enum { COPY, CODES, KEPT, BITMASK, SCALES, SHAPE } item_kind;
 
 typedef struct item { /* one tensor of the new checkpoint, parallel to job.specs */
     item_kind kind;
-    const fl_st_tensor *source;
-    float scale; /* of the weight, or of the input */
+    fl_weight weight;    /* COPY: only its tensor                     */
+    const float *scales; /* of the weight; SCALES: what is written    */
+    int64_t n;           /* of them                                   */
 } item;
 
 typedef struct job {
     const char *src, *dst;
     const fl_quantize_options *o;
+    fl_recipe recipe;
     fl_config config;
     fl_checkpoint *checkpoint;
     fl_calibration calibration;
     fl_team *team;
-    char *tmp; /* dst.tmp */
-    fl_arena names;
+    char *tmp;      /* dst.tmp */
+    fl_arena block; /* names and scales */
     item *items;
     fl_st_spec *specs;
     size_t n;
+    const char **skipped; /* modules that stay as they are, for the configuration */
+    size_t n_skipped;
+    bool *matched; /* which patterns have named something */
     fl_quantize_report report;
 } job;
 
@@ -90,95 +98,255 @@ static int calibrate(job *j, fl_err *err) {
     return rc;
 }
 
-/* "model.layers.3.mlp.up_proj.weight" -> its calibrated input, or -1: not a decoder linear. */
-static int64_t input_slot(const job *j, const char *name) {
-    long long layer;
+/* "model.layers.3.mlp.up_proj.weight": the layer and the linear; false: not a decoder linear. */
+static bool find_linear(const job *j, const char *name, int64_t *layer, int *which) {
+    long long number;
     int used = 0;
-    if (sscanf(name, "model.layers.%lld%n", &layer, &used) != 1 || layer < 0 ||
-        layer >= j->config.n_layers)
-        return -1;
-    for (int i = 0; i < N_LINEARS; i++) {
-        size_t k = strlen(linears[i].suffix);
-        if (!strncmp(name + used, linears[i].suffix, k) && !strcmp(name + used + k, ".weight"))
-            return layer * FL_OBSERVED + linears[i].input;
+    if (sscanf(name, "model.layers.%lld%n", &number, &used) != 1 || number < 0 ||
+        number >= j->config.n_layers)
+        return false;
+    for (*which = 0; *which < N_LINEARS; (*which)++) {
+        size_t k = strlen(linears[*which].suffix);
+        *layer = number;
+        if (!strncmp(name + used, linears[*which].suffix, k) && !strcmp(name + used + k, ".weight"))
+            return true;
     }
-    return -1;
+    return false;
 }
 
-static void add_item(job *j, const char *name, fl_dtype dtype, item it) {
-    fl_st_spec *s = &j->specs[j->n];
-    *s = (fl_st_spec){.name = name, .dtype = dtype};
-    if (it.kind == COPY || it.kind == CODES) {
-        s->ndim = it.source->ndim;
-        memcpy(s->dim, it.source->dim, sizeof(s->dim));
-    }
-    uint64_t bytes = (uint64_t)fl_dtype_bytes(dtype);
-    for (int i = 0; i < s->ndim; i++) bytes *= (uint64_t)s->dim[i];
-    j->report.bytes_out += bytes;
-    j->items[j->n++] = it;
+static int no_memory(const char *name, fl_err *err) {
+    return fl_fail(err, FL_E_NOMEM, "%s: no memory", name);
 }
 
-/* "a.b.weight" with its last part replaced. */
-static const char *sibling(job *j, const char *name, const char *leaf) {
-    size_t stem = strlen(name) - strlen("weight"), n = stem + strlen(leaf) + 1;
-    char *s = fl_arena_alloc(&j->names, n);
-    if (s) snprintf(s, n, "%.*s%s", (int)stem, name, leaf);
+/* Another tensor of the linear whose weight is called so: its last `cut` bytes replaced. */
+static const char *sibling(job *j, const char *weight, size_t cut, const char *leaf) {
+    size_t stem = strlen(weight) - cut, n = stem + strlen(leaf) + 1;
+    char *s = fl_arena_alloc(&j->block, n);
+    if (s) snprintf(s, n, "%.*s%s", (int)stem, weight, leaf);
     return s;
 }
 
-static int add_linear(job *j, const fl_st_tensor *t, int64_t slot, fl_err *err) {
-    const char *weight_scale = sibling(j, t->name, "weight_scale");
-    const char *input_scale = sibling(j, t->name, "input_scale");
-    float absmax;
-    if (!weight_scale || !input_scale) return fl_fail(err, FL_E_NOMEM, "%s", t->name);
-    int rc = fl_weight_absmax(&absmax, t, j->team, err);
-    if (rc) return rc;
-    item it = {.kind = CODES, .source = t, .scale = fl_weight_scale(absmax)};
-    add_item(j, t->name, FL_DTYPE_E4M3, it);
-    it.kind = WEIGHT_SCALE;
-    add_item(j, weight_scale, FL_DTYPE_F32, it);
-    it.kind = INPUT_SCALE;
-    it.scale = fl_act_scale(j->calibration.absmax[slot]);
-    add_item(j, input_scale, FL_DTYPE_F32, it);
+static const size_t weight_len = sizeof("weight") - 1;
+
+/* name: NULL when there was no memory for it. */
+static int add(job *j, const char *name, fl_dtype dtype, item it, const int64_t *dim, int ndim,
+               fl_err *err) {
+    if (!name) return no_memory(it.weight.tensor->name, err);
+    fl_st_spec *s = &j->specs[j->n];
+    *s = (fl_st_spec){.name = name, .dtype = dtype, .ndim = ndim};
+    uint64_t bytes = (uint64_t)fl_dtype_bytes(dtype);
+    for (int i = 0; i < ndim; i++) {
+        s->dim[i] = dim[i];
+        bytes *= (uint64_t)dim[i];
+    }
+    j->report.bytes_out += bytes;
+    j->items[j->n++] = it;
+    return FL_OK;
+}
+
+/* BF16 only where the codes were made with the rounded scale. */
+static fl_dtype scale_dtype(const job *j) {
+    return j->recipe.arithmetic == FL_ARITHMETIC_COMPRESSED_TENSORS ? FL_DTYPE_BF16 : FL_DTYPE_F32;
+}
+
+/* A scale of an activation, beside the weight t. */
+static int add_scale(job *j, const fl_st_tensor *t, const char *name, float value, fl_err *err) {
+    const int64_t one = 1;
+    float *scale = fl_arena_alloc(&j->block, sizeof(*scale));
+    if (!scale) return no_memory(t->name, err);
+    *scale = value;
+    item it = {.kind = SCALES, .weight.tensor = t, .scales = scale, .n = 1};
+    return add(j, name, scale_dtype(j), it, &one, j->recipe.format == FL_QUANT_COMPRESSED_TENSORS,
+               err);
+}
+
+static int add_weight_scale(job *j, item it, const int64_t dim[2], fl_err *err) {
+    const char *name = it.weight.tensor->name;
+    const bool block = it.weight.grain == FL_GRAIN_BLOCK;
+    const fl_quant_flavour format = j->recipe.format;
+    int ndim = it.weight.grain == FL_GRAIN_TENSOR ? 0 : 2;
+    if (format == FL_QUANT_COMPRESSED_TENSORS && ndim == 0) ndim = 1;
+    if (format == FL_QUANT_MODELOPT && ndim == 2) ndim = 1;
+    const char *leaf = block && format == FL_QUANT_AUTOFP8 ? "weight_scale_inv" : "weight_scale";
+    it.kind = SCALES;
+    return add(j, sibling(j, name, weight_len, leaf), scale_dtype(j), it, dim, ndim, err);
+}
+
+/* The weight itself: one tensor, or the three of the bitmask layout. */
+static int add_codes(job *j, item it, fl_err *err) {
+    const fl_st_tensor *t = it.weight.tensor;
+    const int64_t kept[] = {t->dim[0], t->dim[1] / 2}, mask[] = {t->dim[0], t->dim[1] / 8};
+    const int64_t shape[] = {2, 1};
+    int rc;
+    it.kind = CODES;
+    if (!j->recipe.bitmask) return add(j, t->name, FL_DTYPE_E4M3, it, t->dim, t->ndim, err);
+    it.kind = KEPT;
+    if ((rc = add(j, sibling(j, t->name, weight_len, "compressed"), FL_DTYPE_E4M3, it, kept, 2,
+                  err)))
+        return rc;
+    it.kind = BITMASK;
+    if ((rc = add(j, sibling(j, t->name, weight_len, "bitmask"), FL_DTYPE_U8, it, mask, 2, err)))
+        return rc;
+    it.kind = SHAPE;
+    return add(j, sibling(j, t->name, weight_len, "shape"), FL_DTYPE_I64, it, shape, 2, err);
+}
+
+static const float *channel_squares(const job *j, int64_t layer, fl_observed input) {
+    if (!j->recipe.wanda) return NULL;
+    return j->calibration.sumsq + layer * fl_observed_column(&j->config, FL_OBSERVED_INPUTS) +
+           fl_observed_column(&j->config, input);
+}
+
+static int add_linear(job *j, const fl_st_tensor *t, int64_t layer, fl_observed input,
+                      fl_err *err) {
+    const fl_recipe *r = &j->recipe;
+    item it = {.weight = {.tensor = t,
+                          .grain = r->grain,
+                          .arithmetic = r->arithmetic,
+                          .mse = r->mse,
+                          .prune = r->prune,
+                          .sumsq = channel_squares(j, layer, input)}};
+    int64_t dim[2];
+    char shape[160];
+    int rc;
+    if (t->ndim != 2 || t->dim[0] < 1 || t->dim[1] < 1)
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: shape %s, a linear has two dimensions", t->file,
+                       t->name, fl_st_shape(shape, t));
+    fl_weight_scale_shape(dim, &it.weight);
+    it.n = dim[0] * dim[1];
+    float *scales = fl_arena_alloc(&j->block, (size_t)it.n * sizeof(*scales));
+    if (!scales) return no_memory(t->name, err);
+    if ((rc = fl_weight_measure(scales, &it.weight, j->team, err))) return rc;
+    fl_file_release(t->data, t->bytes);
+    it.scales = scales;
+    if ((rc = add_codes(j, it, err)) || (rc = add_weight_scale(j, it, dim, err))) return rc;
     j->report.linears++;
+    if (r->act != FL_ACT_STATIC) return FL_OK;
+    float amax = j->calibration.absmax[layer * FL_OBSERVED + input];
+    float scale = r->arithmetic == FL_ARITHMETIC_F32 ? fl_act_scale(amax)
+                                                     : fl_arithmetic_scale(r->arithmetic, amax);
+    return add_scale(j, t, sibling(j, t->name, weight_len, "input_scale"), scale, err);
+}
+
+/* Scales of the KV cache, one for the keys and one for the values of a layer. */
+static int add_kv_scale(job *j, const fl_st_tensor *t, int64_t layer, bool keys, fl_err *err) {
+    const bool modelopt = j->recipe.format == FL_QUANT_MODELOPT;
+    const size_t cut = modelopt ? weight_len : sizeof("k_proj.weight") - 1;
+    float amax =
+        j->calibration.absmax[layer * FL_OBSERVED + (keys ? FL_OBSERVED_K : FL_OBSERVED_V)];
+    return add_scale(j, t, sibling(j, t->name, cut, keys ? "k_scale" : "v_scale"),
+                     fl_arithmetic_scale(j->recipe.arithmetic, amax), err);
+}
+
+/* Whether a pattern names this module; all that do are marked as used. */
+static bool ignored(job *j, const char *module) {
+    bool any = false;
+    for (size_t i = 0; i < j->o->n_ignore; i++) {
+        if (!fl_module_pattern_match(j->o->ignore[i], module)) continue;
+        any = j->matched[i] = true;
+    }
+    return any;
+}
+
+static int plan_tensor(job *j, const fl_st_tensor *t, fl_err *err) {
+    int64_t layer;
+    int which, rc;
+    if (!find_linear(j, t->name, &layer, &which))
+        return add(j, t->name, t->dtype, (item){.kind = COPY, .weight.tensor = t}, t->dim, t->ndim,
+                   err);
+    const char *module = sibling(j, t->name, sizeof(".weight") - 1, "");
+    if (!module) return no_memory(t->name, err);
+    bool keys = !strcmp(linears[which].suffix, ".self_attn.k_proj");
+    bool values = !strcmp(linears[which].suffix, ".self_attn.v_proj");
+    if (j->recipe.kv && (keys || values) && (rc = add_kv_scale(j, t, layer, keys, err))) return rc;
+    if (!ignored(j, module)) return add_linear(j, t, layer, linears[which].input, err);
+    j->skipped[j->n_skipped++] = module;
+    j->report.ignored++;
+    return add(j, t->name, t->dtype, (item){.kind = COPY, .weight.tensor = t}, t->dim, t->ndim,
+               err);
+}
+
+static int check_plan(const job *j, fl_err *err) {
+    const fl_quantize_report *r = &j->report;
+    long long found = r->linears + r->ignored, all = j->config.n_layers * N_LINEARS;
+    for (size_t i = 0; i < j->o->n_ignore; i++) {
+        if (!j->matched[i])
+            return fl_fail(err, FL_E_ARG, "ignore: '%.100s' names no linear of %s", j->o->ignore[i],
+                           j->src);
+    }
+    if (found != all)
+        return fl_fail(err, FL_E_UNSUPPORTED,
+                       "%s: %lld linears called as in a Llama, config.json makes it %lld", j->src,
+                       found, all);
     return FL_OK;
 }
 
 static int plan(job *j, fl_err *err) {
+    enum { MOST = 6 }; /* tensors that one becomes */
     const size_t n = fl_checkpoint_count(j->checkpoint);
-    j->items = fl_alloc_array(n * 3, sizeof(*j->items));
-    j->specs = fl_alloc_array(n * 3, sizeof(*j->specs));
-    if (!j->items || !j->specs) return fl_fail(err, FL_E_NOMEM, "%s: %zu tensors", j->src, n);
+    j->items = fl_alloc_array(n, MOST * sizeof(*j->items));
+    j->specs = fl_alloc_array(n, MOST * sizeof(*j->specs));
+    j->skipped = fl_alloc_array(n + 1, sizeof(*j->skipped));
+    j->matched = fl_alloc_array(j->o->n_ignore, sizeof(*j->matched));
+    if (!j->items || !j->specs || !j->skipped || !j->matched) return no_memory(j->src, err);
+    ignored(j, j->skipped[j->n_skipped++] = "lm_head");
     for (size_t i = 0; i < n; i++) {
-        const fl_st_tensor *t = fl_checkpoint_at(j->checkpoint, i);
-        int64_t slot = input_slot(j, t->name);
-        if (slot < 0) {
-            add_item(j, t->name, t->dtype, (item){.kind = COPY, .source = t});
-        } else {
-            int rc = add_linear(j, t, slot, err);
-            if (rc) return rc;
-        }
+        int rc = plan_tensor(j, fl_checkpoint_at(j->checkpoint, i), err);
+        if (rc) return rc;
         if (j->o->progress)
             j->o->progress(j->o->progress_ctx, "measure", (double)(i + 1) / (double)n);
     }
-    return FL_OK;
+    return check_plan(j, err);
 }
 
-static int put_item(job *j, fl_st_writer *w, const item *it, fl_err *err) {
-    if (it->kind == WEIGHT_SCALE || it->kind == INPUT_SCALE)
-        return fl_st_writer_put(w, &it->scale, sizeof(it->scale), err);
-    int rc;
-    if (it->kind == COPY) {
-        rc = fl_st_writer_put(w, it->source->data, it->source->bytes, err);
-    } else {
-        size_t n = (size_t)fl_st_numel(it->source);
-        uint8_t *codes = fl_map_pages(n);
-        if (!codes) return fl_fail(err, FL_E_NOMEM, "%s: %zu bytes", it->source->name, n);
-        rc = fl_weight_encode(codes, it->source, it->scale, j->team, err);
-        if (!rc) rc = fl_st_writer_put(w, codes, n, err);
-        fl_unmap_pages(codes, n);
+static int put_scales(fl_st_writer *w, const item *it, fl_dtype dtype, fl_err *err) {
+    if (dtype == FL_DTYPE_F32)
+        return fl_st_writer_put(w, it->scales, (size_t)it->n * sizeof(float), err);
+    int rc = FL_OK;
+    for (int64_t i = 0; !rc && i < it->n; i++) {
+        uint16_t half = fl_f32_to_bf16(it->scales[i]);
+        rc = fl_st_writer_put(w, &half, sizeof(half), err);
     }
-    fl_file_release(it->source->data, it->source->bytes);
+    return rc;
+}
+
+/* One half of the bitmask layout, row by row. */
+static int put_packed(fl_st_writer *w, const item *it, const uint8_t *codes, fl_err *err) {
+    const fl_st_tensor *t = it->weight.tensor;
+    const int64_t k = t->dim[1];
+    uint8_t *kept = fl_alloc((size_t)(k / 2 + k / 8)), *mask = kept + k / 2;
+    int rc = kept ? FL_OK : no_memory(t->name, err);
+    for (int64_t row = 0; !rc && row < t->dim[0]; row++) {
+        if (!fl_sparse24_pack(kept, mask, codes + row * k, FL_DTYPE_E4M3, k))
+            rc = fl_fail(err, FL_E_FORMAT, "%s: row %lld is not 2:4", t->name, (long long)row);
+        else if (it->kind == KEPT)
+            rc = fl_st_writer_put(w, kept, (size_t)(k / 2), err);
+        else
+            rc = fl_st_writer_put(w, mask, (size_t)(k / 8), err);
+    }
+    fl_free(kept);
+    return rc;
+}
+
+static int put_codes(job *j, fl_st_writer *w, const item *it, fl_err *err) {
+    const fl_st_tensor *t = it->weight.tensor;
+    size_t n = (size_t)fl_st_numel(t);
+    uint8_t *codes = fl_map_pages(n);
+    if (!codes) return fl_fail(err, FL_E_NOMEM, "%s: %zu bytes", t->name, n);
+    fl_weight_encode(codes, &it->weight, it->scales, j->team);
+    int rc = it->kind == CODES ? fl_st_writer_put(w, codes, n, err) : put_packed(w, it, codes, err);
+    fl_unmap_pages(codes, n);
+    return rc;
+}
+
+static int put_item(job *j, fl_st_writer *w, size_t i, fl_err *err) {
+    const item *it = &j->items[i];
+    const fl_st_tensor *t = it->weight.tensor;
+    if (it->kind == SCALES) return put_scales(w, it, j->specs[i].dtype, err);
+    if (it->kind == SHAPE) return fl_st_writer_put(w, t->dim, 2 * sizeof(t->dim[0]), err);
+    int rc =
+        it->kind == COPY ? fl_st_writer_put(w, t->data, t->bytes, err) : put_codes(j, w, it, err);
+    fl_file_release(t->data, t->bytes);
     return rc;
 }
 
@@ -188,7 +356,7 @@ static int write_tensors(job *j, fl_err *err) {
     if (rc) return rc;
     size_t next;
     for (size_t done = 0; (next = fl_st_writer_next(w, NULL)) < j->n; done++) {
-        if ((rc = put_item(j, w, &j->items[next], err))) {
+        if ((rc = put_item(j, w, next, err))) {
             fl_st_writer_abort(w);
             return rc;
         }
@@ -228,9 +396,9 @@ static int write_config(job *j, fl_err *err) {
     n--;
     while (n && strchr(" \t\r\n", text[n - 1])) n--;
     fl_bytes_put(&out, text, n);
-    fl_bytes_puts(&out, ",\n  \"quantization_config\": {\n    \"quant_method\": \"fp8\",\n"
-                        "    \"activation_scheme\": \"static\",\n"
-                        "    \"ignored_layers\": [\n      \"lm_head\"\n    ]\n  }\n}\n");
+    fl_bytes_puts(&out, ",\n  \"quantization_config\": ");
+    fl_recipe_config(&out, &j->recipe, j->skipped, j->n_skipped);
+    fl_bytes_puts(&out, "\n}\n");
     rc = out.failed ? fl_fail(err, FL_E_NOMEM, "config.json")
                     : fl_file_write(to, out.data, out.len, err);
 done:
@@ -241,10 +409,24 @@ done:
     return rc;
 }
 
+static int write_side_file(job *j, fl_err *err) {
+    if (j->recipe.format != FL_QUANT_MODELOPT) return FL_OK;
+    char *to = fl_path_join(j->tmp, "hf_quant_config.json");
+    fl_bytes out = {0};
+    fl_recipe_side_file(&out, &j->recipe, j->skipped, j->n_skipped);
+    int rc = !to || out.failed ? no_memory("hf_quant_config.json", err)
+                               : fl_file_write(to, out.data, out.len, err);
+    fl_bytes_free(&out);
+    fl_free(to);
+    return rc;
+}
+
 static int write_all(job *j, fl_err *err) {
     int rc;
     if ((rc = fl_dir_remove(j->tmp, err)) || (rc = fl_dir_make(j->tmp, err))) return rc;
-    if ((rc = write_tensors(j, err)) || (rc = write_config(j, err))) return rc;
+    if ((rc = write_tensors(j, err)) || (rc = write_config(j, err)) ||
+        (rc = write_side_file(j, err)))
+        return rc;
     for (int i = 0; side_files[i]; i++) {
         if ((rc = copy_file(j, side_files[i], err))) return rc;
     }
@@ -257,11 +439,10 @@ static int check_request(job *j, fl_err *err) {
     fl_quant_plan existing;
     fl_generation_config gen;
     int rc;
-    if (!o->scheme || strcmp(o->scheme, "fp8-static"))
-        return fl_fail(err, FL_E_UNSUPPORTED, "scheme: '%s', need fp8-static",
-                       o->scheme ? o->scheme : "");
-    if (!o->calibrate)
-        return fl_fail(err, FL_E_ARG, "calibrate: scheme fp8-static needs a JSONL file");
+    if ((rc = fl_recipe_read(&j->recipe, o, err))) return rc;
+    for (size_t i = 0; i < o->n_ignore; i++) {
+        if ((rc = fl_module_pattern_check(o->ignore[i], err))) return fl_fail_in(err, "ignore: ");
+    }
     if (o->samples < 0 || o->max_length < 0)
         return fl_fail(err, FL_E_ARG, "samples and max_length: need 1 or more, got %lld and %lld",
                        (long long)o->samples, (long long)o->max_length);
@@ -293,7 +474,7 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
         goto done;
     }
     if ((rc = fl_team_new(&j.team, o->threads, err))) goto done;
-    if ((rc = calibrate(&j, err))) goto done;
+    if (j.recipe.calibrate && (rc = calibrate(&j, err))) goto done;
     if ((rc = fl_checkpoint_open(&j.checkpoint, src, err))) goto done;
     j.report.bytes_in = fl_checkpoint_bytes(j.checkpoint);
     if ((rc = plan(&j, err))) goto done;
@@ -304,10 +485,12 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
 done:
     fl_checkpoint_close(j.checkpoint);
     fl_team_free(j.team);
-    fl_arena_free(&j.names);
+    fl_arena_free(&j.block);
     fl_calibration_free(&j.calibration);
     fl_free(j.items);
     fl_free(j.specs);
+    fl_free(j.skipped);
+    fl_free(j.matched);
     fl_free(j.tmp);
     return rc;
 }

@@ -2,12 +2,24 @@
 #ifndef FL_QUANT_QUANTIZE_H
 #define FL_QUANT_QUANTIZE_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "util/err.h"
 
 typedef struct fl_quantize_options {
-    const char *scheme;          /* "fp8-static": AutoFP8 layout, per-tensor weights and inputs   */
+    const char *scheme;        /* "fp8-static", "fp8-dynamic", "fp8-block": see recipe.h          */
+    const char *format;        /* "autofp8", "compressed-tensors", "modelopt"; NULL: autofp8, for
+                                  fp8-dynamic compressed-tensors                                  */
+    const char *observer;      /* "minmax" (NULL), "mse": of weights, see observer.h              */
+    const char *sparse;        /* "2:4"; NULL: no pruning                                         */
+    const char *sparse_method; /* "wanda" (NULL), "magnitude"                                     */
+    const char *sparse_format; /* "dense" (NULL), "bitmask"                                       */
+    const char *kv;            /* "fp8": calibrated scales of the KV cache; NULL: none            */
+    bool compat;               /* repeat the format's own tool bit for bit, see observer.h        */
+    const char *const *ignore; /* n_ignore patterns (module_pattern.h) of linears to leave alone  */
+    size_t n_ignore;
     const char *calibrate;       /* JSONL of conversations, see calibrate.h                       */
     int64_t samples, max_length; /* 0: the defaults of calibrate.h                          */
     const char *device;          /* of the calibration run; NULL = "auto"                         */
@@ -17,14 +29,14 @@ typedef struct fl_quantize_options {
 } fl_quantize_options;
 
 typedef struct fl_quantize_report {
-    int64_t linears, samples, tokens;
+    int64_t linears, ignored, samples, tokens;
     uint64_t bytes_in, bytes_out;
 } fl_quantize_report;
 
-/* Every decoder linear becomes E4M3 with weight_scale and input_scale (amax / 448);
- * embeddings, norms and lm_head are copied.  dst must not exist; it appears complete or
- * not at all (written beside itself as dst.tmp, then renamed; a leftover of an earlier
- * attempt is replaced).  Peak memory: the model while it is calibrated, then one tensor. */
+/* Every decoder linear that no pattern names becomes E4M3 with its scales; the rest is copied.
+ * dst must not exist; it appears complete or not at all (written beside itself as dst.tmp, then
+ * renamed; a leftover of an earlier attempt is replaced).  Peak memory: the model while it is
+ * calibrated, then one tensor. */
 int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
                 const fl_quantize_options *o, fl_err *err);
 
