@@ -29,6 +29,33 @@ describe("examples on a tiny model", function()
     assert.is_true(error_percent > 1 and error_percent < 4) -- E4M3 has three mantissa bits
   end)
 
+  it("best_of.lua", function()
+    local out = succeed("best_of.lua", dir, "hi", "3")
+    local best, said = -math.huge, out:match "\nbest: (.*)\n$"
+    local text_of_best
+    for mean, text in out:gmatch " *(%-%d+%.%d%d%d)  ([^\n]*)" do
+      if tonumber(mean) > best then best, text_of_best = tonumber(mean), text end
+    end
+    assert.equal(text_of_best, (said:gsub("%s+", " ")))
+  end)
+  it("beam_search.lua finds nothing less likely than greedy decoding", function()
+    local function score(width)
+      return tonumber(succeed("beam_search.lua", dir, "hi", tostring(width), "6"):match "^ *(%-[%d.]+)")
+    end
+    assert.is_true(score(4) >= score(1))
+  end)
+  it("guidance.lua with scale 1 is plain greedy decoding", function()
+    local fp8llm = require "fp8llm"
+    local model = assert(fp8llm.load(dir))
+    local engine = assert(model:engine {})
+    local greedy = engine:submit {messages = {{role = "user", content = "hi"}}, temperature = 0, max_tokens = 40}
+    local plain = succeed("guidance.lua", dir, "hi", "1")
+    assert.equal(greedy:result().choices[1].d .. "\n", plain)
+    engine:close()
+    assert.is_true(plain ~= succeed("guidance.lua", dir, "hi", "3"))
+  end)
+  it("contrastive.lua", function() assert.is_true(#succeed("contrastive.lua", dir, dir, "hi") > 1) end)
+
   it("are all named here", function()
     local f = assert(io.open "spec/lua/examples_spec.lua")
     local me = f:read "*a"
