@@ -610,6 +610,13 @@ local engine = {}
 ---@return fp8llm.code? code
 function engine:submit(request) end
 
+---for i, result, message, code in eng:map(list, function(item, i) return request end) do ... end
+---Runs them together, gives results in the order of the list; nil and a message for one that was refused.
+---@param list any[]
+---@param make fun(item: any, i: integer): fp8llm.request_options
+---@return fun(): integer?, table?, string?, fp8llm.code?
+function engine:map(list, make) end
+
 ---Iterator over completions of all requests that wait for a policy, until no request is left.
 ---@return fun(): fp8llm.step?
 function engine:steps() end

@@ -176,9 +176,25 @@ static int l_close(lua_State *L) {
     return 0;
 }
 
+/* eng:map(list, fn): fp8llm.batch, in Lua, does it. */
+static int l_map(lua_State *L) {
+    fl_check_engine(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    lua_settop(L, 3);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "fp8llm.batch");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "map");
+    lua_replace(L, -2);
+    lua_insert(L, 1);
+    lua_call(L, 3, 1);
+    return 1;
+}
+
 static const luaL_Reg methods[] = {
-    {"submit", l_submit}, {"steps", fl_l_engine_steps}, {"stats", l_stats}, {"fd", l_fd},
-    {"close", l_close},   {"clear_fd", l_clear_fd},     {NULL, NULL}};
+    {"submit", l_submit}, {"map", l_map},     {"steps", fl_l_engine_steps}, {"stats", l_stats},
+    {"fd", l_fd},         {"close", l_close}, {"clear_fd", l_clear_fd},     {NULL, NULL}};
 
 void fl_register_engine(lua_State *L) {
     fl_class(L, FL_MT_ENGINE, methods, NULL, l_close);

@@ -74,7 +74,8 @@ function common.find(name) return must(hub.find(name)) end
 function common.load(name, opt)
   local bar = progress()
   local model, message = fp8llm.load(common.find(name), {
-    device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, prefix_cache = opt.prefix_cache,
+    device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, kv_tokens = opt.kv_tokens,
+    prefix_cache = opt.prefix_cache,
     progress = function(part) bar("loading", part) end,
   })
   bar()

@@ -1,0 +1,54 @@
+local batch = require "fp8llm.batch"
+local common = require "fp8llm.cmd.common"
+local fp8llm = require "fp8llm"
+local json = require "fp8llm.json"
+local progress = require "fp8llm.progress"
+local must = common.must
+
+local M = {
+  summary = "run a file of OpenAI batch requests",
+  usage = "batch IN.jsonl OUT.jsonl --model MODEL",
+  text = [[
+Each line of IN is {"custom_id", "method": "POST", "url": "/v1/chat/completions" or "/v1/completions",
+"body"}; each line of OUT {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}.
+Requests run together. A run that was stopped goes on where it was: what OUT holds is not run again.]],
+  options = common.join({
+    {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
+    {"ordered", "flag", "", "write in the order of IN, not as they end"},
+    {"max-running", "int", "N", "completions computed together (default 64)"},
+    {"kv-tokens", "int", "N", "tokens that all together can hold (default 64 per completion and more)"},
+    {"json", "flag", "", "print the report as one JSON object"},
+  }, common.model_options),
+}
+
+function M.run(opt, words)
+  local input = common.argument(words, 1, "IN.jsonl")
+  local output = common.argument(words, 2, "OUT.jsonl")
+  common.no_more(words, 2)
+  if not opt.model then common.usage "--model: a model is needed" end
+  local file, message = io.open(input, "rb")
+  if not file then common.fail(message) end
+  file:close()
+  local running = opt.max_running or 64
+  opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
+  local model = common.load(opt.model, opt)
+  local engine = must(model:engine {max_running = running})
+  local bar, start = progress(), fp8llm.clock()
+  local report = batch.run_file(engine, input, output, {
+    model_name = opt.model, tokenizer = must(model:tokenizer()), ordered = opt.ordered,
+    progress = function(done, total, tokens)
+      bar(string.format("%d of %d, %.0f tokens/s", done, total, tokens / (fp8llm.clock() - start)), done / total)
+    end,
+  })
+  bar()
+  engine:close()
+  report.seconds = fp8llm.clock() - start
+  if opt.json then
+    common.write(json.encode(report) .. "\n")
+  else
+    common.write(string.format("%s: %d requests, %d done before, %d failed, %d tokens, %.1f s, %.1f tokens/s\n", output,
+      report.total, report.skipped, report.failed, report.tokens, report.seconds, report.tokens / report.seconds))
+  end
+end
+
+return M

@@ -1,0 +1,137 @@
+-- eng:map and the batch file: every line answered once, also after a run that was cut off.
+local fp8llm = require "fp8llm"
+local batch = require "fp8llm.batch"
+local json = require "fp8llm.json"
+local run = dofile "spec/support/run.lua"
+local tiny = dofile "spec/support/tiny_model.lua"
+
+local dir, input, output = "build/spec/batch", "build/spec/batch.jsonl", "build/spec/batch-out.jsonl"
+tiny.write(dir, {seed = 5, vocab = 266})
+local model = assert(fp8llm.load(dir, {kv_tokens = 8192}))
+local options = {model_name = "tiny", tokenizer = model:tokenizer()}
+
+local function write(path, text)
+  local f = assert(io.open(path, "wb"))
+  f:write(text)
+  f:close()
+end
+
+local function read_lines(path)
+  local list = {}
+  for line in io.lines(path) do list[#list + 1] = json.decode(line) end
+  return list
+end
+
+local function line(id, body, url)
+  body.max_tokens = body.max_tokens or 5
+  body.seed = 1
+  return json.encode {custom_id = id, method = "POST", url = url or "/v1/chat/completions", body = body} .. "\n"
+end
+
+local function chat(text) return {messages = {{role = "user", content = text}}, logprobs = true, top_logprobs = 2} end
+
+local function run_file(more)
+  local eng = assert(model:engine {})
+  local o = {}
+  for k, v in pairs(options) do o[k] = v end
+  for k, v in pairs(more or {}) do o[k] = v end
+  local report = batch.run_file(eng, input, output, o)
+  eng:close()
+  return report
+end
+
+describe("eng:map", function()
+  it("gives results in order, and the refusals of single items", function()
+    local eng = assert(model:engine {})
+    local list, seen = {}, 0
+    for i = 1, 300 do list[i] = i end
+    for i, result, message, code in eng:map(list, function(item)
+      return {ids = {item % 250}, max_tokens = item == 7 and -1 or 1 + item % 5, ignore_eos = true, seed = item}
+    end) do
+      seen = seen + 1
+      assert.equal(seen, i)
+      if i == 7 then
+        assert.equal("ARG", code)
+        assert.is_true(message:find("max_tokens", 1, true) ~= nil)
+      else
+        assert.equal(1 + i % 5, #result.choices[1].t)
+      end
+    end
+    assert.equal(300, seen)
+    eng:close()
+  end)
+end)
+
+describe("a batch file", function()
+  local text = line("a", chat "one") .. "\n" .. line("b", {prompt = "two", logprobs = 1}, "/v1/completions") ..
+    line("c", chat "three")
+
+  it("is answered in the format of OpenAI", function()
+    os.remove(output)
+    write(input, text)
+    local report = run_file {ordered = true}
+    assert.equal(3, report.total)
+    assert.equal(0, report.failed)
+    local lines = read_lines(output)
+    assert.same({"a", "b", "c"}, {lines[1].custom_id, lines[2].custom_id, lines[3].custom_id})
+    local body = lines[1].response.body
+    assert.equal(200, lines[1].response.status_code)
+    assert.equal(json.null, lines[1].error)
+    assert.equal("chat.completion", body.object)
+    assert.equal("assistant", body.choices[1].message.role)
+    assert.equal(body.usage.prompt_tokens + body.usage.completion_tokens, body.usage.total_tokens)
+    assert.equal(body.usage.completion_tokens, #body.choices[1].logprobs.content)
+    assert.equal(2, #body.choices[1].logprobs.content[1].top_logprobs)
+    body = lines[2].response.body
+    assert.equal("text_completion", body.object)
+    assert.equal(body.usage.completion_tokens, #body.choices[1].logprobs.token_logprobs)
+  end)
+
+  it("goes on where it was cut off, and answers nothing twice", function()
+    local lines = {}
+    for l in io.lines(output) do lines[#lines + 1] = l end
+    write(output, lines[1] .. "\n" .. lines[2]:sub(1, 50))
+    local report = run_file()
+    assert.equal(1, report.skipped)
+    assert.equal(2, report.done)
+    local ids = {}
+    for _, object in ipairs(read_lines(output)) do ids[#ids + 1] = object.custom_id end
+    table.sort(ids)
+    assert.same({"a", "b", "c"}, ids)
+    assert.equal(0, run_file().done)
+  end)
+
+  it("reports each bad line by its field and runs the others", function()
+    os.remove(output)
+    write(input, "{broken\n" .. line("ok", chat "x") .. line("url", chat "x", "/v1/embeddings") ..
+      line("field", {messages = {}, temperature = -3}) .. line("ok", chat "again") ..
+      line("format", {messages = {}, response_format = {type = "json_object"}}) .. '{"method":"POST"}\n')
+    local report = run_file {ordered = true}
+    assert.equal(7, report.total)
+    assert.equal(6, report.failed)
+    local wanted = {"not a JSON object", nil, "url", "temperature", "twice", "response_format", "custom_id"}
+    for i, object in ipairs(read_lines(output)) do
+      if i == 2 then
+        assert.equal(200, object.response.status_code)
+      else
+        assert.equal(400, object.response.status_code)
+        assert.is_true(object.response.body.error.message:find(wanted[i], 1, true) ~= nil)
+        assert.equal("ARG", object.error.code)
+      end
+    end
+  end)
+
+  it("is what the command runs", function()
+    os.remove(output)
+    write(input, text)
+    local out, err, status = run("lua/fp8llm/cli.lua")("batch", input, output, "--model", dir, "--json")
+    assert.equal("", err)
+    assert.equal(0, status)
+    local report = json.decode(out)
+    assert.equal(3, report.done)
+    assert.equal(3, #read_lines(output))
+    out, err, status = run("lua/fp8llm/cli.lua")("batch", "no/such.jsonl", output, "--model", dir)
+    assert.equal(1, status)
+    assert.is_true(out == "" and err:find("no/such.jsonl", 1, true) ~= nil)
+  end)
+end)
