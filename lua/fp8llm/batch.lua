@@ -98,12 +98,17 @@ end
 -- One line of the input -> custom_id, request, kind | custom_id, nil, message
 local function read_line(line, number)
   local ok, object = pcall(json.decode, line)
-  if not ok or type(object) ~= "table" then return "line-" .. number, nil, "line " .. number .. ": not a JSON object" end
+  local name, where = "line-" .. number, "line " .. number
+  if not ok or type(object) ~= "table" then return name, nil, where .. ": not a JSON object" end
   local id = object.custom_id
-  if type(id) ~= "string" then return "line-" .. number, nil, "line " .. number .. ": custom_id: need a string" end
+  if type(id) ~= "string" then return name, nil, where .. ": custom_id: need a string" end
   local kind = openai.kinds[object.url]
-  if object.method ~= nil and object.method ~= "POST" then return id, nil, "method: need POST, got " .. tostring(object.method) end
-  if not kind then return id, nil, "url: need /v1/chat/completions or /v1/completions, got " .. tostring(object.url) end
+  if object.method ~= nil and object.method ~= "POST" then
+    return id, nil, "method: need POST, got " .. tostring(object.method)
+  end
+  if not kind then
+    return id, nil, "url: need /v1/chat/completions or /v1/completions, got " .. tostring(object.url)
+  end
   if type(object.body) ~= "table" then return id, nil, "body: need an object" end
   local request, message = openai.request(kind, object.body)
   return id, request, message, kind
