@@ -111,6 +111,10 @@ static void test_accepted(const fixture *f) {
     OK("the largest head",
        LLAMA("\"hidden_size\":1024,\"num_attention_heads\":1,\"num_key_value_heads\":1"), NULL,
        c.head_dim == 1024);
+    OK("the largest id", LLAMA("\"eos_token_id\":2147483647"), NULL,
+       c.n_eos == 1 && c.eos_ids[0] == 2147483647);
+    OK("no end token in generation_config.json", LLAMA("\"eos_token_id\":5"),
+       "{\"eos_token_id\":null}", c.n_eos == 1 && c.eos_ids[0] == 5);
     OK("no begin and no end token", LLAMA("\"bos_token_id\":null,\"eos_token_id\":null"), NULL,
        c.bos_id == -1 && c.n_eos == 0);
     OK("end token only in generation_config.json", LLAMA("\"bos_token_id\":7"),

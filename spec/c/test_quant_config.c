@@ -186,7 +186,7 @@ static const refused_case refused[] = {
     {QC(AUTOFP8 "\"x\":0"), NULL, FL_E_FORMAT, "activation_scheme: missing"},
     {QC(AUTOFP8 "\"activation_scheme\":\"sometimes\""), NULL, FL_E_UNSUPPORTED,
      "activation_scheme \"sometimes\""},
-    {QC(AUTOFP8 "\"activation_scheme\":1"), NULL, FL_E_FORMAT, "activation_scheme"},
+    {QC(AUTOFP8 "\"activation_scheme\":1"), NULL, FL_E_FORMAT, "activation_scheme: need a string"},
     {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128]"), NULL,
      FL_E_UNSUPPORTED, "block-scaled FP8"},
     {QC("\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":-1"), NULL, FL_E_FORMAT,
