@@ -20,7 +20,7 @@ end
 
 local function remove(dir)
   for _, name in ipairs{"model.safetensors", "config.json", "generation_config.json",
-    "tokenizer.json", "tokenizer_config.json", "junk"} do os.remove(dir .. "/" .. name) end
+    "tokenizer.json", "tokenizer_config.json", "hf_quant_config.json", "junk"} do os.remove(dir .. "/" .. name) end
   os.remove(dir)
 end
 
@@ -29,7 +29,7 @@ write(lines, chat .. '{"text":"plain words, no chat"}\n\n' .. chat)
 
 local function quantize(changes)
   local o = {src = src, dst = dst, scheme = "fp8-static", calibrate = lines}
-  for k, v in pairs(changes or {}) do o[k] = v end
+  for k, v in pairs(changes or {}) do o[k] = v or nil end -- false: without it
   return fp8llm.quantize(o)
 end
 
@@ -106,6 +106,118 @@ describe("fp8-static", function()
   end)
 end)
 
+-- What every recipe writes for the linear [n,k] and for layer 0's KV cache: shapes by name.
+local function names_of(dir)
+  local file = assert(fp8llm.safetensors(dir .. "/model.safetensors"))
+  local out = {}
+  for _, name in ipairs(file:names()) do
+    local i = file:info(name)
+    out[name] = i.dtype .. " " .. table.concat(i.shape, ",")
+  end
+  return out, file
+end
+
+local up, attn = "model.layers.0.mlp.up_proj.", "model.layers.0.self_attn." -- up: [128,64]
+local recipes = {
+  {name = "fp8-static in AutoFP8's layout, with KV scales", {scheme = "fp8-static", kv = "fp8"},
+    tensors = {[up .. "weight"] = "e4m3 128,64", [up .. "weight_scale"] = "f32 ", [up .. "input_scale"] = "f32 ",
+      [attn .. "k_scale"] = "f32 ", [attn .. "v_scale"] = "f32 "}, count = 14 * 2 + 4,
+    config = {'"kv_cache_scheme": "static"'}, flavour = "autofp8"},
+  {name = "fp8-static as compressed-tensors", {scheme = "fp8-static", format = "compressed-tensors", kv = "fp8"},
+    tensors = {[up .. "weight_scale"] = "f32 1", [up .. "input_scale"] = "f32 1", [attn .. "k_scale"] = "f32 1"},
+    count = 14 * 2 + 4, config = {'"format": "float-quantized"', '"kv_cache_scheme": {'},
+    flavour = "compressed-tensors"},
+  {name = "fp8-static as modelopt", {scheme = "fp8-static", format = "modelopt", kv = "fp8"},
+    tensors = {[up .. "weight_scale"] = "f32 ", [up .. "input_scale"] = "f32 ",
+      [attn .. "k_proj.k_scale"] = "f32 ", [attn .. "v_proj.v_scale"] = "f32 "}, count = 14 * 2 + 4,
+    config = {'"quant_algo": "FP8"'}, side = {'"kv_cache_quant_algo": "FP8"', '"exclude_modules": ["lm_head"]'},
+    flavour = "modelopt"},
+  {name = "fp8-dynamic", {scheme = "fp8-dynamic"}, tensors = {[up .. "weight_scale"] = "f32 128,1"}, count = 14,
+    config = {'"strategy": "channel"', '"strategy": "token"', '"ignore": ["lm_head"]'}, flavour = "compressed-tensors"},
+  {name = "fp8-dynamic, MSE scales", {scheme = "fp8-dynamic", observer = "mse"},
+    tensors = {[up .. "weight_scale"] = "f32 128,1"}, count = 14, config = {'"observer": "mse"'},
+    flavour = "compressed-tensors"},
+  {name = "fp8-dynamic with BF16 scales", {scheme = "fp8-dynamic", compat = true},
+    tensors = {[up .. "weight_scale"] = "bf16 128,1"}, count = 14, config = {}, flavour = "compressed-tensors"},
+  {name = "fp8-dynamic as modelopt", {scheme = "fp8-dynamic", format = "modelopt"},
+    tensors = {[up .. "weight_scale"] = "f32 128"}, count = 14, config = {'"FP8_PER_CHANNEL_PER_TOKEN"'},
+    side = {'"kv_cache_quant_algo": null'}, flavour = "modelopt"},
+  {name = "fp8-dynamic in AutoFP8's layout", {scheme = "fp8-dynamic", format = "autofp8"},
+    tensors = {[up .. "weight_scale"] = "f32 "}, count = 14, config = {'"activation_scheme": "dynamic"'},
+    flavour = "autofp8"},
+  {name = "fp8-block", {scheme = "fp8-block"}, tensors = {[up .. "weight_scale_inv"] = "f32 1,1"}, count = 14,
+    config = {'"weight_block_size": [128, 128]', '"modules_to_not_convert": ["lm_head"]'}, flavour = "autofp8"},
+  {name = "fp8-block as compressed-tensors", {scheme = "fp8-block", format = "compressed-tensors"},
+    tensors = {[up .. "weight_scale"] = "f32 1,1"}, count = 14,
+    config = {'"block_structure": [128, 128]', '"group_size": 128'}, flavour = "compressed-tensors"},
+  {name = "2:4 by Wanda", {scheme = "fp8-dynamic", sparse = "2:4"},
+    tensors = {[up .. "weight"] = "e4m3 128,64"}, count = 14, sparse = true,
+    config = {'"sparsity_structure": "2:4"', '"format": "dense"'}, flavour = "compressed-tensors"},
+  {name = "2:4 by magnitude, MSE scales",
+    {scheme = "fp8-static", sparse = "2:4", sparse_method = "magnitude", observer = "mse"},
+    tensors = {[up .. "weight"] = "e4m3 128,64"}, count = 28, sparse = true, config = {}, flavour = "autofp8"},
+  {name = "2:4 as bitmask", {scheme = "fp8-dynamic", sparse = "2:4", sparse_format = "bitmask"},
+    tensors = {[up .. "compressed"] = "e4m3 128,32", [up .. "bitmask"] = "u8 128,8", [up .. "shape"] = "i64 2,1",
+      [up .. "weight_scale"] = "f32 128,1"}, count = 14 * 3, config = {'"format": "sparse-24-bitmask"'},
+    flavour = "compressed-tensors"},
+}
+
+-- Calibration only where something is measured.
+local function needs_lines(o)
+  return o.scheme == "fp8-static" or o.kv or (o.sparse and o.sparse_method ~= "magnitude") or nil
+end
+
+describe("the files of", function()
+  local dir = "build/spec/quantize-recipe"
+  for _, r in ipairs(recipes) do
+    it(r.name, function()
+      remove(dir)
+      local o = {src = src, dst = dir, calibrate = needs_lines(r[1]) and lines}
+      for k, v in pairs(r[1]) do o[k] = v end
+      local report = assert(fp8llm.quantize(o))
+      assert.equal(14, report.linears)
+      local had, _ = names_of(src)
+      local has, file = names_of(dir)
+      local more = -14 -- each weight, under its own name or not, replaces one
+      for name in pairs(has) do if not had[name] or has[name] ~= had[name] then more = more + 1 end end
+      assert.equal(r.count, more)
+      for name, want in pairs(r.tensors) do assert.equal(want, has[name], name) end
+      local config = read(dir .. "/config.json")
+      assert(require("fp8llm.json").decode(config))
+      for _, part in ipairs(r.config) do assert.is_true(config:find(part, 1, true) ~= nil, part) end
+      local side = read(dir .. "/hf_quant_config.json")
+      assert.equal(r.side ~= nil, side ~= nil)
+      for _, part in ipairs(r.side or {}) do assert.is_true(side:find(part, 1, true) ~= nil, part) end
+      if r.sparse then
+        local zeros, broken, all = 0, 0, 128 * 64
+        for _, row in ipairs(file:tensor(up .. "weight"):to("f32"):totable()) do
+          for i = 1, #row, 4 do
+            local n = 0
+            for k = i, i + 3 do if row[k] ~= 0 then n = n + 1 end end
+            zeros, broken = zeros + 4 - n, broken + (n > 2 and 1 or 0)
+          end
+        end
+        assert.equal(0, broken)
+        assert.is_true(zeros >= all / 2 and zeros < all * 0.55, tostring(zeros))
+      end
+    end)
+  end
+
+  it("leaves out what --ignore names", function()
+    remove(dir)
+    local report = assert(fp8llm.quantize{src = src, dst = dir, scheme = "fp8-dynamic",
+      ignore = {"model.layers.0.mlp.up_proj", "re:.*\\.down_proj", "lm_head"}})
+    assert.equal(11, report.linears)
+    assert.equal(3, report.ignored)
+    local has = names_of(dir)
+    assert.equal("bf16 128,64", has[up .. "weight"])
+    assert.equal(nil, has[up .. "weight_scale"])
+    local config = read(dir .. "/config.json")
+    assert.is_true(config:find('"model.layers.1.mlp.down_proj"', 1, true) ~= nil)
+    assert.is_true(config:find("re:", 1, true) == nil)
+  end)
+end)
+
 describe("quantize refuses", function()
   local function refused(code, changes, ...)
     local r, message, got = quantize(changes)
@@ -118,6 +230,38 @@ describe("quantize refuses", function()
   it("an existing destination", function() refused("ARG", {}, dst, "exists") end)
   it("an unknown scheme", function()
     refused("UNSUPPORTED", {dst = out, scheme = "int4"}, "int4")
+  end)
+  it("words that do not go together, by name", function()
+    local dynamic = {scheme = "fp8-dynamic", calibrate = false}
+    local clashes = {
+      {"ARG", {calibrate = false}, "calibrate", "fp8-static"},
+      {"ARG", {scheme = "fp8-dynamic"}, "calibrate", "fp8-dynamic"},
+      {"ARG", dynamic, "kv fp8", kv = "fp8"},
+      {"ARG", dynamic, "wanda", sparse = "2:4"},
+      {"ARG", dynamic, "sparse_method", sparse_method = "wanda"},
+      {"ARG", dynamic, "sparse_format", sparse_format = "bitmask"},
+      {"UNSUPPORTED", {format = "gguf"}, "format", "gguf"},
+      {"UNSUPPORTED", {observer = "max"}, "observer", "max"},
+      {"UNSUPPORTED", {sparse = "4:8"}, "sparse", "4:8"},
+      {"UNSUPPORTED", {sparse = "2:4", sparse_method = "gpt"}, "sparse_method", "gpt"},
+      {"UNSUPPORTED", {sparse = "2:4", sparse_format = "csr"}, "sparse_format", "csr"},
+      {"UNSUPPORTED", {sparse = "2:4", sparse_format = "bitmask"}, "bitmask", "compressed-tensors"},
+      {"UNSUPPORTED", {scheme = "fp8-block", format = "compressed-tensors", sparse = "2:4", sparse_format = "bitmask"},
+        "bitmask", "fp8-block"},
+      {"UNSUPPORTED", {kv = "int8"}, "kv", "int8"},
+      {"UNSUPPORTED", {scheme = "fp8-block", format = "modelopt"}, "fp8-block", "modelopt"},
+      {"UNSUPPORTED", {compat = true, observer = "mse"}, "compat", "mse"},
+      {"UNSUPPORTED", {compat = true, format = "modelopt"}, "compat", "modelopt"},
+      {"UNSUPPORTED", {compat = true, scheme = "fp8-block"}, "compat", "fp8-block"},
+      {"FORMAT", {ignore = "re:(a"}, "ignore", "re:(a", "byte"},
+      {"ARG", {ignore = {"lm_head", "mlp.up"}}, "ignore", "mlp.up", "names no linear"},
+    }
+    for _, c in ipairs(clashes) do
+      local o = {dst = out}
+      for k, v in pairs(c[2]) do o[k] = v end
+      for k, v in pairs(c) do if type(k) == "string" then o[k] = v end end
+      refused(c[1], o, c[3], c[4] or c[3], c[5] or c[3])
+    end
   end)
   it("a model that is quantized already", function()
     refused("UNSUPPORTED", {src = dst, dst = out}, dst, "autofp8")
@@ -140,5 +284,7 @@ describe("quantize refuses", function()
   it("wrong types by raising", function()
     assert.is_true(pcall(fp8llm.quantize, {src = src}) == false)
     assert.is_true(pcall(fp8llm.quantize, {src = src, dst = out, sheme = "x"}) == false)
+    assert.is_true(pcall(fp8llm.quantize, {src = src, dst = out, scheme = "fp8-dynamic", ignore = 7}) == false)
+    assert.is_true(pcall(fp8llm.quantize, {src = src, dst = out, scheme = "fp8-dynamic", ignore = {{}}}) == false)
   end)
 end)
