@@ -94,7 +94,8 @@ function fp8llm.tensor(dtype, shape, values) end
 
 ---Write an FP8 checkpoint of a BF16 one.
 ---@param options fp8llm.quantize_options
----@return {linears: integer, ignored: integer, samples: integer, tokens: integer, bytes_in: integer, bytes_out: integer}? report
+---@return {linears: integer, ignored: integer, samples: integer, tokens: integer, bytes_in: integer,
+---  bytes_out: integer}? report
 ---@return string? message
 ---@return fp8llm.code? code
 function fp8llm.quantize(options) end

@@ -32,9 +32,11 @@ describe("the API reference", function()
       if type(methods) == "function" then -- a C closure over the table of methods
         methods = select(2, debug.getupvalue(methods, 1))
       end
-      it("names every method of " .. class, function()
-        assert.same(names_of_functions(methods), described[class] or {})
-      end)
+      if methods then -- Lua 5.1 does not show what a C function closes over
+        it("names every method of " .. class, function()
+          assert.same(names_of_functions(methods), described[class] or {})
+        end)
+      end
     end
   end
 
