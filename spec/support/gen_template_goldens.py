@@ -117,6 +117,8 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {{ 1 + 2 * 3 - 4 / 2 }} {{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 2 ** 10 }} {{ 2 ** -1 }}
 {{ 2 ** 3 ** 2 }} {{ -2 ** 2 }} {{ 7.5 // 2 }} {{ -7.5 % 2 }} {{ 1 / 2 }} {{ 4 / 2 }} {{ 3 - -2 }} {{ +5 }}
 {{ 'a' + 'b' ~ 1 + 'c' }} {{ 1 ~ 2 ~ none }} {{ 'ab' * 3 }} {{ 3 * 'x' }} {{ [1] * 2 + [3] }} {{ (1,) + (2,) }}
+{{ 1.0 // 0.1 }} {{ -1 // 0.1 }} {{ 5.5 % -2 }} {{ 0.3 % 0.1 }}
+{% set a = s + empty ~ 'x' %}{% set b = a + '1' %}{% set c = a + '2' %}{% set d = c + '3' %}{{ a }} {{ b }} {{ c }} {{ d }} {{ c + a }}
 {{ 1 < 2 <= 2 != 3 == 3.0 }} {{ 3 > 2 > 1 }} {{ 1 < 2 > 5 }} {{ 'a' < 'b' }} {{ [1, 2] < [1, 3] }} {{ 'Z' < 'a' }}
 {{ 1 == true }} {{ 1 == 1.0 }} {{ 'a' == 1 }} {{ [1] == [1.0] }} {{ {'a': 1} == {'a': 1} }} {{ none == false }}
 {{ 'ell' in s }} {{ 'x' not in s }} {{ 2 in l }} {{ 'a' in d }} {{ 'role' in rows[0] }} {{ 1 in range(3) }} {{ not 5 in l }}
@@ -142,6 +144,7 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {{ l[none:2] }} {{ l[2:0:-1] }} {{ s[-3:-1] }} {{ (1, 2, 3)[1:] }}
 {{ l.append(4) }}
 {{ d.update({'x': 1}) }}
+{{ {'update': 1}.update }}|{{ {'update': 1}['update'] }}|{{ {'append': 1}.append }}|
 {{ l.append }}| {{ d.pop }}| {{ l.sort is defined }} {{ s.__class__ }}|
 {{ nothing[1:] }}
 {{ 5[0] }}| {{ none.x }}| {{ i.real_thing }}|
@@ -186,6 +189,8 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {% macro m(f) %}{{ f(2) }}{% endmacro %}{% macro dbl(x) %}{{ x * 2 }}{% endmacro %}{{ m(dbl) }}{{ dbl.name }}
 {% macro m(*args) %}{% endmacro %}
 {% macro m(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ m(*[1, 2]) }}{{ m(**{'a': 3, 'b': 4}) }}{{ m(*[5], b=6) }}
+{% set ns = namespace(f=[]) %}{% for x in l %}{% macro g() %}{{ x }}{% endmacro %}{% set ns.f = ns.f + [g] %}{{ g() }}{% endfor %}
+{% set ns = namespace() %}{% for x in l %}{% set y = x * 2 %}{% if loop.first %}{% macro g() %}{{ x }}{{ y }}{% endmacro %}{% set ns.f = g %}{% endif %}{{ ns.f() }}{% endfor %}
 # functions
 {{ range(5)|list }} {{ range(2, 5)|list }} {{ range(5, 0, -2)|list }} {{ range(0)|list }} {{ dict(a=1, b=2) }} {{ dict([['k', 'v']]) }}
 {{ range(100001) }}
@@ -198,6 +203,7 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {{ 'a\nb\n\nc'|indent }}|{{ 'a\nb'|indent(2) }}|{{ 'a\nb'|indent(2, true) }}|{{ 'a\n\nb'|indent(2, blank=true) }}|{{ 'a\nb'|indent('>>') }}|{{ 'a\n'|indent }}|
 {{ i|string + 'x' }} {{ '<b>'|safe }} {{ "<'&>"|e }} {{ 'a b  c'|wordcount }} {{ s|length }} {{ u|count }}
 {{ 'abc'|first }} {{ 'abc'|last }} {{ 'abc'|reverse }} {{ 'cab'|sort }} {{ 'abc'|list }} {{ 'abc'|join('-') }}
+{{ '\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000x\u180e\u200b\ufeff'|trim|length }}
 # filters on numbers
 {{ '42'|int }} {{ '4.7'|int }} {{ 'x'|int }} {{ 'x'|int(9) }} {{ 3.9|int }} {{ '0x1f'|int(base=16) }} {{ ' -5 '|int }} {{ none|int }} {{ true|int }}
 {{ '2.5'|float }} {{ 'x'|float }} {{ '1e3'|float }} {{ 3|float }} {{ '.5'|float }} {{ -3|abs }} {{ -2.5|abs }}

@@ -105,15 +105,12 @@ static bool filter_items(fl_trun *r, const fl_tnode *n, const fl_tlist *all, con
 /* One run of the loop body for each item.  *completed: some run reached its end. */
 static bool run_loop(fl_trun *r, fl_tloop *loop, bool *completed) {
     const fl_tnode *n = loop->node;
-    fl_tscope *outer = r->scope, *scope = NULL;
-    bool ok = true;
+    fl_tscope *outer = r->scope, *scope = new_scope(r, loop->scope);
+    bool ok = scope != NULL;
     *completed = false;
+    r->scope = scope;
     for (loop->index = 0; ok && loop->index < loop->items->n; loop->index++) {
-        /* A scope that a macro refers to must stay as it is. */
-        if (!scope || scope->captured) scope = new_scope(r, loop->scope);
-        if (!(ok = scope != NULL)) break;
-        scope->n = 0;
-        r->scope = scope;
+        scope->n = 0; /* a macro of an earlier run sees the variables of this one */
         ok = fl_t_set_variable(r, scope, FL_T_LOOP, (fl_tv){.kind = FL_TV_LOOP, .loop = loop}) &&
              assign(r, n->a, loop->items->items[loop->index]) && fl_t_exec(r, n->e);
         if (r->flow == FL_T_NEXT) *completed = true;
@@ -168,7 +165,6 @@ static bool make_macro(fl_trun *r, const fl_tnode *n, fl_tv *out) {
     fl_tmacro *m = fl_t_alloc(r, sizeof(*m));
     if (!m) return false;
     *m = (fl_tmacro){.node = n, .scope = r->scope};
-    for (fl_tscope *s = r->scope; s && !s->captured; s = s->parent) s->captured = true;
     *out = (fl_tv){.kind = FL_TV_MACRO, .macro = m};
     return true;
 }

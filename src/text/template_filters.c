@@ -121,7 +121,7 @@ static bool f_wordcount(fl_trun *r, fl_tcall *c, fl_tv *out) {
         inside = word;
     }
     *out = fl_tv_int(n);
-    return fl_t_charge(r, s->len);
+    return fl_t_charge(r, 4 * s->len);
 }
 
 static bool f_tojson(fl_trun *r, fl_tcall *c, fl_tv *out) {

@@ -20,7 +20,6 @@ struct fl_tscope {
         fl_tv value;
     } * variables;
     uint32_t n, cap;
-    bool captured; /* by a macro: must stay as it is */
 };
 
 typedef enum { FL_T_NEXT, FL_T_BREAK, FL_T_CONTINUE } fl_tflow;

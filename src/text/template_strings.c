@@ -440,7 +440,7 @@ static bool all_are(fl_trun *r, const fl_tcall *c, uint32_t categories, fl_tv *o
                         : fl_t_is_space(cp);
     }
     *out = fl_tv_bool(is);
-    return fl_t_charge(r, s->len);
+    return fl_t_charge(r, 4 * s->len);
 }
 
 enum {
@@ -462,11 +462,11 @@ static bool m_isspace(fl_trun *r, fl_tcall *c, fl_tv *out) {
 }
 static bool m_isupper(fl_trun *r, fl_tcall *c, fl_tv *out) {
     *out = fl_tv_bool(fl_tstr_is_cased(c->self.string, true));
-    return fl_t_charge(r, c->self.string->len);
+    return fl_t_charge(r, 4 * c->self.string->len);
 }
 static bool m_islower(fl_trun *r, fl_tcall *c, fl_tv *out) {
     *out = fl_tv_bool(fl_tstr_is_cased(c->self.string, false));
-    return fl_t_charge(r, c->self.string->len);
+    return fl_t_charge(r, 4 * c->self.string->len);
 }
 
 const fl_tfunction *fl_t_string_method(const char *name, size_t n) {
