@@ -59,6 +59,7 @@ describe("a chat template", function()
       {{}, {x = cyclic}, "nested deeper than 200 levels"},
       {{1}, nil, "messages[0]: not an object"},
       {"[1", nil, "messages: line 1, column 3: unexpected end"},
+      {{}, {tools = "[1,]"}, "tools: line 1, column 4: value expected"},
     }
     for _, case in ipairs(cases) do
       local text, message, code = t:render(case[1], case[2])

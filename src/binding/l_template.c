@@ -118,16 +118,13 @@ static fl_jv text_value(const char *s) {
     return (fl_jv){.kind = FL_JV_STRING, .string = {s, strlen(s)}};
 }
 
-static int read_json(call *c, const char *text, size_t n, fl_jv *out, fl_err *err) {
-    return fl_jv_parse(out, &c->box->arena, text, n, "messages", err);
-}
-
 /* Messages or a whole context, as a Lua value or as JSON text. */
 static int read_messages(lua_State *L, call *c, fl_err *err) {
     fl_jv v;
     size_t n;
     const char *text = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &n) : NULL;
-    int rc = text ? read_json(c, text, n, &v, err) : fl_lua_to_jv(L, 2, &c->box->arena, &v, err);
+    int rc = text ? fl_jv_parse(&v, &c->box->arena, text, n, "messages", err)
+                  : fl_lua_to_jv(L, 2, &c->box->arena, &v, err);
     if (rc) return text ? rc : fl_fail_in(err, "messages");
     for (uint32_t i = 0; v.kind == FL_JV_OBJECT && i < v.n; i++)
         if ((rc = add_variable(c, v.members[i].key, v.members[i].value, err))) return rc;
@@ -151,8 +148,9 @@ static int read_option(lua_State *L, call *c, const char *key, fl_err *err) {
     }
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
     bool json = text && *text == '[' && (!strcmp(key, "tools") || !strcmp(key, "documents"));
-    rc = json ? read_json(c, text, n, &v, err) : fl_lua_to_jv(L, -1, &c->box->arena, &v, err);
-    if (rc) return fl_fail_in(err, "%.60s: ", key);
+    rc = json ? fl_jv_parse(&v, &c->box->arena, text, n, key, err)
+              : fl_lua_to_jv(L, -1, &c->box->arena, &v, err);
+    if (rc) return json ? rc : fl_fail_in(err, "%.60s: ", key);
     return add_variable(c, text_value(key), v, err);
 }
 
