@@ -107,9 +107,7 @@ main() {
     kernels="-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
     sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
     step build-gcc $make $jobs WERROR=-Werror all tests
-    # With all checks of UBSan the files of intrinsics take clang minutes.
-    isa="-O1 -fno-sanitize=null,alignment,pointer-overflow"
-    step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT="$isa" WERROR=-Werror \
+    step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT="$kernels" WERROR=-Werror \
         all tests
     suite c sh "$0" --c-tests build
     ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
