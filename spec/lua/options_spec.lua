@@ -6,6 +6,7 @@ describe("fp8llm.options", function()
     {"json", "flag", "", "a flag"},
     {"kv", {"bf16", "fp8"}, "TYPE", "one of two words"},
     {"text", "string", "TEXT", "any text"},
+    {"skip", "list", "NAME", "any number of texts"},
   }
   local function parse(...) return options.parse(list, {...}, 1) end
 
@@ -13,6 +14,11 @@ describe("fp8llm.options", function()
     local opt, words = parse("a", "--top-p", "-0.5", "--json", "b", "--kv=fp8", "--text=", "--count=3", "--", "--json")
     assert.same({top_p = -0.5, json = true, kv = "fp8", text = "", count = 3}, opt)
     assert.same({"a", "b", "--json"}, words)
+  end)
+
+  it("collects an option that may be repeated", function()
+    assert.same({skip = {"a", "b", ""}}, (parse("--skip", "a", "--skip=b", "--skip=")))
+    assert.same({}, (parse()))
   end)
 
   local wrong = {

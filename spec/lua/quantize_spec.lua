@@ -33,6 +33,23 @@ local function quantize(changes)
   return fp8llm.quantize(o)
 end
 
+-- Mean distance of the logprobs of some text from those of src.
+local function distance(dir)
+  local ids = {}
+  for i = 1, 60 do ids[i] = (i * 37) % 250 end
+  local function scores(of)
+    local m = assert(fp8llm.load(of))
+    local out = assert(assert(m:sequence()):score(ids)):totable()
+    local name = m:info().quantization
+    m:close()
+    return out, name
+  end
+  local a, sum = scores(src), 0
+  local b, name = scores(dir)
+  for i = 2, #a do sum = sum + math.abs(a[i] - b[i]) end
+  return sum / #a, name
+end
+
 describe("fp8-static", function()
   remove(dst)
   local phases = {}
@@ -92,17 +109,8 @@ describe("fp8-static", function()
   end)
 
   it("gives a model close to the original", function()
-    local ids = {}
-    for i = 1, 60 do ids[i] = (i * 37) % 250 end
-    local function scores(dir)
-      local m = assert(fp8llm.load(dir))
-      local out = assert(assert(m:sequence()):score(ids)):totable()
-      m:close()
-      return out
-    end
-    local a, b, sum = scores(src), scores(dst), 0
-    for i = 2, #a do sum = sum + math.abs(a[i] - b[i]) end
-    assert.is_true(sum > 0 and sum / #a < 0.2, "mean difference " .. sum / #a)
+    local difference = distance(dst)
+    assert.is_true(difference > 0 and difference < 0.2, "mean difference " .. difference)
   end)
 end)
 
@@ -188,6 +196,16 @@ describe("the files of", function()
       local side = read(dir .. "/hf_quant_config.json")
       assert.equal(r.side ~= nil, side ~= nil)
       for _, part in ipairs(r.side or {}) do assert.is_true(side:find(part, 1, true) ~= nil, part) end
+      local loaded, message, code = fp8llm.load(dir)
+      if loaded then
+        loaded:close()
+        local difference, name = distance(dir)
+        assert.equal(r.flavour, name:match "^%S+")
+        assert.is_true(difference > 0 and difference < (r[1].sparse and 1.5 or 0.2), "mean difference " .. difference)
+      else -- a layout that is written before it is read
+        assert.equal("UNSUPPORTED", code, message)
+        assert.is_true(r[1].scheme == "fp8-block" or r[1].sparse_format == "bitmask", message)
+      end
       if r.sparse then
         local zeros, broken, all = 0, 0, 128 * 64
         for _, row in ipairs(file:tensor(up .. "weight"):to("f32"):totable()) do
@@ -262,6 +280,13 @@ describe("quantize refuses", function()
       for k, v in pairs(c) do if type(k) == "string" then o[k] = v end end
       refused(c[1], o, c[3], c[4] or c[3], c[5] or c[3])
     end
+  end)
+  it("a configuration that has the member already, even if it is null", function()
+    tiny.write("build/spec/quantize-null", {tied = true})
+    local path = "build/spec/quantize-null/config.json"
+    local text = read(path)
+    write(path, '{"quantization_config":null,' .. text:sub(2))
+    refused("UNSUPPORTED", {src = "build/spec/quantize-null", dst = out}, "config.json", "quantization_config")
   end)
   it("a model that is quantized already", function()
     refused("UNSUPPORTED", {src = dst, dst = out}, dst, "autofp8")

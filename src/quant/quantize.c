@@ -17,6 +17,7 @@
 #include "util/bytes.h"
 #include "util/file.h"
 #include "util/fp8.h"
+#include "util/json.h"
 #include "util/mem.h"
 #include "util/num.h"
 
@@ -434,6 +435,21 @@ static int write_all(job *j, fl_err *err) {
     return FL_OK;
 }
 
+/* write_config adds a member; null counts as none for the loader, but it is there. */
+static int check_config(const job *j, fl_err *err) {
+    fl_json *doc = NULL;
+    char *path = fl_path_join(j->src, "config.json");
+    int rc = path ? fl_json_load(&doc, path, MAX_SIDE_FILE_BYTES, err) : no_memory(j->src, err);
+    const fl_json_node *v = rc ? NULL : fl_json_first(fl_json_root(doc));
+    for (; !rc && v; v = fl_json_next(v)) {
+        if (!strcmp(fl_json_key(v), "quantization_config"))
+            rc = fl_fail(err, FL_E_UNSUPPORTED, "%s: has a quantization_config already", path);
+    }
+    fl_json_free(doc);
+    fl_free(path);
+    return rc;
+}
+
 static int check_request(job *j, fl_err *err) {
     const fl_quantize_options *o = j->o;
     fl_quant_plan existing;
@@ -452,7 +468,7 @@ static int check_request(job *j, fl_err *err) {
     if (existing.flavour != FL_QUANT_NONE)
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: is quantized already (%s)", j->src,
                        fl_quant_flavour_name(existing.flavour));
-    return FL_OK;
+    return check_config(j, err);
 }
 
 /* dst without trailing slashes, plus ".tmp" */
