@@ -45,7 +45,8 @@ no-headers:
 
 # One instruction set per file: only these files may use wider instructions than the baseline.
 $(BUILD)/src/cpu/%_avx2.o:   ISA := $(ISA_OPT) -mavx2 -mfma -mf16c
-$(BUILD)/src/cpu/%_avx512.o: ISA := $(ISA_OPT) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512bf16
+$(BUILD)/src/cpu/%_avx512.o: ISA := $(ISA_OPT) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mgfni \
+    -mavx512bf16
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)

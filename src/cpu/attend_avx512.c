@@ -7,7 +7,7 @@ enum { MIX_ROWS = 8 };
 
 INLINE void mix_block(const cpu_mix *x, int64_t row, int64_t tile, const int rows, fl_dtype t) {
     const int64_t bytes = cpu_group_bytes(t);
-    const e4m3_lut lut = load_lut();
+    const e4m3_lut lut = load_lut(true);
     float *at = x->acc + (row * x->n_tiles + tile) * 2 * CPU_TILE;
     __m512 acc[MIX_ROWS][2];
     UNROLL

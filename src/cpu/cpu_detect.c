@@ -7,8 +7,8 @@
 #include <cpuid.h>
 
 enum {
-    OS_AVX = 0x6,     /* XCR0: xmm, ymm state saved by the operating system            */
-    OS_AVX512 = 0xe6, /* ... and mask registers, zmm                                   */
+    OS_AVX = 0x6,     /* XCR0: xmm, ymm state saved by the operating system */
+    OS_AVX512 = 0xe6, /* ... and mask registers, zmm */
 };
 
 static unsigned long long os_state(void) {
@@ -30,7 +30,7 @@ static bool runs_avx512(void) {
     unsigned a, b, c, d;
     if (!runs_avx2() || (os_state() & OS_AVX512) != OS_AVX512) return false;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    return (b & need_b) == need_b && (c & bit_AVX512VBMI);
+    return (b & need_b) == need_b && (c & bit_AVX512VBMI) && (c & bit_GFNI);
 }
 
 static bool runs_avx512_bf16(void) {
@@ -71,8 +71,8 @@ static const struct {
     bool (*runs)(void), (*best)(void);
     const char *needs;
 } known[] = {
-    {&cpu_isa_avx512_bf16, runs_avx512_bf16, prefers_bf16_dot, "AVX512F BW VL DQ VBMI BF16"},
-    {&cpu_isa_avx512, runs_avx512, runs_avx512, "AVX512F BW VL DQ VBMI"},
+    {&cpu_isa_avx512_bf16, runs_avx512_bf16, prefers_bf16_dot, "AVX512F BW VL DQ VBMI GFNI BF16"},
+    {&cpu_isa_avx512, runs_avx512, runs_avx512, "AVX512F BW VL DQ VBMI GFNI"},
     {&cpu_isa_avx2, runs_avx2, runs_avx2, "AVX2 FMA F16C"},
     {&cpu_isa_scalar, runs_anywhere, runs_anywhere, ""},
 };

@@ -24,13 +24,13 @@
 #include "util/thread.h"
 
 enum {
-    CPU_TILE = 16,   /* outer rows of a tile                                        */
-    CPU_GROUP = 4,   /* columns of a group                                          */
-    CPU_CHUNK = 256, /* positions of one softmax chunk, counted from position 0     */
-    CPU_CHUNK_TILES = CPU_CHUNK / CPU_TILE,
-    CPU_VECS = 32, /* query vectors that share one pass over keys and values      */
+    CPU_TILE = 16,        /* outer rows of a tile */
+    CPU_GROUP = 4,        /* columns of a group */
+    CPU_CHUNK = 256,      /* positions of one softmax chunk, counted from position 0 */
+    CPU_CHUNK_TILES = 16, /* CPU_CHUNK / CPU_TILE */
+    CPU_VECS = 32,        /* query vectors that share one pass over keys and values */
     CPU_MAX_HEAD_DIM = 256,
-    CPU_PANEL_ROWS = 256, /* activation rows prepared at a time in a linear              */
+    CPU_PANEL_ROWS = 256, /* activation rows prepared at a time in a linear */
 };
 
 static inline int64_t cpu_group_bytes(fl_dtype t) {
@@ -49,11 +49,11 @@ static inline int64_t cpu_tile_offset(fl_dtype t, int64_t r, int64_t k) {
 typedef struct cpu_dot {
     const uint8_t *w; /* n_tiles tiles of `groups` groups, one after the other */
     int64_t n_tiles, groups;
-    fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot              */
-    bool expanded;             /* w was made by `expand`                               */
-    bool w_nan;                /* E4M3 tiles may hold NaN (weights do not: pack.c)     */
-    const void *x;             /* [m, 4*groups]                                        */
-    int64_t ldx, m;            /* elements from row to row; rows                       */
+    fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot */
+    bool expanded;             /* w was made by `expand` */
+    bool w_nan;                /* E4M3 tiles may hold NaN (weights do not: pack.c) */
+    const void *x;             /* [m, 4*groups] */
+    int64_t ldx, m;            /* elements from row to row; rows */
     float *y;
     int64_t ldy;
 } cpu_dot;
@@ -61,16 +61,16 @@ typedef struct cpu_dot {
 /* acc[m][tile][0..1][r] += sum over k of p[m][k] * v[tile][r][k], k in whole groups, the two
  * accumulators as above.  The columns come in blocks of 16 (4 groups) from different pages. */
 typedef struct cpu_mix {
-    const uint8_t *const *block;    /* block[i]: columns 16*i..16*i+15 of all tiles        */
-    int64_t group_begin, group_end; /* counted from block[0]                               */
-    int64_t n_tiles;                /* a block holds n_tiles runs of 4 groups              */
+    const uint8_t *const *block;    /* block[i]: columns 16*i..16*i+15 of all tiles */
+    int64_t group_begin, group_end; /* counted from block[0] */
+    int64_t n_tiles;                /* a block holds n_tiles runs of 4 groups */
     fl_dtype dtype;
     const float *p;
     int64_t ldp, m;
     float *acc; /* [m][n_tiles][2][16] */
 } cpu_mix;
 
-typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent                  */
+typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent */
     void *out, *residual;
     const void *delta, *weight;
     fl_dtype dtype;
@@ -80,7 +80,7 @@ typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent        
 
 /* One instruction set.  Chosen once, in open. */
 typedef struct cpu_isa {
-    const char *name; /* "avx512"                                                     */
+    const char *name; /* "avx512" */
     bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
     void (*dot)(const cpu_dot *d);
     /* E4M3 tiles to BF16 tiles for `dot` with `expanded` set: the same sums, bit for bit, and
@@ -91,8 +91,8 @@ typedef struct cpu_isa {
      * multiple of 16.  Returns the sum. */
     float (*softmax)(float *s, int64_t n, float factor, float *max);
     void (*to_f32)(float *dst, const void *src, fl_dtype t, int64_t n);     /* E4M3 BF16 F16 F32 */
-    void (*to_bf16)(uint16_t *dst, const void *src, fl_dtype t, int64_t n); /* E4M3, BF16    */
-    void (*from_f32)(void *dst, fl_dtype t, const float *src, int64_t n);   /* BF16 F16 F32  */
+    void (*to_bf16)(uint16_t *dst, const void *src, fl_dtype t, int64_t n); /* E4M3, BF16 */
+    void (*from_f32)(void *dst, fl_dtype t, const float *src, int64_t n);   /* BF16 F16 F32 */
     /* q = E4M3 of x * scale, or of x / scale */
     void (*quantize)(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide);
     float (*absmax)(const void *x, fl_dtype t, int64_t n); /* NaN counts as 0 */
@@ -115,12 +115,12 @@ struct fl_backend {
     /* linear: the activations of up to CPU_PANEL_ROWS rows in the form `dot` wants */
     uint8_t *panel;
     int64_t panel_rows, panel_bytes;
-    uint8_t *expanded;      /* one stretch per team member: E4M3 tiles as BF16             */
-    int64_t expanded_bytes; /* of all stretches                                           */
+    uint8_t *expanded;      /* one stretch per team member: E4M3 tiles as BF16 */
+    int64_t expanded_bytes; /* of all stretches */
     /* attend */
-    struct cpu_attend_scratch *scratch; /* one per team member                           */
-    int64_t *block_start;               /* [max_rows + 1]                                */
-    float *partial;                     /* results of chunks computed side by side       */
+    struct cpu_attend_scratch *scratch; /* one per team member */
+    int64_t *block_start;               /* [max_rows + 1] */
+    float *partial;                     /* results of chunks computed side by side */
     int64_t partial_bytes;
 };
 
@@ -157,8 +157,8 @@ void cpu_for_rows(fl_backend *be, int64_t rows, int64_t width, fl_range_fn fn, v
 
 /* kv.c: the inside of a page.  Head g: keys of all positions, then values. */
 uint64_t cpu_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
-const uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
-const uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
+uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
+uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
 int cpu_kv_check(const char *op, const fl_kv_layer *kv, fl_err *err);
 int cpu_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                    fl_err *err);

@@ -6,7 +6,7 @@
 
 enum {
     DOT_ROWS = 12, /* 24 accumulators and 4 columns, nearly all 32 registers; 8 rows where
-                      the tables of E4M3 are needed beside them                          */
+                      the tables of E4M3 are needed beside them */
     PREFETCH_BYTES = 4096,
 };
 
@@ -74,7 +74,7 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int row
     const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
     const block b = {d, row, rows, t};
     const uint8_t *w = d->w + tile * tile_bytes;
-    const e4m3_lut lut = load_lut();
+    const e4m3_lut lut = load_lut(d->w_nan);
     __m512 acc[DOT_ROWS][2][2];
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -153,7 +153,7 @@ void cpu_dot_avx512(const cpu_dot *d) {
 }
 
 void cpu_expand_avx512(uint8_t *dst, const uint8_t *src, int64_t groups) {
-    const e4m3_lut lut = load_lut();
+    const e4m3_lut lut = load_lut(false);
     for (int64_t g = 0; g < groups; g++) {
         __m512i pair[2];
         load_pairs(pair, src + g * 64, FL_DTYPE_E4M3, &lut);

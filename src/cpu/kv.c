@@ -25,22 +25,14 @@ uint64_t cpu_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape) {
     return (uint64_t)(shape->heads * head_bytes(shape));
 }
 
-static uint8_t *keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
+uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
     const fl_kv_shape *s = &kv->shape;
     return (uint8_t *)kv->data + (page * s->heads + g) * head_bytes(s) + tile * key_tile_bytes(s);
 }
 
-static uint8_t *values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
+uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
     const fl_kv_shape *s = &kv->shape;
-    return keys(kv, page, g, s->page_tokens / CPU_TILE) + tile * value_block_bytes(s);
-}
-
-const uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
-    return keys(kv, page, g, tile);
-}
-
-const uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile) {
-    return values(kv, page, g, tile);
+    return cpu_kv_keys(kv, page, g, s->page_tokens / CPU_TILE) + tile * value_block_bytes(s);
 }
 
 int cpu_kv_check(const char *op, const fl_kv_layer *kv, fl_err *err) {
@@ -95,8 +87,8 @@ static void store_head(const store_job *j, const uint8_t *k, const uint8_t *v, i
     const int64_t page = slot / s->page_tokens, offset = slot % s->page_tokens;
     const int64_t size = fl_dtype_bytes(s->dtype), at = offset % CPU_TILE;
     const int64_t run = CPU_TILE / CPU_GROUP * cpu_group_bytes(s->dtype);
-    uint8_t *key = keys(j->kv, page, g, offset / CPU_TILE);
-    uint8_t *value = values(j->kv, page, g, offset / CPU_TILE);
+    uint8_t *key = cpu_kv_keys(j->kv, page, g, offset / CPU_TILE);
+    uint8_t *value = cpu_kv_values(j->kv, page, g, offset / CPU_TILE);
     /* Also the padding of k, zeros: a score must not meet what the page held before. */
     for (int64_t e = 0; e < (int64_t)fl_round_up((uint64_t)s->head_dim, CPU_GROUP); e++)
         memcpy(key + cpu_tile_offset(s->dtype, at, e), k + e * size, (size_t)size);

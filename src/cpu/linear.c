@@ -1,16 +1,15 @@
 /* linear.c - y = x w^T: bring x into the form the kernel wants, then share out the tiles. */
 #include <stdatomic.h>
-#include <string.h>
 
 #include "cpu/cpu_priv.h"
 #include "util/mem.h"
 
 enum {
-    ROWS = 24,                /* rows and tiles of one kernel call: the result stays in L1,  */
-    TILES = 8,                /* the weights in L2 while the rows pass                       */
-    STREAM_BYTES = 256 << 10, /* weights taken at a time by a member when rows are few       */
-    EXPAND_ROWS = 12,         /* from so many rows on, E4M3 tiles are decoded only once:     */
-    L2_BYTES = 512 << 10,     /* weights that a pass over many rows keeps in L2 */
+    ROWS = 24, /* rows and tiles of one kernel call: its result stays in L1 */
+    TILES = 8,
+    STREAM_BYTES = 256 << 10, /* weights a member takes at a time when rows are few */
+    EXPAND_ROWS = 12,         /* from so many rows on, E4M3 tiles are decoded only once */
+    L2_BYTES = 512 << 10,     /* weights that stay in L2 while many rows pass */
 };
 
 typedef struct linear_job {
@@ -107,7 +106,9 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
 static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
     const cpu_packed *p = j->lin->packed;
     int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype), most = TILES;
-    uint8_t *stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
+    uint8_t *stretch = NULL;
+    if (j->expand)
+        stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
     if (j->rows >= EXPAND_ROWS)
         most = fl_max_i64(fl_min_i64(TILES, L2_BYTES / expanded_tile_bytes(p)), 1);
     for (int64_t tile = begin; tile < end; tile += most) {

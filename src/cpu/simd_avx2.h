@@ -9,8 +9,8 @@
 
 #include "cpu/cpu_priv.h"
 
-void cpu_dot_avx2(const cpu_dot *d);                                    /* gemm   */
-void cpu_expand_avx2(uint8_t *dst, const uint8_t *src, int64_t groups); /* gemm   */
+void cpu_dot_avx2(const cpu_dot *d);                                    /* gemm */
+void cpu_expand_avx2(uint8_t *dst, const uint8_t *src, int64_t groups); /* gemm */
 void cpu_mix_avx2(const cpu_mix *x);                                    /* attend */
 float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max);  /* attend */
 
