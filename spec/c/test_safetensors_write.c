@@ -158,7 +158,7 @@ static void test_limits(void) {
     static const fl_st_spec eight = {"a", FL_DTYPE_U8, 8, {1, 1, 1, 1, 1, 1, 1, 1}};
     enum { N = 4097 };
     fl_st_spec *many = fl_alloc_array(N, sizeof(*many));
-    char(*names)[8] = fl_alloc_array(N, sizeof(*names));
+    char(*names)[16] = fl_alloc_array(N, sizeof(*names));
     fl_st_writer *w;
     fl_err e = {0};
     fixture f;
