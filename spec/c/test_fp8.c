@@ -123,7 +123,23 @@ static void test_scales(void) {
     check(fl_e4m3_count_nan(q, 5) == 2 && fl_e4m3_count_nan(q, 0) == 0, "NaN codes are counted");
 }
 
+/* The loop takes eight bytes at a time: every offset and every rest. */
+static void test_count_nan(void) {
+    uint8_t q[300];
+    int wrong = 0;
+    for (size_t i = 0; i < sizeof(q); i++) q[i] = (uint8_t)(i * 37 + i / 256 * 5);
+    for (size_t from = 0; from < 20; from++) {
+        for (size_t n = 0; from + n <= sizeof(q); n++) {
+            size_t want = 0;
+            for (size_t i = from; i < from + n; i++) want += q[i] == 0x7f || q[i] == 0xff;
+            wrong += fl_e4m3_count_nan(q + from, n) != want;
+        }
+    }
+    check(!wrong, "NaN codes are counted at every offset and length");
+}
+
 int main(void) {
+    test_count_nan();
     test_e4m3_decode();
     test_e4m3_encode();
     test_e4m3_products();
