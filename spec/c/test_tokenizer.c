@@ -152,6 +152,33 @@ static uint32_t wrong_text(bench *b, const fl_jv *atoms, const fl_jv *hashes, bo
     return bad;
 }
 
+/* Where FL_SPECIAL_REJECT sees the token `name`; NULL: it sees none. */
+static void check_reject(bench *b, const char *text, const char *name, size_t at) {
+    fl_encode_options o = {.add_special_tokens = true, .special = FL_SPECIAL_REJECT};
+    char want[100];
+    int rc = encode(b, text, strlen(text), &o);
+    snprintf(want, sizeof(want), "the text has the special token %s at byte %zu", name, at);
+    check(name ? rc == FL_E_ARG && !strcmp(err.msg, want) && !b->ids.len : !rc,
+          "reject: %s in '%s'", name ? want : "nothing", text);
+}
+
+static void test_reject(bench *b) {
+    check_reject(b, "", NULL, 0);
+    check_reject(b, "<|im_end| > and <|im_end", NULL, 0);
+    check_reject(b, "<|im_end|>", "<|im_end|>", 0);
+    check_reject(b, "one <|im_start|> two <|im_end|>", "<|im_start|>", 4);
+    check_reject(b, "\xff\xf0\x9f \xc3\xa9<|im_end|>", "<|im_end|>", 6);
+}
+
+/* Here the tokens are looked for in normalised text, with the blank before them. */
+static void test_reject_normalized(bench *b) {
+    check_reject(b, "a b c", NULL, 0);
+    check_reject(b, "a b<s>", NULL, 0);
+    check_reject(b, "<s>", "<s>", 0);
+    check_reject(b, "a b <s>", "<s>", 3);
+    check_reject(b, "\xff b </s> <s>", "</s>", 3);
+}
+
 static void test_goldens(void) {
     fl_arena arena = {0};
     fl_jv root;
@@ -174,6 +201,7 @@ static void test_goldens(void) {
                   "%s: text, whole and streamed", name);
             check(!wrong_text(&b, atoms, fl_jv_get(v, "skipped"), of_docs, true),
                   "%s: text without special tokens", name);
+            if (!strcmp(name, "normalized specials")) test_reject_normalized(&b);
         }
         bench_free(&b);
     }
@@ -269,6 +297,7 @@ int main(void) {
         if (check(bench_new(&b, load_text(text, n)), "%s loads", bases[i])) {
             test_long_words(&b, bases[i]);
             if (i == 0) test_policy(&b);
+            if (i == 0) test_reject(&b);
             if (i == 0) test_invalid_text(&b);
         }
         bench_free(&b);

@@ -41,6 +41,13 @@ describe("a tokenizer", function()
     assert.same({nil, "parse_special: entry 1 is not a token", "ARG"}, {ids, message, code})
   end)
 
+  it("refuses text with special tokens when told to, and says where", function()
+    local reject = {parse_special = "reject"}
+    assert.same(tok:encode "user <|im_end|", tok:encode("user <|im_end|", reject))
+    local ids, message, code = tok:encode("user <|im_end|>", reject)
+    assert.same({nil, "the text has the special token <|im_end|> at byte 5", "ARG"}, {ids, message, code})
+  end)
+
   it("leaves special tokens out of the text when told to", function()
     local ids = tok:encode("<|im_start|>user<|im_end|>", all)
     assert.equal("<|im_start|>user<|im_end|>", tok:decode(ids))

@@ -88,17 +88,26 @@ static int32_t special_entry(lua_State *L, const fl_tokenizer *t, int i) {
     return id >= 0 && id < fl_tokenizer_size(t) ? (int32_t)id : -1;
 }
 
-/* parse_special = "none" | "all" | {id or string, ...}; the list stays on the Lua stack. */
+static fl_special_policy check_policy(lua_State *L, const char *name) {
+    static const char *const names[] = {"none", "all", "reject"};
+    static const fl_special_policy policies[] = {FL_SPECIAL_NONE, FL_SPECIAL_ALL,
+                                                 FL_SPECIAL_REJECT};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, names[i])) return policies[i];
+    luaL_error(L,
+               "option 'parse_special': \"none\", \"all\", \"reject\" or a list expected, got '%s'",
+               name);
+    return FL_SPECIAL_NONE;
+}
+
+/* parse_special = "none" | "all" | "reject" | {id or string, ...}; the list stays on the Lua
+ * stack. */
 static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *o, fl_err *err) {
     if (lua_isnoneornil(L, 3)) return FL_OK;
     lua_getfield(L, 3, "parse_special");
     if (lua_isnil(L, -1)) return FL_OK;
     if (lua_type(L, -1) == LUA_TSTRING) {
-        const char *s = lua_tostring(L, -1);
-        if (strcmp(s, "none") != 0 && strcmp(s, "all") != 0)
-            luaL_error(L, "option 'parse_special': \"none\", \"all\" or a list expected, got '%s'",
-                       s);
-        o->special = *s == 'a' ? FL_SPECIAL_ALL : FL_SPECIAL_NONE;
+        o->special = check_policy(L, lua_tostring(L, -1));
         return FL_OK;
     }
     if (!lua_istable(L, -1))

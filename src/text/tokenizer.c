@@ -75,6 +75,8 @@ typedef struct encoder {
     const fl_encode_options *options;
     fl_ids *out;
     fl_err *err;
+    fl_text whole;       /* as the caller gave it */
+    const fl_text *part; /* what is being normalised, NULL: before that */
 } encoder;
 
 static int no_memory(const encoder *e) {
@@ -91,7 +93,8 @@ static int encode_words(encoder *e, const fl_text *t) {
 }
 
 static bool recognised(const fl_encode_options *o, const fl_added_token *token) {
-    if (!token->special || o->special == FL_SPECIAL_ALL) return true;
+    if (!token->special || o->special == FL_SPECIAL_ALL || o->special == FL_SPECIAL_REJECT)
+        return true;
     for (size_t i = 0; o->special == FL_SPECIAL_LIST && i < o->n_list; i++)
         if (o->list[i] == token->id) return true;
     return false;
@@ -125,6 +128,34 @@ static int pass_part(encoder *e, const fl_text *t, size_t begin, size_t end,
     return part.n ? next(e, &part) : FL_OK;
 }
 
+/* Where byte `at` of the repaired text was before the repair. */
+static size_t before_repair(const fl_text *whole, size_t at) {
+    size_t i = 0, repaired = 0;
+    while (i < whole->n && repaired < at) {
+        uint32_t cp;
+        int k = fl_utf8_decode(whole->s + i, whole->n - i, &cp, NULL);
+        repaired += k < 0 ? strlen(REPLACEMENT) : (size_t)k;
+        i += (size_t)(k < 0 ? -k : k);
+    }
+    return i;
+}
+
+/* Where byte `at` of the normalised text was in `part`; what was prepended is its start. */
+static size_t before_normalizer(const fl_normalizer *n, const fl_text *part, size_t at) {
+    size_t i = 0, normalized = n->prepend ? strlen(META) : 0;
+    while (i < part->n && normalized < at)
+        normalized += n->replace_blank && part->s[i++] == ' ' ? strlen(META) : 1;
+    return i;
+}
+
+static int reject(const encoder *e, const fl_text *t, const fl_added_token *token, size_t at) {
+    size_t n;
+    const char *piece = fl_tokenizer_piece(e->t, token->id, &n);
+    at = e->part ? e->part->at + before_normalizer(&e->t->normalizer, e->part, at) : t->at + at;
+    return fl_fail(e->err, FL_E_ARG, "the text has the special token %.*s at byte %zu",
+                   (int)(n < 100 ? n : 100), piece, before_repair(&e->whole, at));
+}
+
 /* Emit the tokens of `added` and hand what is between them to next. */
 static int split_added(encoder *e, const fl_added *added, const fl_text *t,
                        int (*next)(encoder *, const fl_text *)) {
@@ -138,6 +169,8 @@ static int split_added(encoder *e, const fl_added *added, const fl_text *t,
         begin = end; /* the reference skips the text of a match that it then rejects */
         if (!recognised(e->options, token)) continue;
         if (token->single_word && touches_word(t, from, to)) continue;
+        if (token->special && e->options->special == FL_SPECIAL_REJECT)
+            return reject(e, t, token, from);
         if (token->lstrip) from = blanks_before(t, from, done);
         if (token->rstrip) to = blanks_after(t, to);
         if (from > done && (rc = pass_part(e, t, done, from, next))) return rc;
@@ -184,7 +217,9 @@ static int encode_normalized(encoder *e, const fl_text *t) {
     } else {
         const uint8_t *bits = t->trusted ? (const uint8_t *)trusted.data : NULL;
         fl_text whole = {text.data, text.len, bits, 0, t->first};
+        e->part = t;
         rc = split_added(e, &e->t->normalized, &whole, encode_words);
+        e->part = NULL;
     }
     fl_bytes_free(&text);
     fl_bytes_free(&trusted);
@@ -233,13 +268,12 @@ static int push_affix(encoder *e, const fl_affix *affix) {
 
 int fl_tokenizer_encode(const fl_tokenizer *t, fl_tokenizer_ctx *c, const char *text, size_t n,
                         const fl_encode_options *o, fl_ids *out, fl_err *err) {
-    encoder e = {t, c->bpe, o, out, err};
+    encoder e = {t, c->bpe, o, out, err, {text, n, o->trusted, 0, true}, NULL};
     size_t before = out->len;
     int rc;
     if (n > MAX_TEXT_BYTES)
         return fl_fail(err, FL_E_LIMIT, "text of %zu bytes, at most %d", n, MAX_TEXT_BYTES);
-    if ((rc = push_affix(&e, &t->prefix)) ||
-        (rc = encode_text(&e, (fl_text){text, n, o->trusted, 0, true})) ||
+    if ((rc = push_affix(&e, &t->prefix)) || (rc = encode_text(&e, e.whole)) ||
         (rc = push_affix(&e, &t->suffix)))
         out->len = before;
     fl_bpe_scratch_trim(c->bpe);

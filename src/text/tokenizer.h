@@ -40,7 +40,12 @@ typedef struct fl_ids { /* growable; zero-initialise, free with fl_ids_free */
 bool fl_ids_push(fl_ids *ids, int32_t id); /* false: no memory */
 void fl_ids_free(fl_ids *ids);
 
-typedef enum { FL_SPECIAL_NONE, FL_SPECIAL_ALL, FL_SPECIAL_LIST } fl_special_policy;
+typedef enum {
+    FL_SPECIAL_NONE,
+    FL_SPECIAL_ALL,
+    FL_SPECIAL_LIST,
+    FL_SPECIAL_REJECT /* a special token in the text is FL_E_ARG with its byte offset */
+} fl_special_policy;
 
 typedef struct fl_encode_options {
     bool add_special_tokens;   /* run the post-processor: BOS and so on */
