@@ -90,6 +90,19 @@ $(BUILD)/spec/support/%.o: FLAGS += -Ispec/c
 test-templates: $(BUILD)/spec/support/run_template_cases
 	$< $(CASES)
 
+# libFuzzer targets over text; only make fuzz builds them, with clang, under BUILD/fuzz.
+SECONDS   ?= 60
+FUZZERS   := $(patsubst spec/fuzz/%.c,%,$(wildcard spec/fuzz/fuzz_*.c))
+FUZZ_CORE := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/util/*.c src/formats/*.c src/text/*.c) spec/fuzz/fuzz.c)
+fuzz:
+	@sh spec/support/need.sh build test
+	@$(MAKE) --no-print-directory -s CC=clang BUILD=$(BUILD)/fuzz LDFLAGS= \
+	    CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all" fuzzers
+	@sh spec/fuzz/fuzz.sh $(BUILD)/fuzz $(SECONDS) $(FUZZERS)
+fuzzers: $(FUZZERS:%=$(BUILD)/%)
+$(BUILD)/fuzz_%: $(BUILD)/spec/fuzz/fuzz_%.o $(FUZZ_CORE)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
 # Rebuild everything when the settings change, nothing when they do not.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
@@ -126,6 +139,11 @@ $(MODEL)-FP8: | $(MODEL) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
 test:
 	@sh spec/support/need.sh build model test
 	@sh spec/support/test.sh "$(MAKE)"
+
+# What needs packages of PyPI, and minutes: see the first lines of the script.
+test-long:
+	@sh spec/support/need.sh build model
+	@sh spec/support/test_long.sh "$(MAKE)" $(BUILD)
 
 lint:
 	@sh spec/support/need.sh build test
@@ -166,6 +184,8 @@ help:
 	@echo "make demo       install what is missing, build, get a model, make it FP8, ask it PROMPT=\"...\""
 	@echo "make test       install what is missing and run every test; ends with 'N passed, N failed'"
 	@echo "make test-c     only the C tests"
+	@echo "make test-long  tokenizer and templates against the reference packages, many minutes"
+	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
 	@echo "make bench      decode, prefill and tokenizer speed on the demo model"
 	@echo "make model      the demo model (BF16), make fp8-model its FP8 form, under $(BUILD)/models"
@@ -175,7 +195,7 @@ help:
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c demo demo-ready model fp8-model test lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c demo demo-ready model fp8-model test test-long fuzz fuzzers lint bench install info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

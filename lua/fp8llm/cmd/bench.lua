@@ -1,7 +1,7 @@
 local common = require "fp8llm.cmd.common"
+local bench_tokenizer = require "fp8llm.cmd.bench_tokenizer"
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
-local sample_text = require "fp8llm.sample_text"
 local must = common.must
 
 local M = {
@@ -11,14 +11,16 @@ local M = {
 decode     one token at a time: tokens/s, the bytes of weights read per second, and what part that
            is of the read bandwidth measured in the same run with the same threads and bytes
 prefill    prompts of several lengths: tokens/s
-tokenizer  MB/s of text for several kinds of text, and the time to load
+tokenizer  MB/s of text for several kinds of text, and the time to load, in processor time of one
+           thread; beside them those of the Python package tokenizers where it is installed
 Figures are medians over --runs.]],
   options = common.join({
     {"runs", "integer", "N", "measurements of each figure (default 5)"},
     {"prompt", "integer", "N", "decode: tokens already there (default 64)"},
     {"tokens", "integer", "N", "decode: tokens per measurement (default 64)"},
     {"length", "integer", "N", "prefill: only prompts of N tokens"},
-    {"text", "string", "FILE", "tokenizer: also this text"},
+    {"text", "string", "FILE", "tokenizer: also this text, repeated to 1 MB"},
+    {"python", "string", "PATH", "tokenizer: the Python to compare with (default python3)"},
     {"json", "flag", "", "print one JSON object"},
   }, common.model_options),
 }
@@ -99,40 +101,6 @@ local function show_prefill(r)
   end
 end
 
-local function measure_text(tokenizer, kind, text, runs)
-  local encode, decoding, ids = {}, {}, nil
-  for i = 1, runs do
-    encode[i] = timed(function() ids = must(tokenizer:encode(text)) end)
-    decoding[i] = timed(function() must(tokenizer:decode(ids)) end)
-  end
-  return {
-    kind = kind, bytes = #text, tokens = #ids, encode_bytes_per_second = #text / common.median(encode),
-    decode_bytes_per_second = #text / common.median(decoding),
-  }
-end
-
-local function tokenizer(dir, opt)
-  local loads, tok = {}, nil
-  for i = 1, opt.runs do
-    loads[i] = timed(function() tok = must(fp8llm.tokenizer(dir)) end)
-  end
-  local results = json.array {}
-  for _, kind in ipairs(sample_text.kinds) do
-    results[#results + 1] = measure_text(tok, kind, sample_text.make(kind, 1000000), opt.runs)
-  end
-  if opt.text then results[#results + 1] = measure_text(tok, opt.text, common.read_file(opt.text), opt.runs) end
-  return {load_seconds = common.median(loads), tokenizer = results}
-end
-
-local function show_tokenizer(r)
-  print(string.format("load       %.1f ms", 1000 * r.load_seconds))
-  for _, one in ipairs(r.tokenizer) do
-    print(string.format("%-10s encode %7.2f MB/s  decode %7.2f MB/s  (%.2f bytes a token, %s)", one.kind,
-      one.encode_bytes_per_second / 1e6, one.decode_bytes_per_second / 1e6, one.bytes / math.max(1, one.tokens),
-      common.bytes(one.bytes)))
-  end
-end
-
 function M.run(opt, words)
   local what = common.argument(words, 1, "decode, prefill or tokenizer")
   local name = common.argument(words, 2, "MODEL")
@@ -141,7 +109,7 @@ function M.run(opt, words)
   if opt.runs < 1 then common.usage "--runs: at least 1 expected" end
   local result, show
   if what == "tokenizer" then
-    result, show = tokenizer(common.find(name), opt), show_tokenizer
+    result, show = bench_tokenizer.run(common.find(name), opt), bench_tokenizer.show
   elseif what == "decode" or what == "prefill" then
     opt.prefix_cache = false -- every run computes its whole prompt
     local model = common.load(name, opt)

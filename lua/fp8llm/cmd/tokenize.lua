@@ -14,6 +14,7 @@ tokenizer is loaded, so MODEL may be a directory without weights.]],
     {"count", "flag", "", "print only how many tokens"},
     {"decode", "flag", "", "the other way: TEXT is ids, print the text"},
     {"chat", "string", "FILE", "a JSON list of messages through the chat template instead of TEXT"},
+    {"tools", "string", "FILE", "with --chat: a JSON list of tools for the template"},
     {"generation-prompt", "flag", "", "with --chat: end where the answer begins"},
     {"no-add", "flag", "", "do not add the model's special tokens (BOS)"},
     {"special", "flag", "", "read special tokens written in TEXT as such"},
@@ -21,12 +22,20 @@ tokenizer is loaded, so MODEL may be a directory without weights.]],
   },
 }
 
+-- The text rather than its value: that keeps the order of members, which templates print.
+local function read_tools(path)
+  local text = common.read_file(path):gsub("^%s+", "")
+  if text:sub(1, 1) ~= "[" then common.fail("%s: a JSON list of tools expected", path) end
+  return text
+end
+
 local function chat_ids(tokenizer, opt)
   local template = must(fp8llm.template(tokenizer))
   local ids, message = template:encode(common.read_file(opt.chat), {
     add_generation_prompt = opt.generation_prompt or false,
+    tools = opt.tools and read_tools(opt.tools),
   })
-  if not ids then common.fail("%s: %s", opt.chat, message) end
+  if not ids then common.fail("%s: %s", message:find "^tools: " and opt.tools or opt.chat, message) end
   return ids
 end
 
@@ -56,6 +65,7 @@ end
 function M.run(opt, words)
   local dir = common.find(common.argument(words, 1, "MODEL"))
   common.no_more(words, 2)
+  if opt.tools and not opt.chat then common.usage "--tools: only with --chat" end
   local tokenizer = must(fp8llm.tokenizer(dir))
   local ids
   if opt.chat then

@@ -1,0 +1,46 @@
+#!/bin/sh
+# test_long.sh MAKE BUILD - tokenizer and templates against the reference packages, which it
+# fetches from PyPI into BUILD/venv. Minutes; run by `make test-long`.  The last line is
+# "N passed, N failed"; what a part printed is in BUILD/log/.
+make=$1
+build=$2
+log=$build/log
+python=$build/venv/bin/python3
+variants=$build/variants
+passed=0
+failed=0
+mkdir -p "$log"
+
+# part NAME COMMAND...: passes when the command succeeds; its last lines are printed.
+part() {
+    name=$1
+    shift
+    start=$(date +%s)
+    if "$@" >"$log/$name.log" 2>&1 </dev/null; then
+        passed=$((passed + 1))
+        word=passed
+    else
+        failed=$((failed + 1))
+        word=FAILED
+    fi
+    printf '%-40s %s %5ds  %s\n' "$name" $word $(($(date +%s) - start)) "$(tail -n 1 "$log/$name.log")"
+    [ $word = passed ] || tail -n 40 "$log/$name.log"
+}
+
+packages() {
+    "$python" -c 'import tokenizers, jinja2' 2>/dev/null ||
+        { python3 -m venv "$build/venv" && "$python" -m pip -q install tokenizers==0.23.3 jinja2==3.1.6; }
+    "$python" -c 'import tokenizers, jinja2; print("tokenizers", tokenizers.__version__, "jinja2", jinja2.__version__)'
+}
+
+export LUA_CPATH="$build/?.so;;" LUA_PATH="lua/?.lua;;"
+part build $make -s "$build/fp8llm.so" "$build/spec/support/run_template_cases" "$build/spec/c/test_tokenizer"
+part packages packages
+part variants "$python" spec/support/gen_tokenizer_goldens.py "$variants"
+[ -d "$build/models/SmolLM2-135M-Instruct" ] || part model $make model
+for dir in "$build/models/SmolLM2-135M-Instruct" "$variants"/*/; do
+    part "tokenizer-$(basename "$dir")" "$python" spec/support/compare_tokenizer.py --quick --ids 5000 "${dir%/}"
+done
+part templates "$python" spec/support/fuzz_templates.py 5000 1 "$build/spec/support/run_template_cases"
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
