@@ -244,7 +244,7 @@ local tokenizer = {}
 
 ---@class fp8llm.encode_options
 ---@field add_special_tokens? boolean BOS and so on (default true)
----@field parse_special? "none"|"all"|"reject"|(integer|string)[] special tokens to recognise in the text (default "none"); "reject": fail
+---@field parse_special? "none"|"all"|"reject"|(integer|string)[] special tokens to see in the text (default "none")
 ---@field strict? boolean refuse invalid UTF-8 instead of reading U+FFFD (default false)
 
 ---@param text string

@@ -84,6 +84,8 @@ static void kinds_and_lookup(void) {
     static const char text[] = "{\"i\":1,\"f\":1.0,\"s\":\"a\\u0000b\",\"n\":null}";
     fl_arena arena = {0};
     fl_jv v;
+    check(!fl_jv_parse(&v, &arena, "1e27", 3, "t", NULL) && v.number == 100,
+          "an exponent ends where the text ends");
     check(!fl_jv_parse(&v, &arena, text, strlen(text), "t", NULL), "an object is read");
     check(fl_jv_get(&v, "i")->kind == FL_JV_INT, "1 is an integer");
     check(fl_jv_get(&v, "f")->kind == FL_JV_FLOAT, "1.0 is a float");

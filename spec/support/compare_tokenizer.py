@@ -3,13 +3,17 @@
 
     pip install tokenizers==0.23.3
     LUA_CPATH='build/?.so' python3 spec/support/compare_tokenizer.py DIR [DIR...]
-        [--quick] [--files FILE...] [--lua luajit]
+        [--quick] [--ids N] [--files FILE...] [--lua luajit]
 
 DIR holds a tokenizer.json.  The corpus (tokenizer_corpus.py, about 90 MB; with --quick 4 MB)
-needs no network; FILE adds text of yours.  Exit status 1 when a document differs.
+needs no network; FILE adds text of yours; --ids decodes N random lists of ids.  Exit status 1
+when a document or a list differs.
 """
 import argparse
+import json
 import os
+import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,10 +87,54 @@ def compare(lua, directory, name, docs, special, add):
     return bad
 
 
+def random_lists(directory, count):
+    """Lists of ids.  Byte tokens only as whole characters: tokenizer.h says why."""
+    with open(os.path.join(directory, "tokenizer.json"), encoding="utf-8") as f:
+        vocab = json.load(f)["model"]["vocab"]
+    of_byte = {int(k[3:5], 16): v for k, v in vocab.items() if re.fullmatch("<0x[0-9A-F]{2}>", k)}
+    reference = tokenizers.Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
+    alone = sorted(set(reference.get_vocab().values()) - set(of_byte.values()))
+    rng = random.Random(6)
+    for _ in range(count):
+        ids = []
+        for _ in range(rng.randint(1, 30)):
+            if of_byte and rng.random() < .2:
+                ids += [of_byte[b] for b in chr(rng.choice([97, 0xe9, 0x65e5, 0x1f680])).encode()]
+            else:
+                ids.append(rng.choice(alone))
+        yield ids
+
+
+def compare_lists(lua, directory, count):
+    """How many random lists of ids decode to another text."""
+    lists, bad = list(random_lists(directory, count)), 0
+    reference = tokenizers.Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
+    added = reference.get_added_tokens_decoder().values()
+    # the reference forgets that normalized tokens are special
+    forgets = any(t.special and t.normalized for t in added)
+    script = os.path.join(ROOT, "spec", "support", "decode_ids.lua")
+    for skip in ([False] if forgets else [False, True]):
+        want = [t.encode() for t in reference.decode_batch(lists, skip_special_tokens=skip)]
+        with tempfile.TemporaryDirectory() as tmp:
+            source, target = os.path.join(tmp, "ids"), os.path.join(tmp, "texts")
+            with open(source, "w") as f:
+                f.writelines(" ".join(map(str, ids)) + "\n" for ids in lists)
+            subprocess.run([lua, script, directory, source, target, str(skip).lower()], check=True)
+            with open(target, "rb") as f:
+                got = [f.read(int(f.readline())) for _ in lists]
+        for ids, a, b in zip(lists, want, got):
+            bad += a != b
+            if a != b and bad <= 3:
+                print(f"  {ids}: {a!r} expected, got {b!r}")
+    print(f"{count} random lists of ids, {bad} differ", flush=True)
+    return bad
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("dirs", nargs="+")
     p.add_argument("--quick", action="store_true")
+    p.add_argument("--ids", type=int, default=0)
     p.add_argument("--files", nargs="*")
     p.add_argument("--lua", default="luajit")
     a = p.parse_args()
@@ -98,6 +146,7 @@ def main():
             bad += compare(a.lua, directory, name, docs, "none", "true")
             if name == "random":
                 bad += compare(a.lua, directory, name, docs, "all", "false")
+        bad += compare_lists(a.lua, directory, a.ids) if a.ids else 0
     print("no difference" if not bad else f"{bad} documents differ")
     return bad != 0
 

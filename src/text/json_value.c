@@ -143,8 +143,11 @@ static double to_double(const char *p, const char *end) {
         }
     }
     if (p < end) {
-        long e = strtol(p + 1, NULL, 10); /* saturates; beyond +-100000 nothing changes */
-        exponent += e > 100000 ? 100000 : e < -100000 ? -100000 : e;
+        bool negative = p + 1 < end && p[1] == '-';
+        long e = 0; /* below 1,000,000: beyond 100,000 nothing changes */
+        for (p += 1 + (p + 1 < end && (p[1] == '-' || p[1] == '+')); p < end; p++)
+            if (e < 100000) e = e * 10 + (*p - '0');
+        exponent += negative ? -e : e;
     }
     snprintf(buf + n, sizeof(buf) - n, "e%ld", exponent);
     return strtod(buf, NULL);
