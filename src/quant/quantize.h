@@ -17,7 +17,9 @@ typedef struct fl_quantize_options {
     const char *sparse_method; /* "wanda" (NULL), "magnitude"                                     */
     const char *sparse_format; /* "dense" (NULL), "bitmask"                                       */
     const char *kv;            /* "fp8": calibrated scales of the KV cache; NULL: none            */
-    bool compat;               /* repeat the format's own tool bit for bit, see observer.h        */
+    bool compat;               /* weights and their scales as the format's own tool makes them, bit
+                                  for bit (observer.h); input scales in its arithmetic, but
+                                  measured on the model before quantization                      */
     const char *const *ignore; /* n_ignore patterns (module_pattern.h) of linears to leave alone  */
     size_t n_ignore;
     const char *calibrate;       /* JSONL of conversations, see calibrate.h                       */

@@ -27,7 +27,7 @@ Input scales, KV scales and Wanda pruning are measured on the conversations of F
     {"samples", "integer", "N", "at most N lines of FILE (default 512)"},
     {"max-length", "integer", "N", "at most N tokens of a line (default 2048)"},
     {"ignore", "list", "PATTERN", "leave a linear alone: its name, or re:EXPRESSION; may be repeated"},
-    {"compat", "flag", "", "the arithmetic of the format's own tool, bit for bit"},
+    {"compat", "flag", "", "weights in the arithmetic of the format's own tool, bit for bit"},
     {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
     {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   },
