@@ -45,9 +45,29 @@ static bool core_refuses(void *ctx, size_t bytes) {
     return true;
 }
 
+/* Not io: without memory half way through it, Lua 5.1 closes stdout. */
+static void open_libraries(lua_State *L) {
+    static const luaL_Reg libraries[] = {{"", luaopen_base},
+                                         {LUA_LOADLIBNAME, luaopen_package},
+                                         {LUA_TABLIBNAME, luaopen_table},
+                                         {LUA_STRLIBNAME, luaopen_string},
+                                         {LUA_MATHLIBNAME, luaopen_math},
+                                         {NULL, NULL}};
+    for (const luaL_Reg *l = libraries; l->func; l++) {
+#if LUA_VERSION_NUM < 502
+        lua_pushcfunction(L, l->func);
+        lua_pushstring(L, l->name);
+        lua_call(L, 1, 0);
+#else
+        luaL_requiref(L, *l->name ? l->name : "_G", l->func, 1);
+        lua_pop(L, 1);
+#endif
+    }
+}
+
 static int run(lua_State *L) {
     const char *const *argv = lua_touserdata(L, 1);
-    luaL_openlibs(L);
+    open_libraries(L);
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
     lua_pushcfunction(L, luaopen_fp8llm);
