@@ -179,6 +179,23 @@ static void test_reject_normalized(bench *b) {
     check_reject(b, "\xff b </s> <s>", "</s>", 3);
 }
 
+/* How many documents without special tokens have other ids when no byte is trusted. */
+static uint32_t wrong_untrusted(bench *b, const fl_jv *atoms, uint32_t n_docs) {
+    static const uint8_t no_trust[4096];
+    uint32_t bad = 0;
+    for (uint32_t i = 0; i < n_docs; i++) {
+        fl_encode_options o = {.special = FL_SPECIAL_REJECT};
+        random_doc(&b->doc, atoms, i);
+        if (b->doc.len > 8 * sizeof(no_trust) || encode(b, b->doc.data, b->doc.len, &o)) continue;
+        uint32_t want = fnv(b->ids.data, b->ids.len * sizeof(int32_t));
+        o.special = FL_SPECIAL_ALL;
+        o.trusted = no_trust;
+        int rc = encode(b, b->doc.data, b->doc.len, &o);
+        bad += rc || fnv(b->ids.data, b->ids.len * sizeof(int32_t)) != want;
+    }
+    return bad;
+}
+
 static void test_goldens(void) {
     fl_arena arena = {0};
     fl_jv root;
@@ -201,6 +218,8 @@ static void test_goldens(void) {
                   "%s: text, whole and streamed", name);
             check(!wrong_text(&b, atoms, fl_jv_get(v, "skipped"), of_docs, true),
                   "%s: text without special tokens", name);
+            check(!wrong_untrusted(&b, atoms, fl_jv_get(v, "none")->n),
+                  "%s: bits of trust do not change harmless text", name);
             if (!strcmp(name, "normalized specials")) test_reject_normalized(&b);
         }
         bench_free(&b);

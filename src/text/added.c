@@ -75,7 +75,8 @@ static const fl_added_token *longest_at(const fl_added *a, const fl_text *t, siz
     uint32_t node = a->first[(uint8_t)t->s[begin]];
     bool trusted = true;
     for (size_t i = begin; node;) {
-        trusted = trusted && is_trusted(t, i++);
+        trusted = trusted && is_trusted(t, i);
+        i++;
         uint32_t token = a->nodes[node].token;
         if (token && (trusted || !a->tokens[token - 1].special)) {
             best = &a->tokens[token - 1];
