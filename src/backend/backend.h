@@ -156,7 +156,7 @@ typedef struct fl_backend_ops {
     int (*linear)(fl_backend *be, const fl_tensor *out /*[T,N]*/, const fl_act *x,
                   const fl_linear *lin, fl_err *err);
     int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
-                      fl_err *err); /* rotate q,k (halves: j with j+E/2); append k,v at slot */
+                      fl_err *err); /* rotate q,k (j with j+E/2), round; append k,v at slot */
     int (*attend)(fl_backend *be, const fl_tensor *out /*[T,H,E]*/, const fl_tensor *q /*[T,H,E]*/,
                   const fl_kv_layer *kv, const fl_batch *b, float scale, fl_err *err);
     /* out.x = round(silu(gate) * up), one rounding; then out.q as next->act wants */
