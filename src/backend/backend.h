@@ -37,11 +37,11 @@ typedef struct fl_backend_params {
     int device;       /* GPU ordinal; ignored by the CPU backend                         */
     int threads;      /* CPU: team size, 0 = physical cores                              */
     int64_t max_rows; /* largest T of any op, > 0                                        */
-    const char *isa;  /* CPU: "scalar", "avx2", "avx512"; NULL = best available          */
+    const char *isa;  /* CPU: "scalar", "avx2", "avx512", "avx512_bf16"; NULL = best    */
 } fl_backend_params;
 
 typedef struct fl_backend_info {
-    char name[64]; /* "CPU avx512 (bf16 dot), 2 threads"                                 */
+    char name[64]; /* "CPU avx512, 2 threads"                                            */
     uint64_t mem_free, mem_total;
 } fl_backend_info;
 

@@ -1,4 +1,4 @@
-/* gemm_avx512.c - product sums over tiles, AVX-512 with BF16 dot products.
+/* gemm_avx512.c - product sums over tiles, with f32 FMA or with BF16 dot products.
  *
  * VDPBF16PS adds two exact products to an f32.  It reads subnormal BF16 numbers as zero;
  * images of E4M3 are never subnormal, and weights or activations below 2^-126 do not show. */
