@@ -315,8 +315,10 @@ static int put_scales(fl_st_writer *w, const item *it, fl_dtype dtype, fl_err *e
 static int put_packed(fl_st_writer *w, const item *it, const uint8_t *codes, fl_err *err) {
     const fl_st_tensor *t = it->weight.tensor;
     const int64_t k = t->dim[1];
-    uint8_t *kept = fl_alloc((size_t)(k / 2 + k / 8)), *mask = kept + k / 2;
-    int rc = kept ? FL_OK : no_memory(t->name, err);
+    uint8_t *kept = fl_alloc((size_t)(k / 2 + k / 8));
+    if (!kept) return no_memory(t->name, err);
+    uint8_t *mask = kept + k / 2;
+    int rc = FL_OK;
     for (int64_t row = 0; !rc && row < t->dim[0]; row++) {
         if (!fl_sparse24_pack(kept, mask, codes + row * k, FL_DTYPE_E4M3, k))
             rc = fl_fail(err, FL_E_FORMAT, "%s: row %lld is not 2:4", t->name, (long long)row);
