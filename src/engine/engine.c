@@ -62,6 +62,10 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
     pthread_cond_init(&e->parked, NULL);
+    /* Asked once: the model's lock, which info takes, is busy while the engine steps. */
+    fl_model_info info;
+    fl_model_info_get(m, &info);
+    e->capacity = fl_min_i64(info.context, info.kv_tokens);
     collect_eos(e);
     int rc = set_options(e, o, err);
     const size_t vocab = (size_t)fl_model_config(m)->vocab_size;
@@ -135,11 +139,8 @@ static int check_ids(const char *field, const int32_t *ids, size_t n, int64_t vo
 }
 
 static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *err) {
-    fl_model_info info;
-    const int64_t vocab = fl_model_config(e->model)->vocab_size;
-    fl_model_info_get(e->model, &info);
+    const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;
     if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
-    int64_t most = fl_min_i64(info.context, info.kv_tokens) - 1;
     if ((int64_t)s->n_ids > most)
         return fl_fail(err, FL_E_LIMIT, "prompt: %zu tokens, at most %lld fit", s->n_ids,
                        (long long)most);
@@ -158,9 +159,7 @@ static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *
 }
 
 static int64_t output_limit(const fl_engine *e, const fl_request *r) {
-    fl_model_info info;
-    fl_model_info_get(e->model, &info);
-    int64_t left = fl_min_i64(info.context, info.kv_tokens) - r->n_prompt;
+    int64_t left = e->capacity - r->n_prompt;
     return r->params.max_tokens ? fl_min_i64(r->params.max_tokens, left) : left;
 }
 

@@ -16,6 +16,7 @@ struct fl_engine {
     fl_engine_options options;
     int32_t eos[FL_MAX_EOS + 1]; /* ids that end a text: the model's and the tokenizer's */
     int n_eos;
+    int64_t capacity; /* tokens one completion can have: context and pool bound it */
     pid_t owner;
     int fd;
 
