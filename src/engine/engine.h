@@ -118,9 +118,9 @@ void fl_parked_history(const fl_parked *p, fl_history *out);
 int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err);
 
 typedef struct fl_engine_stats {
-    int64_t running, queued, parked, kv_pages, kv_pages_free;
+    int64_t running, queued, parked;
     uint64_t requests, finished, steps, prompt_tokens, output_tokens, cached_tokens, preemptions;
-    double step_s, sample_s, schedule_s, busy_s; /* seconds in all                     */
+    double step_s, schedule_s; /* seconds in all */
 } fl_engine_stats;
 void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out);
 
