@@ -291,8 +291,11 @@ static bool lex_operator(lexer *x, char *brackets, int *n_brackets) {
     if (t.len == 1 && (!c || !strchr("+-/*%~[](){}><=.:|,;", c)))
         return fl_t_syntax(x->p, x->line, "unexpected character '%c'", c < 32 ? '?' : c);
     if (strchr("([{", c)) {
-        if (*n_brackets == MAX_BRACKETS)
-            return fl_t_syntax(x->p, x->line, "more than %d open brackets", MAX_BRACKETS);
+        if (*n_brackets == MAX_BRACKETS) {
+            fl_fail(x->p->err, FL_E_LIMIT, "template line %d: more than %d open brackets", x->line,
+                    MAX_BRACKETS);
+            return false;
+        }
         brackets[(*n_brackets)++] = c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (strchr(")]}", c)) {
         if (!*n_brackets || brackets[--*n_brackets] != c)
