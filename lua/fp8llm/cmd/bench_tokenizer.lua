@@ -82,9 +82,18 @@ local function compare(result, texts, dir, opt)
   end
 end
 
-local M = {}
+local M = {
+  text = [[
+MB/s of text for several kinds of text, and the time to load, in processor time of one
+thread; beside them those of the Python package tokenizers where it is installed]],
+  options = {
+    {"text", "string", "FILE", "tokenizer: also this text, repeated to 1 MB"},
+    {"python", "string", "PATH", "tokenizer: the Python to compare with (default python3)"},
+  },
+}
 
-function M.run(dir, opt)
+function M.run(opt, name)
+  local dir = common.find(name)
   local loads, tok = {}, nil
   for i = 1, opt.runs do
     loads[i] = timed(function() tok = must(fp8llm.tokenizer(dir)) end)

@@ -1,0 +1,59 @@
+--- `fp8llm bench decode`: tokens/s of one sequence, and how much of the machine's bandwidth that is.
+local bench_model = require "fp8llm.cmd.bench_model"
+local common = require "fp8llm.cmd.common"
+local fp8llm = require "fp8llm"
+local json = require "fp8llm.json"
+local must = common.must
+
+local M = {
+  text = [[
+one token at a time: tokens/s, the bytes of weights read per second, and what part that
+is of the read bandwidth measured in the same run with the same threads and bytes]],
+  options = {
+    {"prompt", "integer", "N", "decode: tokens already there (default 64)"},
+    {"tokens", "integer", "N", "decode: tokens per measurement (default 64)"},
+  },
+}
+
+local function decode_once(model, opt)
+  local ids = bench_model.some_ids((opt.prompt or 64) + (opt.tokens or 64), model:config().vocab_size)
+  local seq = must(model:sequence())
+  local prompt = {}
+  for i = 1, opt.prompt or 64 do prompt[i] = ids[i] end
+  must(seq:feed(prompt))
+  local seconds = bench_model.timed(function()
+    for i = #prompt + 1, #ids do must(seq:feed {ids[i]}) end
+  end)
+  seq:close()
+  return (#ids - #prompt) / seconds
+end
+
+function M.run(opt, name)
+  local model = bench_model.load(name, opt)
+  local info = model:info()
+  local rates, roof = {}, 0
+  decode_once(model, opt) -- the first run meets cold caches and sleeping threads
+  for i = 1, opt.runs do
+    rates[i] = decode_once(model, opt)
+    local read = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = math.max(info.bytes_per_token, 2 ^ 20)})
+    roof = math.max(roof, read)
+  end
+  local rate = common.median(rates)
+  return bench_model.describe({
+    tokens_per_second = rate, bytes_per_token = info.bytes_per_token,
+    bytes_per_second = rate * info.bytes_per_token, read_bandwidth = roof,
+    fraction = rate * info.bytes_per_token / roof,
+    runs = json.array(rates), prompt_tokens = opt.prompt or 64, decode_tokens = opt.tokens or 64,
+  }, model)
+end
+
+function M.show(r)
+  bench_model.show(r)
+  print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
+    1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens))
+  print(string.format("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9))
+  print(string.format("bandwidth  %.2f GB/s read over as many bytes: %.0f %% used", r.read_bandwidth / 1e9,
+    100 * r.fraction))
+end
+
+return M

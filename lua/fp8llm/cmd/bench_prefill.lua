@@ -1,0 +1,39 @@
+--- `fp8llm bench prefill`: prompt tokens/s by length.
+local bench_model = require "fp8llm.cmd.bench_model"
+local common = require "fp8llm.cmd.common"
+local json = require "fp8llm.json"
+local must = common.must
+
+local M = {
+  text = "prompts of several lengths: tokens/s",
+  options = {{"length", "integer", "N", "prefill: only prompts of N tokens"}},
+}
+
+function M.run(opt, name)
+  local model = bench_model.load(name, opt)
+  local results = json.array {}
+  local context = model:info().context
+  for _, n in ipairs(opt.length and {opt.length} or {16, 64, 256, 1024}) do
+    if n > context then break end
+    local ids = bench_model.some_ids(n, model:config().vocab_size)
+    local rates = {}
+    for i = 1, opt.runs do
+      local seq = must(model:sequence())
+      rates[i] = n / bench_model.timed(function() must(seq:feed(ids)) end)
+      seq:close()
+    end
+    results[#results + 1] = {prompt_tokens = n, tokens_per_second = common.median(rates), runs = json.array(rates)}
+  end
+  if #results == 0 then common.fail("--length %d: the context holds %d tokens", opt.length, context) end
+  return bench_model.describe({prefill = results}, model)
+end
+
+function M.show(r)
+  bench_model.show(r)
+  for _, one in ipairs(r.prefill) do
+    print(string.format("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs)", one.prompt_tokens,
+      one.tokens_per_second, 1000 * one.prompt_tokens / one.tokens_per_second, #one.runs))
+  end
+end
+
+return M
