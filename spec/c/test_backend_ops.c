@@ -106,7 +106,7 @@ static linear_data make_linear(const linear_case *c) {
     }
     d.x.x = ref_tensor(c->x, c->t, c->k);
     d.x.q = ref_tensor(FL_DTYPE_E4M3, c->t, c->k);
-    d.x.q_scale = fl_tensor_1d(ref_alloc((size_t)c->t * 4), FL_DTYPE_F32, c->t);
+    d.x.q_scale = ref_tensor(F32, c->t, fl_act_groups(c->k));
     ref_fill(d.x.x.data, c->x, c->t * c->k, 1.0, 3);
     return d;
 }
@@ -271,7 +271,7 @@ enum { N_WIDTHS = sizeof(widths) / sizeof(widths[0]) };
 static fl_act make_act(fl_dtype t, int64_t rows, int64_t n) {
     return (fl_act){.x = ref_tensor(t, rows, n),
                     .q = ref_tensor(FL_DTYPE_E4M3, rows, n),
-                    .q_scale = fl_tensor_1d(ref_alloc((size_t)rows * 4), FL_DTYPE_F32, rows)};
+                    .q_scale = ref_tensor(FL_DTYPE_F32, rows, fl_act_groups(n))};
 }
 
 static void free_act(fl_act *a) {

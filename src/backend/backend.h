@@ -29,7 +29,7 @@
 #include "backend/tensor.h"
 #include "util/err.h"
 
-enum { FL_BACKEND_ABI = 2 }; /* bump on any change to this file; both objects must match */
+enum { FL_BACKEND_ABI = 3 }; /* bump on any change to this file; both objects must match */
 
 typedef struct fl_backend fl_backend;
 
@@ -53,6 +53,8 @@ typedef struct fl_linear {
     fl_act_scheme act; /* what `linear` expects in fl_act: NONE -> x, else q and q_scale */
     float x_scale;     /* FL_ACT_STATIC: real = code * x_scale                           */
     float x_scale_ub;  /* FL_ACT_TOKEN: upper bound on a row's absmax; 0 = none          */
+    int64_t w_block;   /* as in fl_linear_spec                                           */
+    bool sparse24;     /* packed without the zeros                                       */
     uint64_t bytes;    /* backend memory held                                            */
     void *packed;      /* the backend's own                                              */
 } fl_linear;
@@ -69,19 +71,26 @@ typedef struct fl_linear_spec {
     int n_parts;
     int64_t k;
     fl_dtype dtype;       /* of the data: E4M3, BF16, F16, or F32 (rounded to BF16)       */
-    const float *w_scale; /* host [N], real = code * w_scale; NULL unless E4M3            */
+    const float *w_scale; /* host [N,ceil(K / w_block)], or [N] when w_block is 0:
+                             real = code * w_scale; NULL = 1; NULL unless E4M3           */
+    int64_t w_block;      /* columns that share a scale: FL_ACT_GROUP_K, or 0 = all of K  */
     const float *bias;    /* host [N] f32, or NULL                                       */
-    fl_act_scheme act;    /* NONE unless dtype is E4M3                                   */
+    fl_act_scheme act;    /* NONE unless dtype is E4M3; any scheme with any w_block      */
     float x_scale, x_scale_ub;
     void (*release)(const void *p, size_t n); /* called on source bytes no longer needed;
                                                  may be NULL; from any team member       */
+    bool sparse24; /* at most 2 of every 4 values along K are not zero (the data itself is
+                      dense): the backend may hold less.  Same results.  The CPU packs E4M3
+                      (0.625 byte a weight) and BF16 or F32 (1.125) when K % 8 == 0 and refuses
+                      (FL_E_ARG) data that break the pattern; F16 stays dense            */
 } fl_linear_spec;
 
 /* An activation and, when the next linear wants it, its FP8 form. */
 typedef struct fl_act {
     fl_tensor x;       /* [T,K] act dtype                                                */
     fl_tensor q;       /* [T,K] E4M3; buffer always present, filled when act != NONE      */
-    fl_tensor q_scale; /* [T] f32; STATIC fills every row with x_scale                    */
+    fl_tensor q_scale; /* f32, buffer of [T,ceil(K / FL_ACT_GROUP_K)] always present.  GROUP:
+                          filled whole; TOKEN and STATIC (x_scale): the first T elements */
 } fl_act;
 
 /* residual += delta (f32 sum, rounded to the act dtype); then
@@ -152,7 +161,10 @@ typedef struct fl_backend_ops {
                  const fl_tensor *ids /*[T] i32*/, fl_err *err);
     int (*norm)(fl_backend *be, const fl_norm *n, fl_err *err);
     int (*quant)(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
-    /* out act dtype or f32, may be strided: (sum_k x*w) in f32, * q_scale[t] * w_scale[n], + bias[n] */
+    /* out act dtype or f32, may be strided: (sum_k x*w) in f32, * q_scale[t] * w_scale[n], +
+     * bias[n].
+     * With w_block or GROUP: sum over blocks b of FL_ACT_GROUP_K columns, in order, of
+     * (f32 sum of the block) * (q_scale[t,b] * w_scale[n,b]), + bias[n] */
     int (*linear)(fl_backend *be, const fl_tensor *out /*[T,N]*/, const fl_act *x,
                   const fl_linear *lin, fl_err *err);
     int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,

@@ -79,7 +79,8 @@ static int pack(linear_run *r, fl_err *err) {
 static int reserve(linear_run *r, fl_err *err) {
     int64_t rows = fl_min_i64(r->rows, FL_HOST_LINEAR_ROWS), k = r->k;
     int64_t bytes[4] = {rows * k * fl_dtype_bytes(r->act_dtype), rows * k,
-                        rows * (int64_t)sizeof(float), rows * r->n * fl_dtype_bytes(r->l->out)};
+                        rows * fl_act_groups(k) * (int64_t)sizeof(float),
+                        rows * r->n * fl_dtype_bytes(r->l->out)};
     for (int i = 0; i < 4; i++) {
         int rc = r->ops->mem_new(r->be, &r->mem[i], (uint64_t)bytes[i], err);
         if (rc) return rc;
@@ -92,7 +93,7 @@ static int run_rows(linear_run *r, fl_host_tensor *y, int64_t first, int64_t row
     int rc;
     fl_act a = {.x = fl_tensor_2d(r->mem[0], r->act_dtype, rows, r->k),
                 .q = fl_tensor_2d(r->mem[1], FL_DTYPE_E4M3, rows, r->k),
-                .q_scale = fl_tensor_1d(r->mem[2], FL_DTYPE_F32, rows)};
+                .q_scale = fl_tensor_2d(r->mem[2], FL_DTYPE_F32, rows, fl_act_groups(r->k))};
     fl_tensor out = fl_tensor_2d(r->mem[3], r->l->out, rows, r->n);
     const char *src = (const char *)r->x->t.data + first * r->k * fl_dtype_bytes(r->act_dtype);
     char *dst = (char *)y->t.data + first * r->n * fl_dtype_bytes(r->l->out);

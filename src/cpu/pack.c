@@ -144,6 +144,10 @@ static int check_spec(const fl_linear_spec *s, int64_t *n, fl_err *err) {
     if (s->act != FL_ACT_NONE && s->act != FL_ACT_STATIC && s->act != FL_ACT_TOKEN)
         return fl_fail(err, FL_E_UNSUPPORTED, "linear: activation scheme %d on the CPU",
                        (int)s->act);
+    if (s->w_block && (s->w_block != FL_ACT_GROUP_K || s->dtype != FL_DTYPE_E4M3))
+        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale for each %lld columns",
+                       fl_dtype_name(s->dtype), (long long)s->w_block);
+    if (s->w_block) return fl_fail(err, FL_E_UNSUPPORTED, "linear: block scales on the CPU");
     if (s->act == FL_ACT_STATIC && !(s->x_scale > 0.0f && s->x_scale < 1e30f))
         return fl_fail(err, FL_E_ARG, "linear: input scale %g", (double)s->x_scale);
     return FL_OK;

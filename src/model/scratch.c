@@ -23,7 +23,7 @@ static fl_act take_act(cursor *c, fl_dtype dtype, int64_t rows, int64_t width) {
     fl_act a;
     a.x = take(c, dtype, rows, width);
     a.q = take(c, FL_DTYPE_E4M3, rows, width);
-    a.q_scale = take_1d(c, FL_DTYPE_F32, rows);
+    a.q_scale = take(c, FL_DTYPE_F32, rows, fl_act_groups(width));
     return a;
 }
 

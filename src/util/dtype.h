@@ -48,4 +48,11 @@ typedef enum {
     FL_ACT_GROUP,  /* absmax / 448 of each 128 columns of a row (block FP8)  */
 } fl_act_scheme;
 
+enum { FL_ACT_GROUP_K = 128 }; /* columns of a group and of a block of weights; the last is short */
+
+/* Groups, or blocks, of k columns. */
+static inline int64_t fl_act_groups(int64_t k) {
+    return (k + FL_ACT_GROUP_K - 1) / FL_ACT_GROUP_K;
+}
+
 #endif
