@@ -230,8 +230,8 @@ static void begin(client *c, struct slot *slot) {
     const char *bad = nonsense[pick(c, NONSENSES)];
     int rc = slot->kind == NONSENSE ? submit(c, e, &slot->request, bad, strlen(bad), &err)
                                     : submit(c, e, &slot->request, text.data, text.len, &err);
-    atomic_fetch_add(&c->s->submitted, 1);
     if (rc) slot->request = NULL;
+    atomic_fetch_add(&c->s->submitted, rc != FL_E_LIMIT);
     if (slot->kind == NONSENSE) {
         if (rc == FL_E_ARG)
             atomic_fetch_add(&c->s->ended[NONSENSE][FL_FINISH_ERROR], 1);
@@ -239,6 +239,7 @@ static void begin(client *c, struct slot *slot) {
             atomic_fetch_add(&c->s->wrong, 1);
     } else if (rc == FL_E_LIMIT) {
         atomic_fetch_add(&c->s->refused_full, 1);
+        nap(2000);
     } else if (rc && rc != FL_E_CANCELLED) {
         if (!atomic_fetch_add(&c->s->odd_errors, 1)) printf("# submit: %s\n", err.msg);
     }
@@ -340,7 +341,7 @@ static void *feeder_run(void *arg) {
 
 static int open_engine(storm *s, fl_engine **out, fl_err *err) {
     const fl_engine_options o = {
-        .max_running = 24, .max_queued = 6, .max_unread = 16, .policy_timeout_ms = 10};
+        .max_running = 24, .max_queued = 12, .max_unread = 16, .policy_timeout_ms = 10};
     atomic_fetch_add(&s->engines, 1);
     return fl_engine_new(out, s->model, s->tokenizer, &o, err);
 }
