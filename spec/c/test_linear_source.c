@@ -1,74 +1,23 @@
 /* One linear from a checkpoint: names, dtypes and shapes of scales, activation schemes,
- * and every reason to refuse it.  KV scales and the cross-check. */
+ * and every reason to refuse it.  KV scales. */
 #include "formats/linear_source.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "fixture.h"
+#include "parts.h"
 #include "tap.h"
 #include "util/fp8.h"
-#include "util/log.h"
 
-enum { MAX_PARTS = 6 };
-
-/* A tensor of float values (E4M3 and BF16 values must be exact) or of raw bytes. */
-typedef struct part {
-    const char *name;
-    const char *dtype; /* NULL ends the list */
-    const char *shape;
-    int n;
-    float v[8];
-} part;
-
-static size_t encode(uint8_t *out, const part *p) {
-    size_t at = 0;
-    for (int i = 0; i < p->n; i++) {
-        uint32_t bits = fl_f32_bits(p->v[i]);
-        size_t bytes = 4;
-        if (!strcmp(p->dtype, "BF16")) {
-            bits = fl_f32_to_bf16(p->v[i]);
-            bytes = 2;
-        } else if (!strcmp(p->dtype, "F16")) {
-            bits = fl_f32_to_f16(p->v[i]);
-            bytes = 2;
-        } else if (!strncmp(p->dtype, "F8", 2)) {
-            bits = fl_f32_to_e4m3(p->v[i]);
-            bytes = 1;
-        } else if (!strcmp(p->dtype, "I8") || !strcmp(p->dtype, "U8")) {
-            bits = (uint8_t)(int)p->v[i];
-            bytes = 1;
-        }
-        memcpy(out + at, &bits, bytes); /* little-endian, as every machine we build for */
-        at += bytes;
-    }
-    return at;
-}
-
-/* parts as model.safetensors, behind one odd byte so that nothing is aligned. */
-static void write_parts(const fixture *f, const part *parts) {
-    char header[4096];
-    uint8_t data[1024] = {0};
-    size_t at = 1;
-    int n = snprintf(header, sizeof(header),
-                     "{\"odd\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}");
-    for (int i = 0; i < MAX_PARTS && parts[i].dtype; i++) {
-        size_t bytes = encode(data + at, &parts[i]);
-        n += snprintf(header + n, sizeof(header) - (size_t)n,
-                      ",\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                      parts[i].name, parts[i].dtype, parts[i].shape, at, at + bytes);
-        at += bytes;
-    }
-    snprintf(header + n, sizeof(header) - (size_t)n, "}");
-    fixture_safetensors(f, "model.safetensors", header, data, at);
-}
+static const fl_linear_want x_2x4 = {.module = "x", .n = 2, .k = 4};
 
 static int open_linear(const fixture *f, const part *parts, const fl_quant_plan *plan,
                        fl_checkpoint **ck, fl_linear_source *s, fl_err *e) {
     *e = (fl_err){0};
     write_parts(f, parts);
     int rc = fl_checkpoint_open(ck, f->dir, e);
-    return rc ? rc : fl_linear_source_open(s, *ck, plan, "x", 2, 4, e);
+    return rc ? rc : fl_linear_source_open(s, *ck, plan, &x_2x4, e);
 }
 
 #define Q                                                                                          \
@@ -279,7 +228,7 @@ static void test_good(const fixture *f) {
         fl_linear_source s = {0};
         fl_err e;
         int rc = open_linear(f, c->parts, c->plan, &ck, &s, &e);
-        bool ok = !rc && s.weight && s.act == c->act && s.x_scale == c->x_scale &&
+        bool ok = !rc && s.data && s.act == c->act && s.x_scale == c->x_scale &&
                   s.x_scale_ub == c->ub && !s.bias && (s.w_scale != NULL) == (c->scale[0] != 0);
         if (ok && s.w_scale) ok = s.w_scale[0] == c->scale[0] && s.w_scale[1] == c->scale[1];
         check(ok, "%s %s", c->what, e.msg);
@@ -314,16 +263,6 @@ static const bad_case bad[] = {
      {{"x.weight_packed", "F32", "[1]", 1, {0}}},
      FL_E_UNSUPPORTED,
      "x.weight_packed: packed"},
-    {"bitmask weight",
-     &plain,
-     {{"x.compressed", "F32", "[1]", 1, {0}}},
-     FL_E_UNSUPPORTED,
-     "sparse-24-bitmask"},
-    {"older bitmask weight",
-     &plain,
-     {{"x.weight.compressed", "F32", "[1]", 1, {0}}},
-     FL_E_UNSUPPORTED,
-     "sparse-bitmask"},
     {"GPTQ weight",
      &plain,
      {{"x.qweight", "F32", "[1]", 1, {0}}},
@@ -565,84 +504,27 @@ static void test_kv(const fixture *f) {
         fl_checkpoint *ck;
         fl_err e = {0};
         float k = 0, v = 0;
+        bool found = false;
         write_parts(f, c->parts);
         int rc = fl_checkpoint_open(&ck, f->dir, &e);
-        if (!rc) rc = fl_kv_scales_read(&k, &v, ck, 7, &e);
-        check(rc == c->code && k == c->k && v == c->v && strstr(e.msg, c->says), "KV scales: %s %s",
-              c->what, e.msg);
+        if (!rc) rc = fl_kv_scales_read(&k, &v, &found, ck, 7, &e);
+        check(rc == c->code && found == (k * v > 1) && k == c->k && v == c->v &&
+                  strstr(e.msg, c->says),
+              "KV scales: %s %s", c->what, e.msg);
         fl_checkpoint_close(ck);
     }
-}
-
-static char warnings[2048];
-
-static void keep_warning(fl_log_level level, const char *msg) {
-    size_t n = strlen(warnings);
-    if (level == FL_LOG_WARN) snprintf(warnings + n, sizeof(warnings) - n, "%s; ", msg);
-}
-
-static void test_cross_check(const fixture *f) {
-    static const struct {
-        const char *what;
-        const fl_quant_plan *plan;
-        part parts[MAX_PARTS];
-        const char *says[2]; /* all that is said */
-        const char *config;
-    } cases[] = {
-        {"nothing to say", &dynamic, {Q, S}, {NULL, NULL}, NULL},
-        {"a plain model", &plain, {{"x.weight", "F32", "[2]", 2, {0}}}, {NULL, NULL}, NULL},
-        {"FP8 without a plan",
-         &plain,
-         {Q, S},
-         {"1 weights are F8_E4M3 (first x.weight)", NULL},
-         NULL},
-        {"ignored but FP8",
-         &dynamic,
-         {Q, S},
-         {"1 modules listed as not quantized have F8_E4M3 weights (first x.weight)", NULL},
-         "{\"quantization_config\":{\"ignored_layers\":[\"lm_head\",\"re:.*y\",5,\"x\"]}}"},
-        {"ignored and plain",
-         &dynamic,
-         {Q, S},
-         {NULL, NULL},
-         "{\"quantization_config\":{\"ignore\":[\"lm_head\"]}}"},
-        {"no list", &dynamic, {Q, S}, {NULL, NULL}, "{\"quantization_config\":{\"ignore\":7}}"},
-        {"a plan without FP8, scales left over",
-         &fixed,
-         {{"x.weight", "F32", "[2]", 2, {0}},
-          {"x.weight_scale", "F32", "[]", 1, {1}},
-          {"y.weight_scale", "F32", "[]", 1, {1}}},
-         {"(autofp8), but no weight is F8_E4M3",
-          "2 scales of weights that are not F8_E4M3 are ignored (first x.weight_scale)"},
-         NULL},
-    };
-    fl_log_set_sink(keep_warning);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        fl_checkpoint *ck;
-        warnings[0] = '\0';
-        write_parts(f, cases[i].parts);
-        fixture_remove(f, "config.json");
-        if (cases[i].config) fixture_text(f, "config.json", cases[i].config);
-        if (fl_checkpoint_open(&ck, f->dir, NULL)) continue;
-        fl_quant_cross_check(ck, cases[i].plan);
-        size_t lines = 0, want = 0;
-        bool ok = true;
-        for (const char *p = warnings; *p; p++) lines += *p == ';';
-        for (; want < 2 && cases[i].says[want]; want++)
-            ok &= strstr(warnings, cases[i].says[want]) != NULL;
-        check(ok && lines == want, "cross-check: %s: %s", cases[i].what, warnings);
-        fl_checkpoint_close(ck);
-    }
-    fl_log_set_sink(NULL);
 }
 
 typedef struct sweep_ctx {
     const fl_checkpoint *ck;
+    const fl_quant_plan *plan;
+    const fl_linear_want *want;
 } sweep_ctx;
 
 static int open_once(void *ctx) {
+    const sweep_ctx *c = ctx;
     fl_linear_source s;
-    int rc = fl_linear_source_open(&s, ((sweep_ctx *)ctx)->ck, &fixed, "x", 2, 4, NULL);
+    int rc = fl_linear_source_open(&s, c->ck, c->plan, c->want, NULL);
     fl_linear_source_free(&s);
     return rc;
 }
@@ -657,10 +539,9 @@ int main(void) {
     test_bias(&f);
     test_bad(&f);
     test_kv(&f);
-    test_cross_check(&f);
     write_parts(&f, full);
     if (check(!fl_checkpoint_open(&ck, f.dir, NULL), "a linear with everything")) {
-        sweep_ctx ctx = {ck};
+        sweep_ctx ctx = {ck, &fixed, &x_2x4};
         check(fixture_sweep(open_once, &ctx) == 2, "every failing allocation is FL_E_NOMEM");
         fl_checkpoint_close(ck);
     }

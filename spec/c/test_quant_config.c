@@ -25,6 +25,14 @@ static void keep_warning(fl_log_level level, const char *msg) {
 #define X_STATIC  "\"input_activations\":" ARGS("tensor", "false")
 #define X_TOKEN   "\"input_activations\":" ARGS("token", "true")
 #define MODELOPT  "\"quant_method\":\"modelopt\","
+#define X_GROUP   "\"input_activations\":" ARGS_GROUP("128")
+#define W_BLOCK(size)                                                                              \
+    "\"weights\":{\"num_bits\":8,\"type\":\"float\",\"symmetric\":true,\"strategy\":\"block\","    \
+    "\"dynamic\":false,\"block_structure\":" size "}"
+#define ARGS_GROUP(size)                                                                           \
+    "{\"num_bits\":8,\"type\":\"float\",\"symmetric\":true,\"strategy\":\"group\","                \
+    "\"dynamic\":true,\"group_size\":" size "}"
+#define BLOCK_PLAN .block_n = 128, .block_k = 128
 #define SIDE(members)                                                                              \
     "{\"producer\":{\"name\":\"modelopt\",\"version\":\"0.15.1\"},\"quantization\":{" members "}}"
 
@@ -51,6 +59,57 @@ static const plan_case plans[] = {
     {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":null"),
      NULL,
      {PLAN(AUTOFP8, TOKEN)},
+     NULL},
+    {QC(AUTOFP8
+        "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[64,128],\"fmt\":\"e4m3\""),
+     NULL,
+     {PLAN(AUTOFP8, GROUP), .block_n = 64, .block_k = 128},
+     NULL},
+    {QC(AUTOFP8 "\"activation_scheme\":\"static\",\"sparsity_config\":{\"sparsity_structure\":"
+                "\"2:4\"}"),
+     NULL,
+     {PLAN(AUTOFP8, STATIC), .sparse24 = true},
+     NULL},
+    {QC(GROUPS(W_BLOCK("[128,128]") "," X_GROUP)),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, GROUP), BLOCK_PLAN},
+     NULL},
+    {QC(GROUPS(W_BLOCK("\"128x128\"") "," X_TOKEN)),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), BLOCK_PLAN},
+     NULL},
+    {QC(CT "\"config_groups\":{\"FP8_BLOCK\":[\"Linear\"]}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, GROUP), BLOCK_PLAN},
+     NULL},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"dense\",\"config_groups\":{\"a\":"
+        "{" W_TENSOR "," X_STATIC "}}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, STATIC), .frozen = true},
+     NULL},
+    {QC("\"quant_method\":\"compressed-tensors\",\"config_groups\":{\"a\":{" W_TENSOR "}}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE), .frozen = true},
+     NULL},
+    {QC(GROUPS(W_TENSOR) ",\"quantization_status\":\"frozen\""),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE), .frozen = true},
+     NULL},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"mixed-precision\",\"config_groups\":{"
+        "\"a\":{\"format\":\"float-quantized\"," W_CHANNEL "," X_TOKEN "},"
+        "\"b\":{\"format\":\"naive-quantized\"," W_BLOCK("[128,128]") "," X_TOKEN "}}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), BLOCK_PLAN},
+     NULL},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"sparse-24-bitmask\","
+                                      "\"sparsity_structure\":\"0:0\"}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), .sparse24 = true},
+     NULL},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"sparse-bitmask\","
+                                      "\"sparsity_structure\":\"unstructured\"}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN)},
      NULL},
     {QC("\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":800.0"),
      NULL,
@@ -132,10 +191,19 @@ static const plan_case plans[] = {
      {PLAN(MODELOPT, STATIC)},
      "KV cache scheme NVFP4"},
     {"{}", SIDE("\"quant_algo\":null"), {PLAN(NONE, NONE)}, NULL},
+    {"{}", SIDE("\"quant_algo\":\"FP8_PB_WO\""), {PLAN(MODELOPT, NONE), BLOCK_PLAN}, NULL},
     {QC(AUTOFP8 "\"activation_scheme\":\"static\""),
      SIDE("\"quant_algo\":\"NVFP4\""),
      {PLAN(AUTOFP8, STATIC)},
+     "quant_algo \"NVFP4\" is not supported: ignored"},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\""),
+     SIDE("\"quant_algo\":\"FP8\""),
+     {PLAN(MODELOPT, STATIC)},
      NULL},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\""),
+     SIDE("\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":\"FP8\""),
+     {PLAN(MODELOPT, STATIC)},
+     "hf_quant_config.json: differs from config.json (modelopt)"},
 };
 
 static int load(const fixture *f, const char *config, const char *side, fl_quant_plan *p,
@@ -151,7 +219,7 @@ static int load(const fixture *f, const char *config, const char *side, fl_quant
 static bool same_plan(const fl_quant_plan *a, const fl_quant_plan *b) {
     return a->flavour == b->flavour && a->act == b->act && a->block_n == b->block_n &&
            a->block_k == b->block_k && a->act_scale_ub == b->act_scale_ub &&
-           a->kv_fp8 == b->kv_fp8 && a->sparse24 == b->sparse24;
+           a->kv_fp8 == b->kv_fp8 && a->sparse24 == b->sparse24 && a->frozen == b->frozen;
 }
 
 static void test_plans(const fixture *f) {
@@ -187,8 +255,16 @@ static const refused_case refused[] = {
     {QC(AUTOFP8 "\"activation_scheme\":\"sometimes\""), NULL, FL_E_UNSUPPORTED,
      "activation_scheme \"sometimes\""},
     {QC(AUTOFP8 "\"activation_scheme\":1"), NULL, FL_E_FORMAT, "activation_scheme: need a string"},
-    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128]"), NULL,
-     FL_E_UNSUPPORTED, "block-scaled FP8"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]"), NULL,
+     FL_E_UNSUPPORTED, "activation_scheme: static with weight_block_size"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,64]"), NULL,
+     FL_E_UNSUPPORTED, "weight_block_size: blocks of 64 columns, only 128"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128]"), NULL, FL_E_FORMAT,
+     "weight_block_size: need two sizes"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":[0,128]"), NULL,
+     FL_E_FORMAT, "weight_block_size: need two sizes"},
+    {QC(AUTOFP8 "\"activation_scheme\":\"dynamic\",\"weight_block_size\":{\"a\":1}"), NULL,
+     FL_E_FORMAT, "weight_block_size: need two sizes"},
     {QC("\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":-1"), NULL, FL_E_FORMAT,
      "activation_scale_ub"},
     {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\""), NULL,
@@ -205,7 +281,17 @@ static const refused_case refused[] = {
      FL_E_UNSUPPORTED, "4-bit int, strategy group"},
     {QC(GROUPS("\"weights\":{\"num_bits\":8,\"type\":\"float\",\"symmetric\":false}")), NULL,
      FL_E_UNSUPPORTED, "asymmetric"},
-    {QC(GROUPS("\"weights\":" ARGS("block", "false"))), NULL, FL_E_UNSUPPORTED, "strategy block"},
+    {QC(GROUPS("\"weights\":" ARGS("block", "false"))), NULL, FL_E_FORMAT,
+     "weights: block_structure: need two sizes"},
+    {QC(GROUPS(W_BLOCK("\"64x64\""))), NULL, FL_E_UNSUPPORTED, "block_structure \"64x64\""},
+    {QC(GROUPS("\"weights\":" ARGS("tensor_group", "false"))), NULL, FL_E_UNSUPPORTED,
+     "strategy tensor_group"},
+    {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS_GROUP("64"))), NULL, FL_E_UNSUPPORTED,
+     "input_activations: 8-bit float, strategy group"},
+    {QC(GROUPS(W_CHANNEL ",\"format\":\"nvfp4-pack-quantized\"")), NULL, FL_E_UNSUPPORTED,
+     "config_groups.group_0.format \"nvfp4-pack-quantized\""},
+    {QC(CT "\"config_groups\":{\"a\":{" W_BLOCK("[128,128]") "},\"b\":{" W_BLOCK("[64,128]") "}}"),
+     NULL, FL_E_UNSUPPORTED, "more than one block size"},
     {QC(GROUPS("\"weights\":" ARGS("tensor", "true"))), NULL, FL_E_UNSUPPORTED, "dynamic"},
     {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS("group", "true"))), NULL, FL_E_UNSUPPORTED,
      "input_activations: 8-bit float, strategy group"},
@@ -221,13 +307,16 @@ static const refused_case refused[] = {
     {QC(GROUPS("\"weights\":[]")), NULL, FL_E_FORMAT, "weights: not an object"},
     {QC(CT "\"config_groups\":{\"group_0\":5}"), NULL, FL_E_FORMAT, "config_groups"},
     {QC(CT "\"config_groups\":[]"), NULL, FL_E_FORMAT, "config_groups: not an object"},
-    {QC(CT "\"config_groups\":{\"FP8_BLOCK\":[\"Linear\"]}"), NULL, FL_E_UNSUPPORTED,
-     "\"FP8_BLOCK\""},
+    {QC(CT "\"config_groups\":{\"NVFP4\":[\"Linear\"]}"), NULL, FL_E_UNSUPPORTED, "\"NVFP4\""},
     {QC(CT "\"config_groups\":{\"a\":{" W_TENSOR "," X_STATIC "},\"b\":{" W_TENSOR "," X_TOKEN
            "}}"),
      NULL, FL_E_UNSUPPORTED, "more than one activation scheme"},
-    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"sparse-24-bitmask\"}"),
-     NULL, FL_E_UNSUPPORTED, "sparsity_config.format \"sparse-24-bitmask\""},
+    {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"marlin-24\"}"), NULL,
+     FL_E_UNSUPPORTED, "quantization_config.sparsity_config.format \"marlin-24\""},
+    {"{\"compression_config\":{\"quantization_config\":{\"format\":\"int-quantized\",\"quant_"
+     "method\":"
+     "\"compressed-tensors\"}}}",
+     NULL, FL_E_UNSUPPORTED, "compression_config.quantization_config.format \"int-quantized\""},
     {QC(GROUPS(W_TENSOR) ",\"transform_config\":{\"config_groups\":{}}"), NULL, FL_E_UNSUPPORTED,
      "a rotation of the weights"},
     {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":\"static\""), NULL, FL_E_FORMAT, "kv_cache_scheme"},
@@ -245,7 +334,7 @@ static const refused_case refused[] = {
     {"{}", "[]", FL_E_FORMAT, "hf_quant_config.json: quantization: missing"},
     {"{}", SIDE("\"quant_algo\":\"W4A8_AWQ\""), FL_E_UNSUPPORTED,
      "hf_quant_config.json: quantization.quant_algo \"W4A8_AWQ\""},
-    {"{}", SIDE("\"quant_algo\":\"FP8_PB_WO\""), FL_E_UNSUPPORTED, "\"FP8_PB_WO\""},
+    {"{}", SIDE("\"quant_algo\":\"W4A16_MXFP4\""), FL_E_UNSUPPORTED, "\"W4A16_MXFP4\""},
     {"{}", SIDE("\"quant_algo\":8"), FL_E_FORMAT, "quantization.quant_algo"},
 };
 

@@ -92,14 +92,14 @@ local cases = {
   {"GPTQ", quantization {quant_method = "gptq", bits = 4}, "UNSUPPORTED", "config.json", "quant_method", "gptq"},
   {"no quant_method", quantization {bits = 4}, "FORMAT", "config.json", "quant_method"},
   {"no activation scheme", quantization {quant_method = "fp8"}, "FORMAT", "config.json", "activation_scheme"},
-  {"block FP8", quantization {quant_method = "fp8", activation_scheme = "dynamic", weight_block_size = {128, 128}},
-    "UNSUPPORTED", "config.json", "weight_block_size"},
+  {"blocks of 64 columns", quantization {quant_method = "fp8", activation_scheme = "dynamic",
+    weight_block_size = {128, 64}}, "UNSUPPORTED", "config.json", "weight_block_size", "64 columns"},
   {"int4 compressed-tensors", quantization {quant_method = "compressed-tensors", format = "float-quantized",
     config_groups = {group_0 = {weights = weights_int4}}}, "UNSUPPORTED", "config_groups.group_0.weights", "4-bit int"},
   {"packed compressed-tensors", quantization {quant_method = "compressed-tensors", format = "nvfp4-pack-quantized"},
     "UNSUPPORTED", "config.json", "nvfp4-pack-quantized"},
-  {"bitmask sparsity", quantization {quant_method = "compressed-tensors", format = "float-quantized",
-    sparsity_config = {format = "sparse-24-bitmask"}}, "UNSUPPORTED", "config.json", "sparse-24-bitmask"},
+  {"another sparsity format", quantization {quant_method = "compressed-tensors", format = "float-quantized",
+    sparsity_config = {format = "marlin-24"}}, "UNSUPPORTED", "config.json", "sparsity_config.format", "marlin-24"},
   {"modelopt NVFP4", file("hf_quant_config.json", '{"quantization":{"quant_algo":"NVFP4"}}'), "UNSUPPORTED",
     "hf_quant_config.json", "quant_algo", "NVFP4"},
 
@@ -191,7 +191,7 @@ local cases = {
   end}, "UNSUPPORTED", q_proj .. ".weight_packed"},
   {"compressed weights", {options = {quant = "fp8-static"}, change = function(m)
     m:tensor(q_proj .. ".weight").name = q_proj .. ".compressed"
-  end}, "UNSUPPORTED", q_proj .. ".compressed", "sparse-24-bitmask"},
+  end}, "FORMAT", q_proj .. ".compressed", q_proj .. ".shape"},
 }
 
 describe("a broken checkpoint", function()

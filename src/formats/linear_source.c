@@ -4,13 +4,23 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/stored_tensor.h"
 #include "util/file.h"
 #include "util/fp8.h"
-#include "util/json.h"
-#include "util/log.h"
 #include "util/mem.h"
+#include "util/num.h"
 
-enum { MAX_NAME = 512, MAX_CONFIG_BYTES = 16 << 20 };
+enum { MAX_NAME = 512 };
+
+/* Where a linear's rows are. */
+typedef struct place {
+    const fl_checkpoint *ck;
+    const fl_quant_plan *plan;
+    const char *module;
+    int64_t first, n, all, k; /* rows [first, first+n) of `all` */
+    int part, parts;          /* of the linears stored together */
+    fl_stored_tensor weight;
+} place;
 
 /* The tensor module + suffix; NULL: absent. */
 static const fl_st_tensor *part(const fl_checkpoint *ck, const char *module, const char *suffix) {
@@ -25,6 +35,14 @@ static const fl_st_tensor *any_part(const fl_checkpoint *ck, const char *module,
     const fl_st_tensor *t = NULL;
     for (; *suffixes && !t; suffixes++) t = part(ck, module, *suffixes);
     return t;
+}
+
+static int find_stored(fl_stored_tensor *out, bool *found, const fl_checkpoint *ck,
+                       const char *module, const char *suffix, fl_err *err) {
+    char name[MAX_NAME];
+    int n = snprintf(name, sizeof(name), "%s.%s", module, suffix);
+    *found = false;
+    return n > 0 && n < MAX_NAME ? fl_stored_tensor_find(out, found, ck, name, err) : FL_OK;
 }
 
 /* weight_scale_inv is a dequantisation scale like the others, whatever its name says. */
@@ -48,63 +66,123 @@ static int bad_scale(const fl_st_tensor *t, int64_t i, float v, fl_err *err) {
                    t->name, (long long)i, (double)v);
 }
 
-static bool all_zero_codes(const fl_st_tensor *w, int64_t row, int64_t rows) {
-    const uint8_t *p = w->data + row * w->dim[1];
+/* ---- weight scales ---- */
+
+/* Which element of a scale tensor belongs to (row, block): row / row_step * row_stride + block *
+ * column_stride, rows counted in the tensor as stored. */
+typedef struct scale_layout {
+    int64_t row_step, row_stride, column_stride, offset;
+} scale_layout;
+
+/* [rows, columns] of blocks, as modelopt also writes it: [rows,1,columns,1]. */
+static bool is_block_shape(const fl_st_tensor *s, int64_t rows, int64_t columns) {
+    if (s->ndim == 2) return s->dim[0] == rows && s->dim[1] == columns;
+    return s->ndim == 4 && s->dim[0] == rows && s->dim[1] == 1 && s->dim[2] == columns &&
+           s->dim[3] == 1;
+}
+
+static int find_layout(scale_layout *out, int64_t *w_block, const fl_st_tensor *s, const place *p,
+                       fl_err *err) {
+    char shape[160], wshape[160];
+    const int64_t count = fl_st_numel(s), blocks = fl_div_up(p->k, FL_ACT_GROUP_K);
+    const int64_t step = p->plan->block_n ? p->plan->block_n : FL_ACT_GROUP_K;
+    *w_block = 0;
+    *out = (scale_layout){.row_step = 1};
+    if (count == 1) return FL_OK;
+    if (count == p->all && (s->ndim == 1 || (s->ndim == 2 && s->dim[1] == 1))) {
+        out->row_stride = 1;
+        return FL_OK;
+    }
+    if (count == p->parts && s->ndim == 1) {
+        out->offset = p->part;
+        return FL_OK;
+    }
+    if (is_block_shape(s, fl_div_up(p->all, step), blocks)) {
+        *w_block = FL_ACT_GROUP_K;
+        *out = (scale_layout){.row_step = step, .row_stride = blocks, .column_stride = 1};
+        return FL_OK;
+    }
+    return fl_fail(err, FL_E_FORMAT,
+                   "%s: %s: shape %s is neither one scale nor one for each row or block of %lld x "
+                   "%d of %s %s",
+                   s->file, s->name, fl_st_shape(shape, s), (long long)step, FL_ACT_GROUP_K,
+                   p->weight.t.name, fl_st_shape(wshape, &p->weight.t));
+}
+
+/* Columns [from, to) of a row are +0 or -0. */
+static bool all_zero(const fl_linear_source *s, int64_t row, int64_t from, int64_t to) {
+    const int64_t bytes = fl_dtype_bytes(s->dtype);
+    const uint8_t *p = s->data + (row * s->k + from) * bytes;
     unsigned any = 0;
-    for (int64_t i = 0; i < rows * w->dim[1]; i++) any |= p[i] & 0x7fu;
+    for (int64_t i = 1; i <= (to - from) * bytes; i++, p++)
+        any |= i % bytes ? *p : *p & 0x7fu; /* the sign is in the last byte */
     return !any;
 }
 
 /* A scale of 0 is what some writers give a weight that is all zero: 1 does as well. */
-static int read_weight_scale(float *out, const fl_st_tensor *s, const fl_st_tensor *w,
+static int read_weight_scale(fl_linear_source *s, const fl_st_tensor *t, const place *p,
                              fl_err *err) {
-    int64_t n = w->dim[0], count = fl_st_numel(s);
-    bool per_row = count == n && (s->ndim == 1 || (s->ndim == 2 && s->dim[1] == 1));
-    char shape[160], wshape[160];
-    int rc = need_float(s, err);
-    if (rc) return rc;
-    if (count != 1 && !per_row)
-        return fl_fail(err, FL_E_FORMAT,
-                       "%s: %s: shape %s is neither one scale nor one for each row of %s %s",
-                       s->file, s->name, fl_st_shape(shape, s), w->name, fl_st_shape(wshape, w));
-    for (int64_t i = 0; i < count; i++) {
-        float v = fl_st_value(s, i);
-        if (v == 0.0f && all_zero_codes(w, i, count == 1 ? n : 1)) v = 1.0f;
-        if (!isfinite(v) || v <= 0.0f) return bad_scale(s, i, v, err);
-        out[i] = v;
+    scale_layout at;
+    int rc = need_float(t, err);
+    if (rc || (rc = find_layout(&at, &s->w_block, t, p, err))) return rc;
+    const int64_t width = s->w_block ? s->w_block : s->k, blocks = fl_div_up(s->k, width);
+    if (!(s->w_scale = fl_alloc_array((size_t)s->n, (size_t)blocks * sizeof(float))))
+        return fl_fail(err, FL_E_NOMEM, "%s: %s", t->file, t->name);
+    for (int64_t row = 0; row < s->n; row++) {
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t i =
+                at.offset + (p->first + row) / at.row_step * at.row_stride + b * at.column_stride;
+            float v = fl_st_value(t, i);
+            if (v == 0.0f && all_zero(s, row, b * width, fl_min_i64((b + 1) * width, s->k)))
+                v = 1.0f;
+            if (!isfinite(v) || v <= 0.0f) return bad_scale(t, i, v, err);
+            s->w_scale[row * blocks + b] = v;
+        }
     }
-    for (int64_t i = count; i < n; i++) out[i] = out[0];
     return FL_OK;
 }
 
-static int read_one_scale(float *out, const fl_st_tensor *s, fl_err *err) {
+/* One scale, or that of this part of linears stored together. */
+static int read_one_scale(float *out, const fl_st_tensor *s, int part, int parts, fl_err *err) {
     char shape[160];
     int rc = need_float(s, err);
+    int64_t count = fl_st_numel(s), i = count == 1 ? 0 : part;
     if (rc) return rc;
-    if (fl_st_numel(s) != 1)
+    if (count != 1 && (count != parts || s->ndim != 1))
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: shape %s, only one scale is supported",
                        s->file, s->name, fl_st_shape(shape, s));
-    *out = fl_st_value(s, 0);
-    return isfinite(*out) ? FL_OK : bad_scale(s, 0, *out, err);
+    *out = fl_st_value(s, i);
+    return isfinite(*out) ? FL_OK : bad_scale(s, i, *out, err);
 }
 
-static int read_bias(fl_linear_source *s, const fl_st_tensor *b, int64_t n, fl_err *err) {
+/* ---- bias ---- */
+
+static int read_bias(fl_linear_source *s, const place *p, const char *key, fl_err *err) {
+    fl_stored_tensor b;
+    bool found;
     char shape[160];
-    int rc = need_float(b, err);
+    int rc = find_stored(&b, &found, p->ck, p->module, "bias", err);
     if (rc) return rc;
-    if (b->ndim != 1 || b->dim[0] != n)
-        return fl_fail(err, FL_E_FORMAT, "%s: %s: shape %s, need [%lld]", b->file, b->name,
-                       fl_st_shape(shape, b), (long long)n);
-    if (!(s->bias = fl_alloc_array((size_t)n, sizeof(float))))
-        return fl_fail(err, FL_E_NOMEM, "%s: %s", b->file, b->name);
-    for (int64_t i = 0; i < n; i++) {
-        s->bias[i] = fl_st_value(b, i);
+    if (!found && key)
+        return fl_fail(err, FL_E_FORMAT, "%s: %s.bias is missing, config.json has %s true", s->file,
+                       p->module, key);
+    if (!found) return FL_OK;
+    if ((rc = need_float(&b.t, err))) return rc;
+    if (b.t.ndim != 1 || b.t.dim[0] != p->all)
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: shape %s, need [%lld]", b.t.file, b.t.name,
+                       fl_st_shape(shape, &b.t), (long long)p->all);
+    if (!(s->bias = fl_alloc_array((size_t)s->n, sizeof(float))))
+        return fl_fail(err, FL_E_NOMEM, "%s: %s", b.t.file, b.t.name);
+    if ((rc = fl_stored_tensor_floats(s->bias, &b, p->first, s->n, err))) return rc;
+    for (int64_t i = 0; i < s->n; i++) {
         if (!isfinite(s->bias[i]))
-            return fl_fail(err, FL_E_FORMAT, "%s: %s: element %lld is %g", b->file, b->name,
-                           (long long)i, (double)s->bias[i]);
+            return fl_fail(err, FL_E_FORMAT, "%s: %s: element %lld is %g", b.t.file, b.t.name,
+                           (long long)(p->first + i), (double)s->bias[i]);
     }
     return FL_OK;
 }
+
+/* ---- weight ---- */
 
 /* Symmetric schemes only: a zero point may be stored, but must be zero. */
 static int check_zero_points(const fl_checkpoint *ck, const char *module, fl_err *err) {
@@ -128,9 +206,8 @@ static int explain_missing(const fl_checkpoint *ck, const char *module, fl_err *
         const char *suffix, *scheme;
     } known[] = {
         {"weight_packed", "packed 4-bit or smaller weights"},
-        {"compressed", "compressed 2:4 sparse weights (sparse-24-bitmask)"},
-        {"weight.compressed", "bitmask-compressed weights (sparse-bitmask)"},
         {"qweight", "GPTQ or AWQ weights"},
+        {"weight_blocks", "MXFP4 weights"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         const fl_st_tensor *t = part(ck, module, known[i].suffix);
@@ -141,14 +218,13 @@ static int explain_missing(const fl_checkpoint *ck, const char *module, fl_err *
     return fl_fail(err, FL_E_FORMAT, "%s: %s.weight is missing", fl_checkpoint_dir(ck), module);
 }
 
-static int check_weight(const fl_st_tensor *w, int64_t n, int64_t k, fl_err *err) {
-    char shape[160];
+static int check_dtype(const fl_st_tensor *w, fl_err *err) {
     switch (w->dtype) {
     case FL_DTYPE_E4M3:
     case FL_DTYPE_BF16:
     case FL_DTYPE_F16:
     case FL_DTYPE_F32:
-        break;
+        return FL_OK;
     case FL_DTYPE_E4M3FNUZ:
     case FL_DTYPE_E5M2FNUZ:
         return fl_fail(err, FL_E_UNSUPPORTED,
@@ -161,59 +237,129 @@ static int check_weight(const fl_st_tensor *w, int64_t n, int64_t k, fl_err *err
                        "and F32",
                        w->file, w->name, fl_dtype_name(w->dtype));
     }
-    if (w->ndim != 2 || w->dim[0] != n || w->dim[1] != k)
+}
+
+/* The module's own weight, or the one its rows are fused into. */
+static int find_place(place *p, const fl_linear_want *w, fl_err *err) {
+    bool found;
+    char shape[160];
+    p->module = w->module;
+    p->n = p->all = w->n;
+    p->k = w->k;
+    p->parts = 1;
+    int rc = find_stored(&p->weight, &found, p->ck, w->module, "weight", err);
+    if (rc) return rc;
+    if (!found && w->fused) {
+        if ((rc = find_stored(&p->weight, &found, p->ck, w->fused, "weight", err))) return rc;
+        if (found) {
+            p->module = w->fused;
+            p->first = w->fused_row;
+            p->all = w->fused_n;
+            p->part = w->part;
+            p->parts = w->parts;
+        }
+    }
+    if (!found) return explain_missing(p->ck, w->module, err);
+    const fl_st_tensor *t = &p->weight.t;
+    if ((rc = check_dtype(t, err))) return rc;
+    if (t->ndim != 2 || t->dim[0] != p->all || t->dim[1] != p->k)
         return fl_fail(err, FL_E_FORMAT, "%s: %s: shape %s, config.json makes it [%lld,%lld]",
-                       w->file, w->name, fl_st_shape(shape, w), (long long)n, (long long)k);
+                       t->file, t->name, fl_st_shape(shape, t), (long long)p->all, (long long)p->k);
     return FL_OK;
 }
 
-/* The scheme of the plan; a checkpoint without one shows it by having an input scale. */
-static int read_activation(fl_linear_source *s, const fl_checkpoint *ck, const fl_quant_plan *plan,
-                           const char *module, fl_err *err) {
-    const fl_st_tensor *x = any_part(ck, module, input_scale_names);
-    s->act = plan->act;
-    if (plan->flavour == FL_QUANT_NONE) s->act = x ? FL_ACT_STATIC : FL_ACT_TOKEN;
-    if (s->act == FL_ACT_TOKEN) s->x_scale_ub = plan->act_scale_ub;
+/* Room for all values in a type; the caller makes it s->owned. */
+static uint8_t *new_values(const fl_linear_source *s, fl_dtype dtype, size_t *bytes, fl_err *err) {
+    *bytes = (size_t)(s->n * s->k * fl_dtype_bytes(dtype));
+    uint8_t *p = fl_map_pages(*bytes);
+    if (!p) fl_fail(err, FL_E_NOMEM, "%s: %s: %zu bytes", s->file, s->name, *bytes);
+    return p;
+}
+
+static int read_values(fl_linear_source *s, const place *p, fl_err *err) {
+    const fl_st_tensor *t = &p->weight.t;
+    s->file = t->file;
+    s->name = t->name;
+    s->dtype = t->dtype;
+    s->n = p->n;
+    s->k = p->k;
+    s->sparse24 = p->plan->sparse24 || (p->weight.kept && !p->weight.row_offsets);
+    if (t->data) {
+        s->data = t->data + p->first * p->k * fl_dtype_bytes(t->dtype);
+        return FL_OK;
+    }
+    if (!(s->owned = new_values(s, t->dtype, &s->owned_bytes, err))) return FL_E_NOMEM;
+    s->data = s->owned;
+    return fl_stored_tensor_unpack(s->owned, &p->weight, p->first, p->n, err);
+}
+
+/* Plain weights beside the scales they were to be stored with: the division is made in the
+ * type of both, as compressed-tensors makes it. */
+static int encode(fl_linear_source *s, fl_dtype scale_dtype, fl_err *err) {
+    const fl_st_tensor plain = {.data = s->data, .dtype = s->dtype};
+    const int64_t blocks = s->w_block ? fl_div_up(s->k, s->w_block) : 1;
+    const fl_dtype in = s->dtype == scale_dtype ? scale_dtype : FL_DTYPE_F32;
+    size_t bytes;
+    uint8_t *codes = new_values(s, FL_DTYPE_E4M3, &bytes, err);
+    if (!codes) return FL_E_NOMEM;
+    for (int64_t i = 0; i < s->n * s->k; i++) {
+        const int64_t row = i / s->k, b = s->w_block ? i % s->k / s->w_block : 0;
+        float q = fl_st_value(&plain, i) / s->w_scale[row * blocks + b];
+        if (in == FL_DTYPE_BF16) q = fl_bf16_round(q);
+        if (in == FL_DTYPE_F16) q = fl_f16_to_f32(fl_f32_to_f16(q));
+        codes[i] = fl_f32_to_e4m3(q);
+    }
+    if (!s->owned) fl_file_release(s->data, (size_t)(s->n * s->k * fl_dtype_bytes(s->dtype)));
+    fl_unmap_pages(s->owned, s->owned_bytes);
+    s->data = s->owned = codes;
+    s->owned_bytes = bytes;
+    s->dtype = FL_DTYPE_E4M3;
+    return FL_OK;
+}
+
+/* The scheme of the plan; a checkpoint without one shows it by its scales. */
+static int read_activation(fl_linear_source *s, const place *p, fl_err *err) {
+    const fl_st_tensor *x = any_part(p->ck, p->module, input_scale_names);
+    s->act = p->plan->act;
+    if (p->plan->flavour == FL_QUANT_NONE)
+        s->act = x ? FL_ACT_STATIC : s->w_block ? FL_ACT_GROUP : FL_ACT_TOKEN;
+    if (s->act == FL_ACT_TOKEN) s->x_scale_ub = p->plan->act_scale_ub;
     if (s->act != FL_ACT_STATIC) return FL_OK;
     if (!x)
         return fl_fail(err, FL_E_FORMAT,
-                       "%s: %s.input_scale is missing, the activation scheme is static",
-                       s->weight->file, module);
-    int rc = read_one_scale(&s->x_scale, x, err);
+                       "%s: %s.input_scale is missing, the activation scheme is static", s->file,
+                       p->module);
+    int rc = read_one_scale(&s->x_scale, x, p->part, p->parts, err);
     if (!rc && s->x_scale <= 0.0f) rc = bad_scale(x, 0, s->x_scale, err);
     return rc;
 }
 
-static int read_quantized(fl_linear_source *s, const fl_checkpoint *ck, const fl_quant_plan *plan,
-                          const char *module, fl_err *err) {
+static int read_quantized(fl_linear_source *s, const place *p, fl_err *err) {
     int rc;
-    const fl_st_tensor *w = s->weight, *scale = any_part(ck, module, weight_scale_names);
+    const fl_st_tensor *scale = any_part(p->ck, p->module, weight_scale_names);
+    if (s->dtype != FL_DTYPE_E4M3 && !(p->plan->frozen && scale)) return FL_OK;
     if (!scale)
-        return fl_fail(err, FL_E_FORMAT, "%s: %s: F8_E4M3 without %s.weight_scale", w->file,
-                       w->name, module);
-    if (!(s->w_scale = fl_alloc_array((size_t)w->dim[0], sizeof(float))))
-        return fl_fail(err, FL_E_NOMEM, "%s: %s", scale->file, scale->name);
-    if ((rc = read_weight_scale(s->w_scale, scale, w, err)) ||
-        (rc = check_zero_points(ck, module, err)) ||
-        (rc = read_activation(s, ck, plan, module, err)))
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: F8_E4M3 without %s.weight_scale", s->file,
+                       s->name, p->module);
+    if ((rc = read_weight_scale(s, scale, p, err)) ||
+        (rc = check_zero_points(p->ck, p->module, err)) || (rc = read_activation(s, p, err)))
         return rc;
-    size_t nan = fl_e4m3_count_nan(w->data, (size_t)w->bytes);
+    if (s->dtype != FL_DTYPE_E4M3 && (rc = encode(s, scale->dtype, err))) return rc;
+    const size_t all = (size_t)(s->n * s->k), nan = fl_e4m3_count_nan(s->data, all);
     if (nan)
-        return fl_fail(err, FL_E_FORMAT, "%s: %s: %zu of %llu values are NaN", w->file, w->name,
-                       nan, (unsigned long long)w->bytes);
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: %zu of %zu values are NaN", s->file, s->name, nan,
+                       all);
     return FL_OK;
 }
 
 int fl_linear_source_open(fl_linear_source *out, const fl_checkpoint *ck, const fl_quant_plan *plan,
-                          const char *module, int64_t n, int64_t k, fl_err *err) {
+                          const fl_linear_want *want, fl_err *err) {
     int rc;
     fl_linear_source s = {.act = FL_ACT_NONE};
+    place p = {.ck = ck, .plan = plan};
     *out = s;
-    if (!(s.weight = part(ck, module, "weight"))) return explain_missing(ck, module, err);
-    if ((rc = check_weight(s.weight, n, k, err))) return rc;
-    const fl_st_tensor *bias = part(ck, module, "bias");
-    if (bias && (rc = read_bias(&s, bias, n, err))) goto done;
-    if (s.weight->dtype == FL_DTYPE_E4M3 && (rc = read_quantized(&s, ck, plan, module, err)))
+    if ((rc = find_place(&p, want, err)) || (rc = read_values(&s, &p, err)) ||
+        (rc = read_bias(&s, &p, want->bias_key, err)) || (rc = read_quantized(&s, &p, err)))
         goto done;
     *out = s;
     s = (fl_linear_source){0};
@@ -223,10 +369,13 @@ done:
 }
 
 void fl_linear_source_free(fl_linear_source *s) {
+    fl_unmap_pages(s->owned, s->owned_bytes);
     fl_free(s->w_scale);
     fl_free(s->bias);
     *s = (fl_linear_source){0};
 }
+
+/* ---- KV scales ---- */
 
 static const char *const k_scale_names[] = {"k_scale",
                                             "k_proj.k_scale",
@@ -249,13 +398,13 @@ static int read_kv_scale(float *out, const fl_checkpoint *ck, const char *module
     const fl_st_tensor *t = any_part(ck, module, names);
     *out = 0.0f;
     if (!t) return FL_OK;
-    int rc = read_one_scale(out, t, err);
+    int rc = read_one_scale(out, t, 0, 1, err);
     *out = fmaxf(*out, 0.0f);
     return rc;
 }
 
-int fl_kv_scales_read(float *k_scale, float *v_scale, const fl_checkpoint *ck, int64_t layer,
-                      fl_err *err) {
+int fl_kv_scales_read(float *k_scale, float *v_scale, bool *found, const fl_checkpoint *ck,
+                      int64_t layer, fl_err *err) {
     int rc;
     float k, v;
     char module[64];
@@ -263,78 +412,10 @@ int fl_kv_scales_read(float *k_scale, float *v_scale, const fl_checkpoint *ck, i
     if ((rc = read_kv_scale(&k, ck, module, k_scale_names, err)) ||
         (rc = read_kv_scale(&v, ck, module, v_scale_names, err)))
         return rc;
+    *found = k != 0.0f || v != 0.0f;
     if (k == 0.0f) k = v != 0.0f ? v : 1.0f;
     if (v == 0.0f) v = k;
     *k_scale = k;
     *v_scale = v;
     return FL_OK;
-}
-
-/* name without suffix into module; false when it does not end in it. */
-static bool strip(char module[MAX_NAME], const char *name, const char *suffix) {
-    size_t n = strlen(name), k = strlen(suffix);
-    if (n <= k || n - k >= MAX_NAME || strcmp(name + n - k, suffix)) return false;
-    memcpy(module, name, n - k);
-    module[n - k] = '\0';
-    return true;
-}
-
-/* Modules that config.json lists by name as left unquantized, but whose weight is E4M3. */
-static size_t count_ignored_fp8(const fl_checkpoint *ck, const fl_json_node *root,
-                                const fl_st_tensor **first) {
-    static const char *const keys[] = {"ignored_layers", "modules_to_not_convert", "ignore"};
-    const fl_json_node *section = fl_json_get(root, "quantization_config");
-    size_t n = 0;
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        const fl_json_node *v = fl_json_first(fl_json_get(section, keys[i]));
-        for (; v; v = fl_json_next(v)) {
-            const fl_st_tensor *w =
-                fl_json_string(v) ? part(ck, fl_json_string(v), "weight") : NULL;
-            if (w && w->dtype == FL_DTYPE_E4M3 && !n++) *first = w;
-        }
-    }
-    return n;
-}
-
-static void check_ignored(const fl_checkpoint *ck) {
-    fl_json *doc = NULL;
-    const fl_st_tensor *first = NULL;
-    char *path = fl_path_join(fl_checkpoint_dir(ck), "config.json");
-    /* Without the file or the memory there is nothing to compare with. */
-    if (path && !fl_json_load(&doc, path, MAX_CONFIG_BYTES, NULL)) {
-        size_t n = count_ignored_fp8(ck, fl_json_root(doc), &first);
-        if (n)
-            fl_log(FL_LOG_WARN,
-                   "%s: %zu modules listed as not quantized have F8_E4M3 weights (first %s): "
-                   "running them as FP8",
-                   path, n, first->name);
-    }
-    fl_json_free(doc);
-    fl_free(path);
-}
-
-void fl_quant_cross_check(const fl_checkpoint *ck, const fl_quant_plan *plan) {
-    const fl_st_tensor *fp8 = NULL, *idle = NULL; /* first FP8 weight, first unused scale */
-    size_t n_fp8 = 0, n_idle = 0;
-    char module[MAX_NAME];
-    for (size_t i = 0; i < fl_checkpoint_count(ck); i++) {
-        const fl_st_tensor *t = fl_checkpoint_at(ck, i), *w;
-        if (t->dtype == FL_DTYPE_E4M3 && strip(module, t->name, ".weight") && !n_fp8++) fp8 = t;
-        if (!strip(module, t->name, ".weight_scale")) continue;
-        w = part(ck, module, "weight");
-        if ((!w || w->dtype != FL_DTYPE_E4M3) && !n_idle++) idle = t;
-    }
-    const char *dir = fl_checkpoint_dir(ck);
-    if (plan->flavour == FL_QUANT_NONE && fp8)
-        fl_log(FL_LOG_WARN,
-               "%s: config.json tells of no quantization, but %zu weights are F8_E4M3 "
-               "(first %s): running them as FP8",
-               dir, n_fp8, fp8->name);
-    if (plan->flavour != FL_QUANT_NONE && !fp8)
-        fl_log(FL_LOG_WARN, "%s: quantized by config.json (%s), but no weight is F8_E4M3", dir,
-               fl_quant_flavour_name(plan->flavour));
-    if (idle)
-        fl_log(FL_LOG_WARN, "%s: %zu scales of weights that are not F8_E4M3 are ignored (first %s)",
-               dir, n_idle, idle->name);
-    check_ignored(ck);
 }

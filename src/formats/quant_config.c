@@ -47,20 +47,51 @@ static void warn_kv(fl_json_scope s, const char *scheme) {
            fl_json_name(s.doc), scheme);
 }
 
+/* One axis of a block; columns are those of an activation group. */
+static int read_block_side(int64_t *out, fl_json_scope s, const char *key, const fl_json_node *v,
+                           bool columns, fl_err *err) {
+    int64_t n = 0;
+    if (!fl_json_is_int(v, &n) || n < 1 || n > 1 << 20)
+        return malformed(s, key, "need two sizes from 1 to 1048576", err);
+    if (columns && n != FL_ACT_GROUP_K)
+        return fl_fail(err, FL_E_UNSUPPORTED,
+                       "%s: %s%s: blocks of %lld columns, only %d is supported",
+                       fl_json_name(s.doc), s.path, key, (long long)n, FL_ACT_GROUP_K);
+    *out = n;
+    return FL_OK;
+}
+
+/* [rows, columns], or "128x128" in older files. */
+static int read_block(int64_t *n, int64_t *k, fl_json_scope s, const char *key, fl_err *err) {
+    const fl_json_node *v = fl_json_get(s.object, key), *rows = fl_json_first(v);
+    if (fl_json_string(v)) {
+        if (strcmp(fl_json_string(v), "128x128")) return refuse(s, key, fl_json_string(v), err);
+        *n = *k = FL_ACT_GROUP_K;
+        return FL_OK;
+    }
+    if (!fl_json_is_array(v) || fl_json_size(v) != 2)
+        return malformed(s, key, "need two sizes from 1 to 1048576", err);
+    int rc = read_block_side(n, s, key, rows, false, err);
+    return rc ? rc : read_block_side(k, s, key, fl_json_next(rows), true, err);
+}
+
 /* quant_method "fp8": AutoFP8, and block FP8 when weight_block_size is there. */
 static int plan_autofp8(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     const char *scheme = NULL;
     int rc = fl_json_read_string(s, "activation_scheme", &scheme, err);
     if (rc) return rc;
-    if (fl_json_get(s.object, "weight_block_size"))
-        return unsupported(s, "weight_block_size", "block-scaled FP8", err);
+    const bool block = fl_json_get(s.object, "weight_block_size") != NULL;
     if (!scheme) return malformed(s, "activation_scheme", "missing", err);
+    if (block && (rc = read_block(&p->block_n, &p->block_k, s, "weight_block_size", err)))
+        return rc;
     if (!strcmp(scheme, "static"))
         p->act = FL_ACT_STATIC;
     else if (!strcmp(scheme, "dynamic"))
-        p->act = FL_ACT_TOKEN;
+        p->act = block ? FL_ACT_GROUP : FL_ACT_TOKEN;
     else
         return refuse(s, "activation_scheme", scheme, err);
+    if (block && p->act == FL_ACT_STATIC)
+        return unsupported(s, "activation_scheme", "static with weight_block_size", err);
     p->flavour = FL_QUANT_AUTOFP8;
     p->kv_fp8 = fl_json_get(s.object, "kv_cache_scheme") != NULL; /* a string here: "static" */
     return FL_OK;
@@ -114,46 +145,100 @@ static bool is_fp8(const ct_args *a) {
 
 /* One of the objects of a group; *found false when it is absent or null. */
 static int read_group_args(ct_args *a, bool *found, fl_json_scope group, const char *key,
-                           char path[160], fl_json_scope *inner, fl_err *err) {
+                           char path[240], fl_json_scope *inner, fl_err *err) {
     const fl_json_node *v = fl_json_get(group.object, key);
     *found = v != NULL;
     if (!v) return FL_OK;
     if (!fl_json_is_object(v)) return malformed(group, key, "not an object", err);
-    snprintf(path, 160, "%s%s: ", group.path, key);
+    snprintf(path, 240, "%s%s: ", group.path, key);
     *inner = (fl_json_scope){group.doc, v, path};
     return read_ct_args(a, *inner, err);
 }
 
-/* One group: FP8 weights by tensor or channel; inputs plain, static or dynamic. */
-static int read_ct_group(fl_act_scheme *act, fl_json_scope s, fl_err *err) {
+/* `format` of the whole model or of a group; "" when absent. */
+static int read_ct_format(const char **out, fl_json_scope s, fl_err *err) {
+    static const char *const known[] = {
+        "", "float-quantized", "naive-quantized", "mixed-precision", "dense", "fakequant"};
+    *out = "";
+    int rc = fl_json_read_string(s, "format", out, err);
+    for (size_t i = 0; !rc && i < sizeof(known) / sizeof(known[0]); i++) {
+        if (!strcmp(*out, known[i])) return FL_OK;
+    }
+    return rc ? rc : refuse(s, "format", *out, err);
+}
+
+/* Whether a model of this format is stored before its weights were made E4M3. */
+static bool is_frozen(const char *format) {
+    return !strcmp(format, "dense") || !strcmp(format, "fakequant");
+}
+
+/* Weights: FP8 by tensor, channel or block, known when loading. */
+static int read_ct_weights(fl_quant_plan *g, fl_json_scope s, const ct_args *w, fl_err *err) {
+    const bool block = !strcmp(w->strategy, "block");
+    if (!is_fp8(w) || w->dynamic ||
+        (strcmp(w->strategy, "tensor") && strcmp(w->strategy, "channel") && !block))
+        return refuse_args(s, w, err);
+    if (!block) return FL_OK;
+    return read_block(&g->block_n, &g->block_k, s, "block_structure", err);
+}
+
+/* Inputs: plain, static, or dynamic by token or by group of 128.  A dynamic scale of the whole
+ * tensor is made by token, as vLLM does: results must not depend on the batch. */
+static int read_ct_inputs(fl_quant_plan *g, fl_json_scope s, const ct_args *x, fl_err *err) {
+    const bool tensor = !strcmp(x->strategy, "tensor"), token = !strcmp(x->strategy, "token");
+    const bool group = !strcmp(x->strategy, "group") && x->group_size == FL_ACT_GROUP_K;
+    if (!is_fp8(x) || !(tensor || ((token || group) && x->dynamic))) return refuse_args(s, x, err);
+    g->act = group ? FL_ACT_GROUP : x->dynamic ? FL_ACT_TOKEN : FL_ACT_STATIC;
+    return FL_OK;
+}
+
+/* One group into act and block sizes. */
+static int read_ct_group(fl_quant_plan *g, fl_json_scope s, fl_err *err) {
     int rc;
     ct_args w, x, y;
     bool has_w, has_x, has_y;
-    char path[160];
+    const char *format;
+    char path[240];
     fl_json_scope in;
     if ((rc = read_group_args(&w, &has_w, s, "weights", path, &in, err))) return rc;
     if (!has_w) return malformed(s, "weights", "missing", err);
-    if (!is_fp8(&w) || w.dynamic || (strcmp(w.strategy, "tensor") && strcmp(w.strategy, "channel")))
-        return refuse_args(in, &w, err);
+    if ((rc = read_ct_weights(g, in, &w, err))) return rc;
     if ((rc = read_group_args(&y, &has_y, s, "output_activations", path, &in, err))) return rc;
     if (has_y) return refuse_args(in, &y, err);
     if ((rc = read_group_args(&x, &has_x, s, "input_activations", path, &in, err))) return rc;
-    *act = FL_ACT_NONE;
-    if (!has_x) return FL_OK;
-    bool tensor = !strcmp(x.strategy, "tensor"), token = !strcmp(x.strategy, "token");
-    if (!is_fp8(&x) || !(tensor || (token && x.dynamic))) return refuse_args(in, &x, err);
-    *act = x.dynamic ? FL_ACT_TOKEN : FL_ACT_STATIC;
+    if (has_x && (rc = read_ct_inputs(g, in, &x, err))) return rc;
+    if ((rc = read_ct_format(&format, s, err))) return rc;
+    g->frozen = is_frozen(format);
     return FL_OK;
 }
 
 /* A group may also be a preset's name with the list of its targets. */
-static int read_ct_preset(fl_act_scheme *act, fl_json_scope s, const char *name, fl_err *err) {
-    if (!strcmp(name, "FP8"))
-        *act = FL_ACT_STATIC;
-    else if (!strcmp(name, "FP8_DYNAMIC"))
-        *act = FL_ACT_TOKEN;
-    else
+static int read_ct_preset(fl_quant_plan *g, fl_json_scope s, const char *name, fl_err *err) {
+    if (!strcmp(name, "FP8")) {
+        g->act = FL_ACT_STATIC;
+    } else if (!strcmp(name, "FP8_DYNAMIC")) {
+        g->act = FL_ACT_TOKEN;
+    } else if (!strcmp(name, "FP8_BLOCK")) {
+        g->act = FL_ACT_GROUP;
+        g->block_n = g->block_k = FL_ACT_GROUP_K;
+    } else {
         return refuse(s, "config_groups:", name, err);
+    }
+    return FL_OK;
+}
+
+/* Groups may differ in how weights are scaled, which the tensors show, not in anything else. */
+static int merge_ct_group(fl_quant_plan *p, const fl_quant_plan *g, fl_json_scope s, fl_err *err) {
+    const bool first = p->flavour == FL_QUANT_NONE;
+    if (!first && p->act != g->act)
+        return unsupported(s, "config_groups", "more than one activation scheme", err);
+    if (p->block_n && g->block_n && p->block_n != g->block_n)
+        return unsupported(s, "config_groups", "more than one block size", err);
+    p->flavour = FL_QUANT_COMPRESSED_TENSORS;
+    p->act = g->act;
+    p->frozen |= g->frozen;
+    if (g->block_n) p->block_n = g->block_n;
+    if (g->block_k) p->block_k = g->block_k;
     return FL_OK;
 }
 
@@ -163,47 +248,49 @@ static int read_ct_groups(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
         return malformed(s, "config_groups", "not an object", err);
     for (const fl_json_node *g = fl_json_first(groups); g; g = fl_json_next(g)) {
         int rc;
-        fl_act_scheme act;
-        char path[120];
+        fl_quant_plan one = {.flavour = FL_QUANT_NONE};
+        char path[200];
         snprintf(path, sizeof(path), "%sconfig_groups.%.60s.", s.path, fl_json_key(g));
         fl_json_scope in = {s.doc, g, path};
         if (fl_json_is_array(g))
-            rc = read_ct_preset(&act, s, fl_json_key(g), err);
+            rc = read_ct_preset(&one, s, fl_json_key(g), err);
         else if (fl_json_is_object(g))
-            rc = read_ct_group(&act, in, err);
+            rc = read_ct_group(&one, in, err);
         else
             rc = malformed(s, "config_groups", "a group is not an object", err);
-        if (rc) return rc;
-        if (p->flavour != FL_QUANT_NONE && p->act != act)
-            return unsupported(s, "config_groups", "more than one activation scheme", err);
-        p->flavour = FL_QUANT_COMPRESSED_TENSORS;
-        p->act = act;
+        if (rc || (rc = merge_ct_group(p, &one, s, err))) return rc;
     }
     return FL_OK;
 }
 
-/* {} and null are written for "none". */
-static int read_ct_sparsity(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
+/* {} and null are written for "none".  The format is known again from the tensors. */
+static int read_sparsity(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     int rc;
+    char path[80];
     const char *format = "dense", *structure = "unstructured";
     const fl_json_node *v = fl_json_get(s.object, "sparsity_config");
     if (!v) return FL_OK;
     if (!fl_json_is_object(v)) return malformed(s, "sparsity_config", "not an object", err);
-    fl_json_scope in = {s.doc, v, "sparsity_config."};
+    snprintf(path, sizeof(path), "%ssparsity_config.", s.path);
+    fl_json_scope in = {s.doc, v, path};
     if ((rc = fl_json_read_string(in, "format", &format, err)) ||
         (rc = fl_json_read_string(in, "sparsity_structure", &structure, err)))
         return rc;
-    if (strcmp(format, "dense")) return refuse(in, "format", format, err);
-    p->sparse24 = !strcmp(structure, "2:4");
+    const bool bitmask24 = !strcmp(format, "sparse-24-bitmask");
+    if (strcmp(format, "dense") && strcmp(format, "sparse-bitmask") && !bitmask24)
+        return refuse(in, "format", format, err);
+    p->sparse24 = bitmask24 || !strcmp(structure, "2:4");
     return FL_OK;
 }
 
 static int read_ct_kv(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     const fl_json_node *v = fl_json_get(s.object, "kv_cache_scheme");
     ct_args a;
+    char path[80];
     if (!v) return FL_OK;
     if (!fl_json_is_object(v)) return malformed(s, "kv_cache_scheme", "not an object", err);
-    fl_json_scope in = {s.doc, v, "kv_cache_scheme."};
+    snprintf(path, sizeof(path), "%skv_cache_scheme.", s.path);
+    fl_json_scope in = {s.doc, v, path};
     int rc = read_ct_args(&a, in, err);
     if (rc) return rc;
     p->kv_fp8 = is_fp8(&a) && !a.dynamic && !strcmp(a.strategy, "tensor");
@@ -213,26 +300,25 @@ static int read_ct_kv(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
 
 /* quant_method "compressed-tensors". */
 static int plan_compressed_tensors(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
-    /* "dense" and "fakequant" weights are plain; their scales are then not used. */
-    static const char *const known[] = {"float-quantized", "naive-quantized", "mixed-precision",
-                                        "dense", "fakequant"};
     int rc;
-    const char *format = "dense";
-    if ((rc = read_ct_sparsity(p, s, err))) return rc;
+    char path[80];
+    const char *format, *status = "compressed";
     const fl_json_node *nested = fl_json_get(s.object, "quantization_config");
     if (nested) {
         if (!fl_json_is_object(nested))
             return malformed(s, "quantization_config", "not an object", err);
-        s.object = nested;
+        snprintf(path, sizeof(path), "%squantization_config.", s.path);
+        s = (fl_json_scope){s.doc, nested, path};
     }
-    if ((rc = fl_json_read_string(s, "format", &format, err))) return rc;
-    size_t i = 0, n = sizeof(known) / sizeof(known[0]);
-    while (i < n && strcmp(format, known[i])) i++;
-    if (i == n) return refuse(s, "format", format, err);
+    if ((rc = read_ct_format(&format, s, err)) ||
+        (rc = fl_json_read_string(s, "quantization_status", &status, err)))
+        return rc;
     const fl_json_node *transform = fl_json_get(s.object, "transform_config");
     if (fl_json_first(transform))
         return unsupported(s, "transform_config", "a rotation of the weights", err);
     if ((rc = read_ct_groups(p, s, err))) return rc;
+    if (p->flavour != FL_QUANT_NONE)
+        p->frozen |= !*format || is_frozen(format) || strcmp(status, "compressed") != 0;
     return read_ct_kv(p, s, err);
 }
 
@@ -254,6 +340,8 @@ static int plan_modelopt(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
         p->act = FL_ACT_STATIC;
     else if (!strcasecmp(algo, "FP8_PER_CHANNEL_PER_TOKEN"))
         p->act = FL_ACT_TOKEN;
+    else if (!strcasecmp(algo, "FP8_PB_WO")) /* weights only */
+        p->block_n = p->block_k = FL_ACT_GROUP_K;
     else
         return refuse(s, "quant_algo", algo, err);
     p->flavour = FL_QUANT_MODELOPT;
@@ -270,6 +358,7 @@ static int plan_from(fl_quant_plan *p, fl_json_scope s, fl_err *err) {
     if (!method && fl_json_first(fl_json_get(s.object, "sparsity_config")))
         method = "compressed-tensors";
     if (!method) return malformed(s, "quant_method", "missing", err);
+    if ((rc = read_sparsity(p, s, err))) return rc;
     if (!strcmp(method, "fp8")) return plan_autofp8(p, s, err);
     if (!strcmp(method, "fbgemm_fp8")) return plan_fbgemm(p, s, err);
     if (!strcmp(method, "compressed-tensors")) return plan_compressed_tensors(p, s, err);
@@ -312,17 +401,20 @@ static int plan_from_side_file(fl_quant_plan *p, const char *path, fl_err *err) 
     return rc;
 }
 
-int fl_quant_plan_parse(fl_quant_plan *out, const char *text, const char *name, fl_err *err) {
-    fl_json *doc;
-    fl_json_scope s;
-    fl_quant_plan p = {.flavour = FL_QUANT_NONE};
-    int rc = fl_json_parse(&doc, text, strlen(text), name, err);
-    if (rc) return rc;
-    rc = find_section(&s, doc, err);
-    if (!rc && s.object) rc = plan_from(&p, s, err);
-    if (!rc) *out = p;
-    fl_json_free(doc);
-    return rc;
+/* config.json has decided; the side file of the same tool should say the same. */
+static int compare_side_file(const fl_quant_plan *p, const char *path, fl_err *err) {
+    fl_quant_plan side = {.flavour = FL_QUANT_NONE};
+    fl_err e = {0};
+    if (!fl_file_exists(path)) return FL_OK;
+    int rc = plan_from_side_file(&side, path, &e);
+    if (rc == FL_E_NOMEM) return fl_fail(err, rc, "%s", e.msg);
+    if (rc)
+        fl_log(FL_LOG_WARN, "%s: ignored for what config.json says", e.msg);
+    else if (side.flavour != p->flavour || side.act != p->act || side.kv_fp8 != p->kv_fp8 ||
+             side.block_k != p->block_k)
+        fl_log(FL_LOG_WARN, "%s: differs from config.json (%s), which decides", path,
+               fl_quant_flavour_name(p->flavour));
+    return FL_OK;
 }
 
 int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err) {
@@ -338,10 +430,11 @@ int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err) {
     }
     if ((rc = fl_json_load(&doc, path, MAX_CONFIG_BYTES, err)) || (rc = find_section(&s, doc, err)))
         goto done;
-    if (s.object)
-        rc = plan_from(&p, s, err);
-    else if (fl_file_exists(side))
-        rc = plan_from_side_file(&p, side, err);
+    if (!s.object) {
+        if (fl_file_exists(side)) rc = plan_from_side_file(&p, side, err);
+    } else if (!(rc = plan_from(&p, s, err))) {
+        rc = compare_side_file(&p, side, err);
+    }
     if (!rc) *out = p;
 done:
     fl_json_free(doc);

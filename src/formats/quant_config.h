@@ -23,17 +23,16 @@ typedef enum {
 typedef struct fl_quant_plan {
     fl_quant_flavour flavour;
     fl_act_scheme act;        /* of quantized linears */
-    int64_t block_n, block_k; /* block scales; 0: per tensor or per row */
+    int64_t block_n, block_k; /* block scales, block_k 128; 0: per tensor or per row */
     float act_scale_ub;       /* FBGEMM; 0: none */
     bool kv_fp8;              /* the checkpoint declares an FP8 KV cache */
     bool sparse24;            /* the checkpoint declares 2:4 sparsity */
+    bool frozen;              /* weights are stored plain beside their scales: made E4M3 at load */
 } fl_quant_plan;
 
 /* From dir/config.json (and side files).  A scheme we do not run is FL_E_UNSUPPORTED
  * with its name. */
 int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err);
-/* The same from the text of a config.json alone; `name` opens the messages. */
-int fl_quant_plan_parse(fl_quant_plan *out, const char *text, const char *name, fl_err *err);
 const char *fl_quant_flavour_name(fl_quant_flavour f); /* "autofp8", "none", ... */
 
 #endif

@@ -13,7 +13,7 @@
 
 #include "util/dtype.h"
 
-/* The first group of four in n values (a multiple of 4; E4M3, BF16 or F16, any alignment)
+/* The first group of four in n values (a multiple of 4; E4M3, BF16, F16 or F32, any alignment)
  * with more than two that are not +0 or -0; -1: none. */
 int64_t fl_sparse24_first_break(const void *values, fl_dtype t, int64_t n);
 

@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "formats/dummy_checkpoint.h"
 #include "formats/linear_source.h"
+#include "formats/quant_check.h"
 #include "model/model_priv.h"
 #include "model/observe.h"
 #include "model/rope.h"
@@ -33,12 +33,6 @@ static int64_t range_option(const char *name, int64_t v, int64_t fallback, int64
     return v ? v : fallback;
 }
 
-static int64_t head_rows(const fl_model *m) {
-    const char *name = m->config.tied ? "model.embed_tokens.weight" : "lm_head.weight";
-    const fl_st_tensor *t = fl_checkpoint_find(m->checkpoint, name);
-    return t && t->ndim == 2 ? fl_max_i64(t->dim[0], m->config.vocab_size) : m->config.vocab_size;
-}
-
 static int check_memory(const fl_model *m, uint64_t need, fl_err *err) {
     fl_backend_info info;
     m->ops->info(m->be, &info);
@@ -50,6 +44,7 @@ static int check_memory(const fl_model *m, uint64_t need, fl_err *err) {
 
 static int make_kv(fl_model *m, fl_kv_choice choice, int64_t n_pages, fl_err *err) {
     const fl_config *c = &m->config;
+    int64_t without = 0; /* layers whose KV scales are not in the checkpoint */
     bool fp8 = choice == FL_KV_FP8 || (choice == FL_KV_AUTO && m->plan.kv_fp8);
     fl_kv_shape shape = {.heads = c->n_kv_heads,
                          .head_dim = c->head_dim,
@@ -70,9 +65,16 @@ static int make_kv(fl_model *m, fl_kv_choice choice, int64_t n_pages, fl_err *er
     for (int64_t i = 0; i < c->n_layers; i++) {
         m->kv[i] = (fl_kv_layer){(char *)m->kv_data + (uint64_t)i * layer_bytes, shape, 1, 1};
         if (!fp8) continue;
-        rc = fl_kv_scales_read(&m->kv[i].k_scale, &m->kv[i].v_scale, m->checkpoint, i, err);
+        bool found;
+        rc = fl_kv_scales_read(&m->kv[i].k_scale, &m->kv[i].v_scale, &found, m->checkpoint, i, err);
         if (rc) return rc;
+        without += !found;
     }
+    if (without)
+        fl_log(FL_LOG_WARN,
+               "%s: %lld of %lld layers have no KV scales and store keys and values "
+               "as E4M3 with scale 1",
+               m->dir, (long long)without, (long long)c->n_layers);
     return FL_OK;
 }
 
@@ -91,23 +93,8 @@ static int make_rope(fl_model *m, fl_err *err) {
     return rc;
 }
 
-static int read_dummy(fl_model *m, const char *dir, const char *config_json, fl_err *err) {
+static int read_files(fl_model *m, const char *dir, fl_err *err) {
     int rc;
-    if (config_json) {
-        if ((rc = fl_config_parse(&m->config, config_json, dir, err)) ||
-            (rc = fl_quant_plan_parse(&m->plan, config_json, dir, err)))
-            return rc;
-    } else {
-        if ((rc = fl_config_load(&m->config, &m->generation, dir, err)) ||
-            (rc = fl_quant_plan_load(&m->plan, dir, err)))
-            return rc;
-    }
-    return fl_checkpoint_dummy(&m->checkpoint, dir, &m->config, &m->plan, err);
-}
-
-static int read_files(fl_model *m, const char *dir, const fl_model_options *o, fl_err *err) {
-    int rc;
-    if (o->load_format == FL_LOAD_DUMMY) return read_dummy(m, dir, o->config_json, err);
     if (!fl_dir_exists(dir)) return fl_fail(err, FL_E_IO, "%s: no such directory", dir);
     if ((rc = fl_config_load(&m->config, &m->generation, dir, err))) return rc;
     if ((rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
@@ -145,11 +132,12 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
     if ((rc = make_kv(m, o->kv, fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS), err))) return rc;
     m->prefix_cache = !o->no_prefix_cache;
     if ((rc = make_rope(m, err))) return rc;
-    fl_scratch_shape shape = {.config = c,
-                              .act_dtype = m->weights.act_dtype,
-                              .max_rows = rows,
-                              .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
-                              .head_rows = head_rows(m)};
+    fl_scratch_shape shape = {
+        .config = c,
+        .act_dtype = m->weights.act_dtype,
+        .max_rows = rows,
+        .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
+        .head_rows = fl_vocab_rows(m->checkpoint, c, c->tied ? "model.embed_tokens" : "lm_head")};
     if ((rc = fl_scratch_init(&m->scratch, &shape, m->ops, m->be, err))) return rc;
     return fl_step_reserve_seqs(m, 1, err);
 }
@@ -157,7 +145,6 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
 int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err) {
     static const fl_model_options defaults;
     int rc;
-    if (!opt) opt = &defaults;
     fl_model *m = fl_alloc(sizeof(*m));
     if (!m) return fl_fail(err, FL_E_NOMEM, "%s", dir);
     atomic_init(&m->refs, 1);
@@ -166,9 +153,9 @@ int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, 
         rc = fl_fail(err, FL_E_NOMEM, "%s", dir);
         goto done;
     }
-    if ((rc = read_files(m, dir, opt, err))) goto done;
+    if ((rc = read_files(m, dir, err))) goto done;
     name_quantization(m);
-    if ((rc = build(m, opt, err))) goto done;
+    if ((rc = build(m, opt ? opt : &defaults, err))) goto done;
     fl_log(FL_LOG_INFO, "%s: %s, %lld layers, kv %s", dir, m->quantization,
            (long long)m->config.n_layers, fl_dtype_name(m->kv[0].shape.dtype));
     *out = m;

@@ -47,6 +47,9 @@ typedef struct fl_weights_request {
     void *progress_ctx;
 } fl_weights_request;
 
+/* Rows of the embedding or the head: vocab_size, or more when the tensor is padded. */
+int64_t fl_vocab_rows(const fl_checkpoint *ck, const fl_config *c, const char *module);
+
 /* On failure nothing is left allocated. */
 int fl_weights_load(fl_weights *out, const fl_weights_request *r, fl_err *err);
 void fl_weights_free(fl_weights *w);
