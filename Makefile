@@ -78,7 +78,11 @@ $(BUILD)/spec/alloc_test-$(1): spec/alloc/alloc_test.c $(CORE) $(BINDING_SRC:%.c
 endef
 $(foreach v,$(LUA_VERSIONS),$(eval $(call alloc_test,$(v))))
 
-tests: $(TESTS) $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
+# Requests under all kinds of trouble: see its first lines.
+$(BUILD)/spec/storm/storm: $(BUILD)/spec/storm/storm.o $(CORE)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+
+tests: $(TESTS) $(BUILD)/spec/storm/storm $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc

@@ -25,6 +25,8 @@ local fp8llm = {}
 ---@field max_step_rows? integer most tokens computed in one step (default 256)
 ---@field prefix_cache? boolean keep full KV pages for later prompts that begin alike (default true)
 ---@field tp? integer tensor-parallel ranks; 1 on the CPU
+---@field load_format? "auto"|"dummy" dummy: random weights of the right flavour, config.json is enough (default auto)
+---@field config_json? string with dummy: the text of a config.json in place of dir's; dir is then only a name
 ---@field progress? fun(part: number) called while loading, 0 <= part <= 1
 
 ---Load a checkpoint directory: config.json, tokenizer.json, *.safetensors; BF16, F16, F32 or FP8.

@@ -295,6 +295,8 @@ static void test_against_naive(void) {
 
 static void test_row_statistics(void) {
     int wrong_top = 0, wrong_max = 0, wrong_sum = 0;
+    fl_sampler_work *work = NULL;
+    if (!check(!fl_sampler_work_new(&work, 10, NULL), "work rows")) return;
     lcg = 5;
     for (int run = 0; run < 60; run++) {
         int32_t n = 1 + lcg_below(3000), k = 1 + lcg_below(n < 300 ? n : 300), ids[300];
@@ -307,7 +309,8 @@ static void test_row_statistics(void) {
             sum += exp((double)row[i]);
         }
         qsort(r, (size_t)n, sizeof(*r), descending);
-        bool ok = !fl_topk(row, n, k, ids, values, NULL);
+        fl_top_list top = {k, ids, values};
+        bool ok = !fl_topk(run % 2 ? work : NULL, row, n, &top, NULL);
         for (int32_t i = 0; i < k && ok; i++) ok = ids[i] == r[i].id && values[i] == r[i].value;
         wrong_top += !ok;
         wrong_max += fl_argmax(row, n) != r[0].id;
@@ -321,9 +324,14 @@ static void test_row_statistics(void) {
     check(!wrong_sum, "fl_logsumexp: within 1e-6 of double precision");
     float row[3] = {1.0f, NAN, 2.0f}, values[3];
     int32_t ids[3];
-    check(fl_topk(row, 3, 2, ids, values, NULL) == FL_E_ARG, "fl_topk: NaN is refused");
-    check(fl_topk(row, 3, 4, ids, values, NULL) == FL_E_ARG, "fl_topk: k > n is refused");
-    check(fl_topk(row, 3, 0, ids, values, NULL) == FL_E_ARG, "fl_topk: k = 0 is refused");
+    for (int32_t k = 2; k <= 4; k += 2) {
+        fl_top_list top = {k, ids, values};
+        check(fl_topk(work, row, 3, &top, NULL) == FL_E_ARG, "fl_topk: %s is refused",
+              k == 2 ? "NaN" : "k > n");
+    }
+    fl_top_list none = {0, ids, values};
+    check(fl_topk(work, row, 3, &none, NULL) == FL_E_ARG, "fl_topk: k = 0 is refused");
+    fl_sampler_work_free(work);
 }
 
 /* ---- the draw ---- */
@@ -387,6 +395,63 @@ static void test_stream(void) {
     check(differ, "two samplers without a seed differ");
     fl_sampler_free(a);
     fl_sampler_free(b);
+}
+
+/* Sampling from a list is sampling from the row that has nothing else, under every stage; a
+ * mask is the same; and samplers that share work rows do not disturb each other. */
+static void test_lists_and_masks(void) {
+    enum { N = 500, LISTED = 40 };
+    static const int32_t prompt[] = {3, 7, 12}, output[] = {24, 24, 36};
+    const fl_history h = {prompt, 3, output, 3};
+    fl_sampler_work *work = NULL;
+    check(!fl_sampler_work_new(&work, N, NULL), "shared work rows");
+    int wrong = 0, unmasked = 0;
+    lcg = 77;
+    for (int run = 0; run < 200; run++) {
+        float row[N], full[N], logit[LISTED];
+        int32_t ids[LISTED], a = -1, b = -2, c = -3;
+        uint32_t mask[(N + 31) / 32] = {0};
+        fl_sampler_params p;
+        fl_sampler_params_init(&p);
+        p.has_seed = true;
+        p.seed = (uint64_t)run;
+        p.temperature = run % 5 ? 0.5f + (float)(run % 7) : 0.0f;
+        p.top_k = run % 3 ? 0 : 9;
+        p.top_p = run % 4 ? 1.0f : 0.8f;
+        p.min_p = run % 6 ? 0.0f : 0.05f;
+        p.repetition_penalty = run % 2 ? 1.0f : 1.4f;
+        for (int i = 0; i < N; i++) {
+            full[i] = random_logit(run % 4);
+            row[i] = -INFINITY;
+        }
+        for (int i = 0; i < LISTED; i++) {
+            ids[i] = i * 12;
+            logit[i] = row[ids[i]] = full[ids[i]];
+            mask[ids[i] / 32] |= 1u << (ids[i] % 32);
+        }
+        fl_sampler *s = NULL, *t = NULL;
+        if (fl_sampler_new(&s, &p, NULL) || fl_sampler_new(&t, &p, NULL)) break;
+        fl_sampler_share_work(s, work);
+        fl_sampler_share_work(t, work);
+        const fl_logit_list list = {ids, logit, LISTED, N};
+        for (uint64_t draw = 0; draw < 4; draw++) {
+            fl_sampler_seek(s, draw);
+            int rc = fl_sampler_sample(s, row, N, &h, &a, NULL, NULL);
+            fl_sampler_seek(s, draw);
+            int rc_list = fl_sampler_sample_list(s, &list, &h, &b, NULL);
+            fl_sampler_set_mask(t, mask);
+            fl_sampler_seek(t, draw);
+            int rc_mask = fl_sampler_sample(t, full, N, &h, &c, NULL, NULL);
+            fl_sampler_set_mask(t, NULL);
+            wrong += rc != rc_list || (!rc && a != b);
+            unmasked += rc != rc_mask || (!rc && a != c);
+        }
+        fl_sampler_free(s);
+        fl_sampler_free(t);
+    }
+    check(!wrong, "800 draws from lists: those of the rows with nothing else");
+    check(!unmasked, "800 draws under masks: the same");
+    fl_sampler_work_free(work);
 }
 
 /* ---- errors ---- */
@@ -535,7 +600,8 @@ static int everything(void) {
     if (!rc) rc = fl_sampler_sample(s, row, 500, &h, &id, NULL, &err);
     if (!rc) rc = fl_sampler_clone(&t, s, &err);
     if (!rc) rc = fl_sampler_process(t, row, 500, &h, &err);
-    if (!rc) rc = fl_topk(row, 500, 5, ids, values, &err);
+    fl_top_list top = {5, ids, values};
+    if (!rc) rc = fl_topk(NULL, row, 500, &top, &err);
     fl_sampler_free(s);
     fl_sampler_free(t);
     return rc;
@@ -560,6 +626,7 @@ int main(void) {
     test_row_statistics();
     test_draw_statistics();
     test_stream();
+    test_lists_and_masks();
     test_bad_parameters();
     test_bad_rows();
     test_signed_zeros();

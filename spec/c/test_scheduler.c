@@ -51,6 +51,42 @@ static void test_cases(void) {
     check(!g[0].rows && g[1].rows == 1, "a parked one gets no rows");
 }
 
+/* A branch far ahead of its reader must not keep the pages that others need. */
+static void test_paused(void) {
+    const fl_sched_limits full = {64, 8, 4, 0, P};
+    fl_sched_item a[2] = {running(64, 1), running(32, 1)};
+    a[0].parked = a[0].paused = true;
+    fl_schedule(a, 2, &full);
+    check(a[0].preempt && a[1].rows == 1, "a paused one gives its pages to one behind it");
+
+    fl_sched_item b[2] = {running(64, 1), running(32, 1)};
+    b[0].parked = true;
+    fl_schedule(b, 2, &full);
+    check(!b[0].preempt && b[1].preempt, "one that waits for a policy does not");
+
+    const fl_sched_limits some = {64, 8, 4, 1, P};
+    fl_sched_item c[2] = {running(64, 1), waiting(70)};
+    c[0].parked = c[0].paused = true;
+    fl_schedule(c, 2, &some);
+    check(c[0].preempt && !c[1].rows, "and makes room for one that waits");
+    fl_sched_item d[2] = {waiting(65), waiting(70)};
+    d[0].parked = d[0].paused = true;
+    const fl_sched_limits now = {64, 8, 4, 3, P};
+    fl_schedule(d, 2, &now);
+    check(!d[0].rows && d[1].rows == 64, "which then comes in");
+
+    fl_sched_item e[2] = {running(64, 1), waiting(30)};
+    e[0].parked = e[0].paused = true;
+    fl_schedule(e, 2, &some);
+    check(!e[0].preempt && e[1].rows == 30, "it keeps them while there are others");
+
+    const fl_sched_limits one = {64, 8, 1, 9, P};
+    fl_sched_item f[2] = {running(64, 1), waiting(30)};
+    f[0].parked = f[0].paused = true;
+    fl_schedule(f, 2, &one);
+    check(f[0].preempt && !f[1].rows, "and its place when max_running is reached");
+}
+
 static uint64_t draws;
 static int64_t pick(int64_t n) {
     uint32_t r[4];
@@ -77,6 +113,7 @@ static void test_random(void) {
                             : waiting(1 + pick(90));
             it[i].parked = !pick(5);
             if (!it[i].running) it[i].parked = false;
+            it[i].paused = it[i].parked && pick(2);
             it[i].shared_tail = it[i].running && it[i].length % P && !pick(4);
             running_now += it[i].running;
         }
@@ -107,6 +144,7 @@ static void test_random(void) {
 
 int main(void) {
     test_cases();
+    test_paused();
     test_random();
     return tap_done();
 }

@@ -189,6 +189,22 @@ describe("the command on a model", function()
     assert.is_true(math.abs(r.fraction - r.bytes_per_second / r.read_bandwidth) < 1e-6)
   end)
 
+  it("bench decode compares number formats of dummy weights", function()
+    local r = json.decode((succeed("bench", "decode", dir, "--load-format", "dummy", "--dtype", "bf16,fp8",
+      "--runs", "1", "--tokens", "2", "--prompt", "2", "--context", "64", "--json")))
+    assert.equal(2, #r.measured)
+    assert.equal("autofp8 static", r.measured[2].quantization)
+    assert.is_true(r.measured[2].bytes_per_token < r.measured[1].bytes_per_token)
+    local out = succeed("bench", "decode", "--shape", "smollm2-135m", "--dtype", "fp8,bf16", "--runs", "1",
+      "--tokens", "1", "--prompt", "1", "--context", "16")
+    assert.is_true(out:find("ratio      bf16 runs at [%d.]+ times the speed of fp8") ~= nil, out)
+    for _, wrong in ipairs {{dir, "--dtype", "fp8"}, {"--shape", "llama-9"},
+      {"--shape", "smollm2-135m", "--dtype", "q4"}} do
+      local _, err, status = cli("bench", "decode", wrong[1], wrong[2], wrong[3], wrong[4])
+      assert.is_true(status ~= 0 and #err > 0)
+    end
+  end)
+
   it("bench prefill measures lengths that fit", function()
     local r = json.decode((succeed("bench", "prefill", dir, "--runs", "1", "--context", "100", "--json")))
     assert.equal(2, #r.prefill)

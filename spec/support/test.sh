@@ -111,6 +111,11 @@ main() {
         all tests
     suite c sh "$0" --c-tests build
     ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
+    step build-clang-tsan $make $jobs CC=clang BUILD=build/tsan CFLAGS="-O1 -g -fsanitize=thread" \
+        ISA_OPT="-O1 -fno-sanitize=thread" WERROR=-Werror build/tsan/spec/storm/storm
+    luajit spec/support/tiny_model.lua build/spec/storm quant=fp8-dynamic kv_heads=1
+    ASAN_OPTIONS=detect_leaks=1 suite storm-asan build/asan/spec/storm/storm build/spec/storm 500 0
+    suite storm-tsan build/tsan/spec/storm/storm build/spec/storm 500 0
     step model $make fp8-model
     for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
         suite "spec-$lua" $lua spec/support/busted.lua -o TAP

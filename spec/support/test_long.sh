@@ -1,7 +1,7 @@
 #!/bin/sh
 # test_long.sh MAKE BUILD - tokenizer and templates against the reference packages, which it
-# fetches from PyPI into BUILD/venv. Minutes; run by `make test-long`.  The last line is
-# "N passed, N failed"; what a part printed is in BUILD/log/.
+# fetches from PyPI into BUILD/venv, and the storm in full.  Half an hour; run by
+# `make test-long`.  The last line is "N passed, N failed"; what a part printed is in BUILD/log/.
 make=$1
 build=$2
 log=$build/log
@@ -42,5 +42,17 @@ for dir in "$build/models/SmolLM2-135M-Instruct" "$variants"/*/; do
     part "tokenizer-$(basename "$dir")" "$python" spec/support/compare_tokenizer.py --quick --ids 5000 "${dir%/}"
 done
 part templates "$python" spec/support/fuzz_templates.py 5000 1 "$build/spec/support/run_template_cases"
+sanitized() { # NAME FLAGS ISA_OPT: the storm under a sanitizer
+    $make -s CC=clang BUILD="$build/$1" CFLAGS="-O1 -g $2" ISA_OPT="$3" "$build/$1/spec/storm/storm" &&
+        "$build/$1/spec/storm/storm" "$build/spec/storm" 2000 0
+}
+storm() {
+    $make -s "$build/spec/storm/storm" && "$build/spec/storm/storm" "$build/spec/storm" 2000 300
+}
+luajit spec/support/tiny_model.lua "$build/spec/storm" quant=fp8-dynamic kv_heads=1
+part storm-300s storm
+part storm-asan sanitized asan "-fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
+    "-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
+part storm-tsan sanitized tsan -fsanitize=thread "-O1 -fno-sanitize=thread"
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

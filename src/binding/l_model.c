@@ -25,8 +25,9 @@ fl_model *fl_check_model(lua_State *L, int idx) {
 }
 
 static const char *const load_options[] = {
-    "device",        "isa", "threads",  "context",      "kv", "kv_tokens",
-    "max_step_rows", "tp",  "progress", "prefix_cache", NULL};
+    "device",      "isa",           "threads", "context",  "kv",
+    "kv_tokens",   "max_step_rows", "tp",      "progress", "prefix_cache",
+    "load_format", "config_json",   NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -39,7 +40,7 @@ static void on_progress(void *ctx, double fraction) {
 
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
-    const char *kv = "auto";
+    const char *kv = "auto", *format = "auto";
     bool prefix_cache = true;
     fl_opt_only(L, 2, load_options);
     fl_opt_string(L, 2, "device", &o->device);
@@ -51,6 +52,8 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
+    fl_opt_string(L, 2, "load_format", &format);
+    fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
     if (tp != 1) luaL_error(L, "option 'tp': the cpu device runs with tp = 1");
@@ -61,6 +64,12 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
         o->kv = FL_KV_FP8;
     else if (strcmp(kv, "auto"))
         luaL_error(L, "option 'kv': auto, bf16 or fp8 expected");
+    if (!strcmp(format, "dummy"))
+        o->load_format = FL_LOAD_DUMMY;
+    else if (strcmp(format, "auto"))
+        luaL_error(L, "option 'load_format': auto or dummy expected");
+    if (o->config_json && !o->load_format)
+        luaL_error(L, "option 'config_json': needs load_format dummy");
     if (lua_isnoneornil(L, 2)) return;
     lua_getfield(L, 2, "progress");
     if (!lua_isnil(L, -1)) {

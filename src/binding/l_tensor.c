@@ -351,8 +351,8 @@ static int l_topk(lua_State *L) {
     if (k < 1 || k > t->t.dim[0]) raise_range(L, "topk:", k, 1, t->t.dim[0]);
     int32_t *ids = lua_newuserdata(L, (size_t)k * (sizeof(*ids) + sizeof(float)));
     float *values = (float *)(void *)(ids + k);
-    if (fl_topk(t->t.data, (int32_t)t->t.dim[0], (int32_t)k, ids, values, &err))
-        return fl_push_err(L, &err);
+    fl_top_list top = {(int32_t)k, ids, values};
+    if (fl_topk(NULL, t->t.data, (int32_t)t->t.dim[0], &top, &err)) return fl_push_err(L, &err);
     lua_createtable(L, (int)k, 0);
     lua_createtable(L, (int)k, 0);
     for (int i = 0; i < (int)k; i++) {

@@ -31,13 +31,15 @@ struct fl_engine {
     fl_choice **active; /* [n_active] admitted to scheduling, in its order */
     int64_t n_active, cap_active;
     fl_engine_stats stats;
+    fl_sampler_work *answering; /* of policies' answers */
     pthread_t thread;
 
     /* The thread's own. */
-    fl_sched_item *items;   /* [cap_active] */
-    fl_choice **scheduled;  /* [cap_active] whom items[i] is about */
-    fl_step_entry *entries; /* [cap_active] */
-    float *row;             /* [V] a row with banned ids */
+    fl_sched_item *items;      /* [cap_active] */
+    fl_choice **scheduled;     /* [cap_active] whom items[i] is about */
+    fl_step_entry *entries;    /* [cap_active] */
+    float *row;                /* [V] a row with banned ids */
+    fl_sampler_work *sampling; /* shared by all samplers */
 };
 
 double fl_engine_now(void);                         /* monotonic seconds */

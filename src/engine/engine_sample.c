@@ -10,10 +10,12 @@ static int32_t vocab_of(const fl_request *r) {
 }
 
 /* The k likeliest of a row with their log-probabilities. */
-static void fill_top(fl_top *out, const float *logits, int32_t n, int64_t k, double lse) {
+static void fill_top(fl_sampler_work *work, fl_top *out, const float *logits, int32_t n, int64_t k,
+                     double lse) {
     int32_t ids[FL_MAX_LOGPROBS];
     float values[FL_MAX_LOGPROBS];
-    if (k <= 0 || fl_topk(logits, n, (int32_t)(k < n ? k : n), ids, values, NULL)) return;
+    fl_top_list top = {(int32_t)(k < n ? k : n), ids, values};
+    if (k <= 0 || fl_topk(work, logits, n, &top, NULL)) return;
     for (int64_t i = 0; i < k; i++)
         out[i] = i < n ? (fl_top){ids[i], fl_logprob(values[i], lse)} : (fl_top){-1, -INFINITY};
 }
@@ -22,7 +24,8 @@ static void score_prompt(fl_request *r, int64_t position, const float *logits) {
     const int64_t k = r->params.prompt_logprobs;
     const double lse = fl_logsumexp(logits, vocab_of(r));
     r->prompt_logprob[position] = fl_logprob(logits[r->prompt[position]], lse);
-    if (k > 0) fill_top(r->prompt_top + position * k, logits, vocab_of(r), k, lse);
+    if (k > 0)
+        fill_top(r->engine->sampling, r->prompt_top + position * k, logits, vocab_of(r), k, lse);
     r->n_prompt_scored = position + 1;
 }
 
@@ -56,16 +59,19 @@ static bool may_ban(const fl_choice *c) {
 }
 
 /* Choose from `row`; log-probabilities are those of `raw`. */
-static int choose(fl_choice *c, const float *row, const float *raw, fl_err *err) {
+static int choose(fl_choice *c, fl_sampler_work *work, const float *row, const float *raw,
+                  fl_err *err) {
     const fl_request *r = c->request;
     const int32_t n = vocab_of(r);
     const fl_history h = {r->prompt, (size_t)r->n_prompt, c->output, (size_t)c->n_output};
+    fl_sampler_share_work(c->sampler, work);
+    fl_sampler_seek(c->sampler, (uint64_t)c->n_output);
     int rc = fl_sampler_sample(c->sampler, row, n, &h, &c->pick.id, NULL, err);
     if (rc) return rc;
     if (r->params.logprobs >= 0) {
         const double lse = fl_logsumexp(raw, n);
         c->pick.logprob = fl_logprob(raw[c->pick.id], lse);
-        fill_top(c->pick.top, raw, n, r->params.logprobs, lse);
+        fill_top(work, c->pick.top, raw, n, r->params.logprobs, lse);
     }
     c->pick.ready = true;
     return FL_OK;
@@ -86,7 +92,7 @@ static void sample(fl_choice *c, const float *logits) {
         memcpy(e->row, logits, bytes);
         if (ban(c, e->row)) row = e->row;
     }
-    if (choose(c, row, logits, &r->error)) c->pick.ready = false;
+    if (choose(c, e->sampling, row, logits, &r->error)) c->pick.ready = false;
 }
 
 void fl_engine_on_row(void *choice, int64_t i, const float *logits) {
@@ -185,12 +191,12 @@ int fl_parked_accept(const fl_parked *p, int32_t id, int32_t *chosen, float *log
     if (!c)
         rc = FL_E_ARG;
     else if (id < 0)
-        rc = choose(c, c->row, c->row, err);
+        rc = choose(c, e->answering, c->row, c->row, err);
     else {
         c->pick.id = id;
         const double lse = fl_logsumexp(c->row, p->n);
         c->pick.logprob = fl_logprob(c->row[id], lse);
-        fill_top(c->pick.top, c->row, p->n, p->request->params.logprobs, lse);
+        fill_top(e->answering, c->pick.top, c->row, p->n, p->request->params.logprobs, lse);
     }
     if (!rc) {
         if (chosen) *chosen = c->pick.id;

@@ -123,10 +123,14 @@ static int64_t known(const fl_choice *c) {
     return c->request->n_prompt + c->n_output;
 }
 
+/* Too far ahead of its reader.  Draining waits for no reader: it may be the one who drains. */
+static bool is_paused(const fl_engine *e, const fl_choice *c) {
+    if (c->finish || c->parked || c->request->wants_all || e->draining) return false;
+    return c->n_output - c->seen_tokens >= e->options.max_unread;
+}
+
 static bool wants_rows(const fl_engine *e, const fl_choice *c) {
-    if (c->finish || c->parked) return false;
-    bool ahead = c->n_output - c->seen_tokens >= e->options.max_unread;
-    if (ahead && !c->request->wants_all) return false;
+    if (c->finish || c->parked || is_paused(e, c)) return false;
     /* Later completions start from the pages of the first one's prompt. */
     return c->index == 0 || c->n_output > 0 || c->request->choice[0].finish;
 }
@@ -138,7 +142,7 @@ static int64_t list_items(fl_engine *e) {
         fl_choice *c = e->active[i];
         bool wants = wants_rows(e, c);
         if (!wants && !c->seq) continue;
-        fl_sched_item it = {.running = c->seq != NULL, .parked = !wants};
+        fl_sched_item it = {.running = c->seq != NULL, .parked = !wants, .paused = is_paused(e, c)};
         if (c->seq) {
             it.length = fl_sequence_length(c->seq);
             fl_step_pages_of(c->seq, &it.pages, &it.shared_tail);

@@ -25,12 +25,13 @@ typedef struct row {
 } row;
 
 struct fl_sampler {
-    fl_sampler_params p; /* bias and allowed owned                                  */
-    uint64_t draw;       /* tokens drawn so far                                     */
-    /* Work space for n <= cap, all made at once. */
-    int32_t cap;
-    float *x, *v, *w, *block_max;
-    int32_t *ids, *count; /* count is all 0 between uses                            */
+    fl_sampler_params p;   /* bias and allowed owned                              */
+    uint64_t draw;         /* number of the next draw                             */
+    fl_sampler_work *work; /* own_work, or borrowed                               */
+    fl_sampler_work *own_work;
+    uint32_t *allowed;    /* bits of p.allowed, up to the largest id; or NULL    */
+    int32_t allowed_max;  /* that id                                             */
+    const uint32_t *mask; /* borrowed, or NULL                                   */
 };
 
 static const fl_stage default_order[] = {
@@ -141,6 +142,18 @@ static int check_params(const fl_sampler_params *p, fl_err *err) {
     return check_order(p, err);
 }
 
+/* The list as bits, so that a row is passed once however long the list. */
+static int make_allowed(fl_sampler *s, fl_err *err) {
+    for (size_t i = 0; i < s->p.n_allowed; i++) {
+        if (s->p.allowed[i] > s->allowed_max) s->allowed_max = s->p.allowed[i];
+    }
+    s->allowed = fl_alloc_array((size_t)s->allowed_max / 32 + 1, sizeof(*s->allowed));
+    if (!s->allowed) return fl_fail(err, FL_E_NOMEM, "allowed_token_ids: %d", s->allowed_max);
+    for (size_t i = 0; i < s->p.n_allowed; i++)
+        s->allowed[s->p.allowed[i] / 32] |= 1u << (s->p.allowed[i] % 32);
+    return FL_OK;
+}
+
 int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err) {
     int rc;
     if ((rc = check_params(p, err))) return rc;
@@ -161,6 +174,7 @@ int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err) {
                      p->n_allowed);
         goto done;
     }
+    if (p->allowed && (rc = make_allowed(s, err))) goto done;
     if (!p->has_seed && (rc = fl_random_seed(&s->p.seed, err))) goto done;
     s->p.has_seed = true;
     *out = s;
@@ -176,41 +190,25 @@ int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err) {
     return rc;
 }
 
-static void drop_work(fl_sampler *s) {
-    fl_free(s->x);
-    fl_free(s->v);
-    fl_free(s->w);
-    fl_free(s->block_max);
-    fl_free(s->ids);
-    fl_free(s->count);
-    s->x = s->v = s->w = s->block_max = NULL;
-    s->ids = s->count = NULL;
-    s->cap = 0;
-}
-
 void fl_sampler_free(fl_sampler *s) {
     if (!s) return;
-    drop_work(s);
+    fl_sampler_work_free(s->own_work);
+    fl_free(s->allowed);
     fl_free(s->p.bias);
     fl_free(s->p.allowed);
     fl_free(s);
 }
 
-static int reserve(fl_sampler *s, int32_t n, fl_err *err) {
-    if (n <= s->cap) return FL_OK;
-    drop_work(s);
-    s->x = fl_alloc_array((size_t)n, sizeof(*s->x));
-    s->v = fl_alloc_array((size_t)n, sizeof(*s->v));
-    s->w = fl_alloc_array((size_t)n, sizeof(*s->w));
-    s->block_max = fl_alloc_array((size_t)fl_row_blocks(n), sizeof(*s->block_max));
-    s->ids = fl_alloc_array((size_t)n, sizeof(*s->ids));
-    s->count = fl_alloc_array((size_t)n, sizeof(*s->count));
-    if (!s->x || !s->v || !s->w || !s->block_max || !s->ids || !s->count) {
-        drop_work(s);
-        return fl_fail(err, FL_E_NOMEM, "sampler: work space for %d logits", (int)n);
-    }
-    s->cap = n;
-    return FL_OK;
+void fl_sampler_share_work(fl_sampler *s, fl_sampler_work *w) {
+    s->work = w;
+}
+
+void fl_sampler_set_mask(fl_sampler *s, const uint32_t *mask) {
+    s->mask = mask;
+}
+
+void fl_sampler_seek(fl_sampler *s, uint64_t draw) {
+    s->draw = draw;
 }
 
 static int bad_row(const float *x, int32_t n, fl_err *err) {
@@ -223,7 +221,7 @@ static int bad_row(const float *x, int32_t n, fl_err *err) {
 static int measure(fl_sampler *s, row *r, fl_err *err) {
     bool nan;
     if (!r->blocks_old) return FL_OK;
-    r->max = fl_row_max(r->x, r->n, s->block_max, &nan);
+    r->max = fl_row_max(r->x, r->n, s->work->block_max, &nan);
     if (nan || r->max == INFINITY) return bad_row(r->x, r->n, err);
     if (r->max == -INFINITY)
         return fl_fail(err, FL_E_ARG, "logits: all %d tokens are -inf, none is left", (int)r->n);
@@ -232,14 +230,14 @@ static int measure(fl_sampler *s, row *r, fl_err *err) {
 }
 
 static float list_max(const fl_sampler *s, const row *r) {
-    return fl_row_max(s->v, r->m, NULL, NULL);
+    return fl_row_max(s->work->v, r->m, NULL, NULL);
 }
 
 /* The full row, writable and up to date. */
 static float *writable(fl_sampler *s, row *r) {
     if (!r->own) {
-        memcpy(s->x, r->x, (size_t)r->n * sizeof(*s->x));
-        r->x = s->x;
+        memcpy(s->work->x, r->x, (size_t)r->n * sizeof(*s->work->x));
+        r->x = s->work->x;
         r->own = true;
     }
     r->blocks_old = true;
@@ -249,24 +247,24 @@ static float *writable(fl_sampler *s, row *r) {
 static void scatter(fl_sampler *s, row *r) {
     float *x = writable(s, r);
     for (int32_t i = 0; i < r->n; i++) x[i] = -INFINITY;
-    for (int32_t j = 0; j < r->m; j++) x[s->ids[j]] = s->v[j];
+    for (int32_t j = 0; j < r->m; j++) x[s->work->ids[j]] = s->work->v[j];
 }
 
 static void gather(fl_sampler *s, row *r) {
     int32_t m = 0;
     for (int32_t j = 0; j < r->m; j++) {
-        float value = r->x[s->ids[j]];
+        float value = r->x[s->work->ids[j]];
         if (value == -INFINITY) continue;
-        s->ids[m] = s->ids[j];
-        s->v[m++] = value;
+        s->work->ids[m] = s->work->ids[j];
+        s->work->v[m++] = value;
     }
     r->m = m;
 }
 
 /* Keep the tokens of the full row that are >= threshold. */
 static void make_list(fl_sampler *s, row *r, float threshold) {
-    r->m = fl_row_collect(r->x, r->n, s->block_max, threshold, s->ids);
-    for (int32_t j = 0; j < r->m; j++) s->v[j] = r->x[s->ids[j]];
+    r->m = fl_row_collect(r->x, r->n, s->work->block_max, threshold, s->work->ids);
+    for (int32_t j = 0; j < r->m; j++) s->work->v[j] = r->x[s->work->ids[j]];
     r->listed = true;
 }
 
@@ -274,10 +272,10 @@ static void make_list(fl_sampler *s, row *r, float threshold) {
 static void cut_list(fl_sampler *s, row *r, float v, int64_t ties) {
     int32_t m = 0;
     for (int32_t j = 0; j < r->m; j++) { /* no branch: which token stays is hard to predict */
-        float value = s->v[j];
+        float value = s->work->v[j];
         bool tie = value == v;
-        s->ids[m] = s->ids[j];
-        s->v[m] = value;
+        s->work->ids[m] = s->work->ids[j];
+        s->work->v[m] = value;
         m += (value > v) | (tie & (ties > 0));
         ties -= tie;
     }
@@ -293,15 +291,20 @@ static int check_ids(const char *what, const int32_t *ids, size_t count, int32_t
     return FL_OK;
 }
 
-static int stage_allowed(fl_sampler *s, float *x, int32_t n, fl_err *err) {
-    int rc = check_ids("allowed_token_ids", s->p.allowed, s->p.n_allowed, n, err);
-    if (rc) return rc;
-    for (size_t i = 0; i < s->p.n_allowed; i++) s->count[s->p.allowed[i]] = 1;
-    for (int32_t i = 0; i < n; i++) {
-        if (!s->count[i]) x[i] = -INFINITY;
+/* -inf for the ids without a bit; those from the end of the mask on have none. */
+static void apply_mask(float *x, int32_t n, const uint32_t *mask, int32_t words) {
+    for (int32_t w = 0, start = 0; start < n; w++, start += 32) {
+        const uint32_t bits = w < words ? mask[w] : 0;
+        const int32_t end = n - start < 32 ? n : start + 32;
+        if (bits == UINT32_MAX) continue;
+        for (int32_t i = start; i < end; i++) x[i] = bits >> (i - start) & 1 ? x[i] : -INFINITY;
     }
-    for (size_t i = 0; i < s->p.n_allowed; i++) s->count[s->p.allowed[i]] = 0;
-    return FL_OK;
+}
+
+static int stage_allowed(fl_sampler *s, float *x, int32_t n, fl_err *err) {
+    int rc = check_ids("allowed_token_ids", &s->allowed_max, 1, n, err);
+    if (!rc) apply_mask(x, n, s->allowed, s->allowed_max / 32 + 1);
+    return rc;
 }
 
 static int stage_bias(fl_sampler *s, float *x, int32_t n, fl_err *err) {
@@ -317,14 +320,14 @@ static int stage_bias(fl_sampler *s, float *x, int32_t n, fl_err *err) {
 enum { DONE = -1 }; /* in count: this id has had its penalties */
 
 static void penalize(fl_sampler *s, float *x, int32_t id) {
-    int32_t count = s->count[id];
+    int32_t count = s->work->count[id];
     if (count == DONE) return;
     float v = x[id];
     v = v > 0.0f ? v / s->p.repetition_penalty : v * s->p.repetition_penalty;
     v -= s->p.frequency_penalty * (float)count;
     if (count > 0) v -= s->p.presence_penalty;
     x[id] = v;
-    s->count[id] = DONE;
+    s->work->count[id] = DONE;
 }
 
 static int stage_penalties(fl_sampler *s, float *x, int32_t n, const fl_history *h, fl_err *err) {
@@ -333,11 +336,11 @@ static int stage_penalties(fl_sampler *s, float *x, int32_t n, const fl_history 
     if ((rc = check_ids("prompt", h->prompt, h->n_prompt, n, err)) ||
         (rc = check_ids("output", h->output, h->n_output, n, err)))
         return rc;
-    for (size_t i = 0; i < h->n_output; i++) s->count[h->output[i]]++;
+    for (size_t i = 0; i < h->n_output; i++) s->work->count[h->output[i]]++;
     for (size_t i = 0; i < h->n_output; i++) penalize(s, x, h->output[i]);
     for (size_t i = 0; i < h->n_prompt; i++) penalize(s, x, h->prompt[i]);
-    for (size_t i = 0; i < h->n_output; i++) s->count[h->output[i]] = 0;
-    for (size_t i = 0; i < h->n_prompt; i++) s->count[h->prompt[i]] = 0;
+    for (size_t i = 0; i < h->n_output; i++) s->work->count[h->output[i]] = 0;
+    for (size_t i = 0; i < h->n_prompt; i++) s->work->count[h->prompt[i]] = 0;
     return FL_OK;
 }
 
@@ -359,8 +362,8 @@ static int stage_on_ids(fl_sampler *s, row *r, fl_stage stage, const fl_history 
 
 static int stage_temperature(fl_sampler *s, row *r, fl_err *err) {
     if (r->listed) {
-        fl_row_scale(s->v, r->m, s->p.temperature);
-        return list_max(s, r) < INFINITY ? FL_OK : bad_row(s->v, r->m, err);
+        fl_row_scale(s->work->v, r->m, s->p.temperature);
+        return list_max(s, r) < INFINITY ? FL_OK : bad_row(s->work->v, r->m, err);
     }
     fl_row_scale(writable(s, r), r->n, s->p.temperature);
     return measure(s, r, err);
@@ -377,22 +380,23 @@ static void stage_min_p(fl_sampler *s, row *r) {
 
 static void stage_top_k(fl_sampler *s, row *r) {
     double above, k = (double)s->p.top_k;
-    if (!r->listed) make_list(s, r, fl_row_bound(s->block_max, r->n, s->p.top_k));
-    if (r->m > s->p.top_k) cut_list(s, r, fl_row_select(s->v, NULL, r->m, k, &above), ALL_TIES);
+    if (!r->listed) make_list(s, r, fl_row_bound(s->work->block_max, r->n, s->p.top_k));
+    if (r->m > s->p.top_k)
+        cut_list(s, r, fl_row_select(s->work->v, NULL, r->m, k, &above), ALL_TIES);
 }
 
 static void stage_top_p(fl_sampler *s, row *r) {
     double p = (double)s->p.top_p, above;
     float max = r->listed ? list_max(s, r) : r->max;
-    double sum = fl_row_exp(r->listed ? s->v : r->x, r->listed ? r->m : r->n, max, NULL);
+    double sum = fl_row_exp(r->listed ? s->work->v : r->x, r->listed ? r->m : r->n, max, NULL);
     if (!r->listed) {
         /* Tokens of weight below (1 - p) * sum / n hold less than 1 - p together, so the
          * others hold at least p: none of them is wanted.  0.99 covers rounding. */
         double least = 0.99 * (1.0 - p) * sum / (double)r->n;
         make_list(s, r, (float)((double)max + log(least)));
     }
-    fl_row_exp(s->v, r->m, max, s->w);
-    float edge = fl_row_select(s->v, s->w, r->m, p * sum, &above);
+    fl_row_exp(s->work->v, r->m, max, s->work->w);
+    float edge = fl_row_select(s->work->v, s->work->w, r->m, p * sum, &above);
     /* Of n equal tokens on the edge, the j-th stays while above + j * weight < p * sum. */
     float edge_weight;
     fl_row_exp(&edge, 1, max, &edge_weight);
@@ -400,10 +404,20 @@ static void stage_top_p(fl_sampler *s, row *r) {
     cut_list(s, r, edge, ties < 1.0 ? 1 : ties < 1e9 ? (int64_t)ties : ALL_TIES);
 }
 
+/* Whatever the order of the stages, the mask comes first. */
+static int use_mask(fl_sampler *s, row *r, fl_err *err) {
+    if (r->listed) scatter(s, r);
+    float *x = writable(s, r);
+    apply_mask(x, r->n, s->mask, (r->n + 31) / 32);
+    int rc = measure(s, r, err);
+    if (!rc && r->listed) gather(s, r);
+    return rc;
+}
+
 /* Run the stages over r, which starts as the raw row with its maxima measured. */
 static int run_stages(fl_sampler *s, row *r, const fl_history *h, fl_err *err) {
     bool greedy = s->p.temperature < GREEDY_BELOW;
-    int rc = FL_OK;
+    int rc = s->mask ? use_mask(s, r, err) : FL_OK;
     for (size_t i = 0; i < s->p.n_order && !rc; i++) {
         fl_stage stage = s->p.order[i];
         if (!stage_active(&s->p, stage)) continue;
@@ -432,10 +446,17 @@ static int run_stages(fl_sampler *s, row *r, const fl_history *h, fl_err *err) {
     return rc;
 }
 
+static int need_work(fl_sampler *s, int32_t n, fl_err *err) {
+    if (s->work) return fl_sampler_work_reserve(s->work, n, err);
+    int rc = fl_sampler_work_new(&s->own_work, n, err);
+    if (!rc) s->work = s->own_work;
+    return rc;
+}
+
 static int begin(fl_sampler *s, row *r, const float *logits, int32_t n, fl_err *err) {
     int rc;
     if (n < 1) return fl_fail(err, FL_E_ARG, "logits: %d tokens", (int)n);
-    if ((rc = reserve(s, n, err))) return rc;
+    if ((rc = need_work(s, n, err))) return rc;
     *r = (row){.x = logits, .n = n, .blocks_old = true};
     return measure(s, r, err);
 }
@@ -459,17 +480,9 @@ typedef struct race {
     double best;
 } race;
 
-static void enter(race *t, int32_t id, float weight) {
-    /* -log1p(-u) >= u >= 2^-33: most tokens are out before a number is drawn, nearly all
-     * before a logarithm is taken. */
-    if ((double)weight * t->best < 0x1p-33) return;
-    if (t->group != id >> 2) {
-        uint32_t counter[4] = {(uint32_t)id >> 2, (uint32_t)t->draw, (uint32_t)(t->draw >> 32), 0};
-        fl_philox(t->word, counter, t->seed);
-        t->group = id >> 2;
-    }
-    double u = ((double)t->word[id & 3] + 0.5) * 0x1p-32;
-    if (u > (double)weight * t->best) return;
+static void enter(race *t, int32_t id, float weight, uint32_t word) {
+    double u = ((double)word + 0.5) * 0x1p-32;
+    if (u > (double)weight * t->best) return; /* -log1p(-u) >= u: no logarithm needed */
     double key = -log1p(-u) / (double)weight;
     if (key < t->best || (key == t->best && id < t->winner)) {
         t->best = key;
@@ -477,19 +490,52 @@ static void enter(race *t, int32_t id, float weight) {
     }
 }
 
+static void enter_alone(race *t, int32_t id, float weight) {
+    /* u >= 2^-33: most tokens are out before a number is drawn. */
+    if (!(weight > 0.0f) || (double)weight * t->best < 0x1p-33) return;
+    if (t->group != id >> 2) {
+        uint32_t counter[4] = {(uint32_t)id >> 2, (uint32_t)t->draw, (uint32_t)(t->draw >> 32), 0};
+        fl_philox(t->word, counter, t->seed);
+        t->group = id >> 2;
+    }
+    enter(t, id, weight, t->word[id & 3]);
+}
+
+/* Weights of a whole row, FL_ROW_BLOCK at a time. */
+static void enter_row(race *t, const float *w, int32_t n) {
+    int32_t i = 0;
+    for (; n - i >= FL_ROW_BLOCK; i += FL_ROW_BLOCK) {
+        const fl_race_block b = {i, t->best, t->seed, t->draw};
+        uint32_t words[FL_ROW_BLOCK];
+        int32_t may[FL_ROW_BLOCK];
+        if (!fl_row_entrants(w + i, &b, words, may)) continue;
+        for (int32_t k = 0; k < FL_ROW_BLOCK; k++) {
+            if (may[k] && w[i + k] > 0.0f) enter(t, i + k, w[i + k], words[k]);
+        }
+    }
+    for (; i < n; i++) enter_alone(t, i, w[i]);
+}
+
 static int32_t draw(fl_sampler *s, const row *r) {
+    fl_sampler_work *k = s->work;
     race t = {.seed = s->p.seed, .draw = s->draw++, .group = -1, .winner = -1, .best = INFINITY};
-    const float *x = r->listed ? s->v : r->x;
+    const float *x = r->listed ? k->v : r->x;
     int32_t m = r->listed ? r->m : r->n;
     float max = r->listed ? list_max(s, r) : r->max;
-    fl_row_exp(x, m, max, s->w);
+    fl_row_exp(x, m, max, k->w);
     /* The likeliest token first, so that `best` is small from the start. */
-    int32_t top = fl_row_argmax(x, m, r->listed ? NULL : s->block_max, max);
-    enter(&t, r->listed ? s->ids[top] : top, s->w[top]);
-    for (int32_t j = 0; j < m; j++) {
-        if (s->w[j] > 0.0f) enter(&t, r->listed ? s->ids[j] : j, s->w[j]);
-    }
+    int32_t top = fl_row_argmax(x, m, r->listed ? NULL : k->block_max, max);
+    enter_alone(&t, r->listed ? k->ids[top] : top, k->w[top]);
+    if (!r->listed) enter_row(&t, k->w, m);
+    for (int32_t j = 0; r->listed && j < m; j++) enter_alone(&t, k->ids[j], k->w[j]);
     return t.winner;
+}
+
+static int32_t choose(fl_sampler *s, row *r) {
+    if (s->p.temperature >= GREEDY_BELOW) return draw(s, r);
+    s->draw++;
+    if (!r->listed) return fl_row_argmax(r->x, r->n, s->work->block_max, r->max);
+    return s->work->ids[fl_row_argmax(s->work->v, r->m, NULL, list_max(s, r))];
 }
 
 int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
@@ -499,11 +545,30 @@ int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_hi
     if (rc) return rc;
     double raw_max = (double)r.max;
     if ((rc = run_stages(s, &r, h, err))) return rc;
-    bool greedy = s->p.temperature < GREEDY_BELOW;
-    *id = greedy ? fl_row_argmax(r.x, n, s->block_max, r.max) : draw(s, &r);
+    *id = choose(s, &r);
     if (logprob) {
         double sum = fl_row_exp(logits, n, (float)raw_max, NULL);
         *logprob = fl_logprob(logits[*id], raw_max + log(sum));
     }
+    return FL_OK;
+}
+
+int fl_sampler_sample_list(fl_sampler *s, const fl_logit_list *list, const fl_history *h,
+                           int32_t *id, fl_err *err) {
+    int rc = need_work(s, list->vocab, err);
+    if (rc) return rc;
+    row r = {.x = s->work->x, .n = list->vocab, .own = true, .listed = true, .blocks_old = true};
+    for (int32_t i = 0; i < list->n; i++) {
+        const float v = list->logit[i];
+        if (isnan(v) || v == INFINITY) return bad_row(list->logit, list->n, err);
+        if (list->id[i] < 0 || list->id[i] >= list->vocab || (i && list->id[i] <= list->id[i - 1]))
+            return fl_fail(err, FL_E_ARG, "candidates: id %d out of order", (int)list->id[i]);
+        if (v == -INFINITY) continue;
+        s->work->ids[r.m] = list->id[i];
+        s->work->v[r.m++] = v;
+    }
+    if (!r.m) return fl_fail(err, FL_E_ARG, "candidates: none is left of %d", (int)list->n);
+    if ((rc = run_stages(s, &r, h, err))) return rc;
+    *id = choose(s, &r);
     return FL_OK;
 }

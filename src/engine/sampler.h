@@ -18,7 +18,7 @@
  * -log1p(-u) / p wins, ties to the lower id, where
  *   u = (word + 0.5) / 2^32
  *   word = philox4x32-10(counter {id / 4, draw, draw >> 32, 0}, key = seed)[id % 4]
- * and draw counts the tokens drawn so far.  A token's number depends on seed, draw and
+ * and draw counts the tokens chosen so far.  A token's number depends on seed, draw and
  * id only, so a seed gives the same tokens on every machine and in any batch. */
 #ifndef FL_ENGINE_SAMPLER_H
 #define FL_ENGINE_SAMPLER_H
@@ -71,14 +71,25 @@ typedef struct fl_sampler_params {
 
 void fl_sampler_params_init(fl_sampler_params *p); /* the defaults */
 
-/* One thread at a time.  Holds work rows for the largest n it has seen. */
+/* One thread at a time.  Works in rows of its own, made by its first use, or in shared ones. */
 typedef struct fl_sampler fl_sampler;
+
+/* Rows of n logits that samplers of one thread may share. */
+typedef struct fl_sampler_work fl_sampler_work;
+int fl_sampler_work_new(fl_sampler_work **out, int32_t n, fl_err *err);
+void fl_sampler_work_free(fl_sampler_work *w);
 
 /* Copies params.  FL_E_ARG names the field, its value and its range. */
 int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err);
 /* Same parameters, same seed, same place in the random stream. */
 int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err);
 void fl_sampler_free(fl_sampler *s);
+void fl_sampler_share_work(fl_sampler *s, fl_sampler_work *w); /* borrowed while s lives */
+/* Bit id % 32 of mask[id / 32] says whether an id may be chosen, before all stages; borrowed
+ * until changed, one word for each 32 ids of the row; NULL: all may. */
+void fl_sampler_set_mask(fl_sampler *s, const uint32_t *mask);
+/* The next draw has this number; they count from 0. */
+void fl_sampler_seek(fl_sampler *s, uint64_t draw);
 
 typedef struct fl_history { /* what penalties look at */
     const int32_t *prompt;
@@ -97,6 +108,15 @@ int fl_sampler_process(fl_sampler *s, float *logits, int32_t n, const fl_history
 int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
                       int32_t *id, float *logprob, fl_err *err);
 
+typedef struct fl_logit_list { /* a row whose other tokens are all -inf */
+    const int32_t *id;         /* [n] ascending */
+    const float *logit;
+    int32_t n, vocab;
+} fl_logit_list;
+/* As sample, without the work of a whole row. */
+int fl_sampler_sample_list(fl_sampler *s, const fl_logit_list *list, const fl_history *h,
+                           int32_t *id, fl_err *err);
+
 /* Row statistics, vectorised.  -inf is an ordinary value; NaN is not expected. */
 double fl_logsumexp(const float *logits, int32_t n);
 /* Log-probability of a token with this logit in a row with this logsumexp. */
@@ -104,8 +124,13 @@ static inline float fl_logprob(float logit, double lse) {
     return (float)((double)logit - lse);
 }
 int32_t fl_argmax(const float *logits, int32_t n); /* lowest index among equals; n >= 1 */
-/* The k largest, descending, ties by lower id; ids and values have room for k <= n.
- * FL_E_ARG: k outside [1, n], or NaN in the row. */
-int fl_topk(const float *logits, int32_t n, int32_t k, int32_t *ids, float *values, fl_err *err);
+typedef struct fl_top_list {                       /* room for the n largest of a row */
+    int32_t n;
+    int32_t *id;
+    float *logit;
+} fl_top_list;
+/* Descending, ties by lower id.  w NULL: work rows of its own.  FL_E_ARG: out->n outside
+ * [1, n], or NaN in the row. */
+int fl_topk(fl_sampler_work *w, const float *logits, int32_t n, fl_top_list *out, fl_err *err);
 
 #endif

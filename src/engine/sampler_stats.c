@@ -165,6 +165,105 @@ double fl_row_exp(const float *x, int32_t n, float max, float *w) {
     return BEST(row_exp_avx2, row_exp_plain)(x, n, max, w);
 }
 
+typedef uint32_t vecu __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint64_t vecw __attribute__((vector_size(32), aligned(4), may_alias));
+
+enum { CHAINS = FL_ROW_BLOCK / 4 / LANES }; /* vectors of counters: four ids each */
+
+/* Philox's; volatile, because GCC makes slower shifts and additions of known factors. */
+static const volatile uint64_t multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
+
+/* The 64-bit products of eight words with those of b, as high and low words. */
+INLINE void multiply(vecu *high, vecu *low, const vecu *a, const vecw *b) {
+    const vecw lower = (vecw){0} + 0xffffffffu;
+    vecw even = ((vecw)*a & lower) * *b, odd = ((vecw)*a >> 32) * *b;
+    *low = (vecu)((even & lower) | odd << 32);
+    *high = (vecu)(even >> 32 | (odd & ~lower));
+}
+
+INLINE bool any(const veci *v) {
+    const vecw w = (vecw)*v;
+    return w[0] | w[1] | w[2] | w[3];
+}
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (veci){__VA_ARGS__})
+#endif
+
+/* Words 0 to 3 of eight counters, word k in c[k * step] -> the four of each side by side.
+ * Lanes hold the counters 0 2 4 6 1 3 5 7, so that no word has to cross its half. */
+INLINE void transpose(vecu out[4], const vecu *c, int step) {
+    const vecu *c1 = c + step, *c2 = c1 + step, *c3 = c2 + step;
+    vecu a = SHUFFLE(*c, *c1, 0, 8, 1, 9, 4, 12, 5, 13);
+    vecu b = SHUFFLE(*c2, *c3, 0, 8, 1, 9, 4, 12, 5, 13);
+    vecu d = SHUFFLE(*c, *c1, 2, 10, 3, 11, 6, 14, 7, 15);
+    vecu e = SHUFFLE(*c2, *c3, 2, 10, 3, 11, 6, 14, 7, 15);
+    out[0] = SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+    out[1] = SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    out[2] = SHUFFLE(d, e, 0, 1, 8, 9, 4, 5, 12, 13);
+    out[3] = SHUFFLE(d, e, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
+/* fl_philox for the counters {group + i, draw, draw >> 32, 0} of a block, ids in order. */
+INLINE void philox_block(vecu word[VECS], uint32_t group, uint64_t draw, uint64_t key) {
+    vecu c[4][CHAINS];
+    const vecw m0 = (vecw){0} + multiplier[0], m1 = (vecw){0} + multiplier[1];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int j = 0; j < CHAINS; j++) {
+        c[0][j] = (vecu){0, 2, 4, 6, 1, 3, 5, 7} + (group + (uint32_t)(j * LANES));
+        c[1][j] = (vecu){0} + (uint32_t)draw;
+        c[2][j] = (vecu){0} + (uint32_t)(draw >> 32);
+        c[3][j] = (vecu){0};
+    }
+    for (int round = 0; round < 10; round++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < CHAINS; j++) { /* chains side by side: each waits for itself */
+            vecu h0, l0, h1, l1;
+            multiply(&h0, &l0, &c[0][j], &m0);
+            multiply(&h1, &l1, &c[2][j], &m1);
+            c[0][j] = h1 ^ c[1][j] ^ k0;
+            c[2][j] = h0 ^ c[3][j] ^ k1;
+            c[1][j] = l1;
+            c[3][j] = l0;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    for (int j = 0; j < CHAINS; j++) transpose(word + 4 * j, &c[0][j], CHAINS);
+}
+
+INLINE bool row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may) {
+    const vecf *weight = (const vecf *)w;
+    const float best = (float)b->best * 1.001f; /* rounded in the tokens' favour */
+    veci some = {0};
+    for (int i = 0; i < VECS; i++) some |= weight[i] * best >= (vecf){0} + 0x1p-33f;
+    if (!any(&some)) return false;
+    philox_block((vecu *)words, (uint32_t)b->first / 4, b->draw, b->seed);
+    some = (veci){0};
+    for (int i = 0; i < VECS; i++) { /* with 24 bits of the word */
+        veci high = (veci)(((const vecu *)words)[i] >> 8);
+        veci in = __builtin_convertvector(high, vecf) <= weight[i] * (best * 0x1p24f) + 1.0f;
+        ((veci *)may)[i] = in;
+        some |= in;
+    }
+    return any(&some);
+}
+
+AVX2 static bool row_entrants_avx2(const float *w, const fl_race_block *b, uint32_t *words,
+                                   int32_t *may) {
+    return row_entrants(w, b, words, may);
+}
+static bool row_entrants_plain(const float *w, const fl_race_block *b, uint32_t *words,
+                               int32_t *may) {
+    return row_entrants(w, b, words, may);
+}
+
+bool fl_row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may) {
+    return BEST(row_entrants_avx2, row_entrants_plain)(w, b, words, may);
+}
+
 int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
                        int32_t *ids) {
     int32_t m = 0;
@@ -244,49 +343,103 @@ static int by_rank(const void *pa, const void *pb) {
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* Ids of at least the k largest elements, few more when k is small; returns how many.
- * 0: the row holds NaN. */
-static int32_t collect_top(const float *x, int32_t n, int32_t k, float *block_max, int32_t *ids) {
+/* The k largest into ids and v of the work rows; 0: the row holds NaN. */
+static int32_t collect_top(fl_sampler_work *w, const float *x, int32_t n, int32_t k) {
     double above;
-    int32_t m = 0;
     bool nan;
-    fl_row_max(x, n, block_max, &nan);
+    fl_row_max(x, n, w->block_max, &nan);
     if (nan) return 0;
-    float bound = fl_row_bound(block_max, n, k);
-    if (bound > -INFINITY) return fl_row_collect(x, n, block_max, bound, ids);
-    bound = fl_row_select(x, NULL, n, (double)k, &above);
-    for (int32_t i = 0; i < n; i++) {
-        ids[m] = i;
-        m += x[i] >= bound;
+    float bound = fl_row_bound(w->block_max, n, k);
+    int32_t m = 0, kept = 0;
+    if (bound > -INFINITY) m = fl_row_collect(x, n, w->block_max, bound, w->ids);
+    for (; m == 0 && kept < n; kept++) w->ids[kept] = kept;
+    m = m ? m : n;
+    for (int32_t i = 0; i < m; i++) w->v[i] = x[w->ids[i]];
+    bound = fl_row_select(w->v, NULL, m, (double)k, &above);
+    int32_t ties = k - (int32_t)above;
+    kept = 0;
+    for (int32_t i = 0; i < m; i++) {
+        const float value = w->v[i];
+        const bool tie = value == bound;
+        w->ids[kept] = w->ids[i];
+        w->v[kept] = value;
+        kept += (value > bound) | (tie & (ties > 0));
+        ties -= tie;
     }
-    return m;
+    return kept;
 }
 
-int fl_topk(const float *logits, int32_t n, int32_t k, int32_t *ids, float *values, fl_err *err) {
-    int rc = FL_OK;
-    if (k < 1 || k > n) return fl_fail(err, FL_E_ARG, "top-k: %d not in [1, %d]", (int)k, (int)n);
-    float *block_max = fl_alloc_array((size_t)fl_row_blocks(n), sizeof(*block_max));
-    int32_t *list = fl_alloc_array((size_t)n, sizeof(*list));
-    ranked *best = NULL;
-    if (!block_max || !list) goto no_memory;
-    int32_t m = collect_top(logits, n, k, block_max, list);
-    if (!m) {
-        rc = fl_fail(err, FL_E_ARG, "top-k: the row holds nan");
-        goto done;
-    }
-    if (!(best = fl_alloc_array((size_t)m, sizeof(*best)))) goto no_memory;
-    for (int32_t i = 0; i < m; i++) best[i] = (ranked){logits[list[i]], list[i]};
-    qsort(best, (size_t)m, sizeof(*best), by_rank);
+static int top_with(fl_sampler_work *w, const float *x, int32_t n, fl_top_list *out, fl_err *err) {
+    ranked few[256], *best = few;
+    const int32_t k = out->n;
+    int rc = fl_sampler_work_reserve(w, n, err);
+    if (rc) return rc;
+    if (collect_top(w, x, n, k) < k) return fl_fail(err, FL_E_ARG, "top-k: the row holds nan");
+    if (k > (int32_t)(sizeof(few) / sizeof(*few)) &&
+        !(best = fl_alloc_array((size_t)k, sizeof(*best))))
+        return fl_fail(err, FL_E_NOMEM, "top-k: %d of %d", (int)k, (int)n);
+    for (int32_t i = 0; i < k; i++) best[i] = (ranked){w->v[i], w->ids[i]};
+    qsort(best, (size_t)k, sizeof(*best), by_rank);
     for (int32_t i = 0; i < k; i++) {
-        ids[i] = best[i].id;
-        values[i] = best[i].value;
+        out->id[i] = best[i].id;
+        out->logit[i] = best[i].value;
     }
-    goto done;
-no_memory:
-    rc = fl_fail(err, FL_E_NOMEM, "top-k: %d of %d", (int)k, (int)n);
-done:
-    fl_free(best);
-    fl_free(list);
-    fl_free(block_max);
+    if (best != few) fl_free(best);
+    return FL_OK;
+}
+
+int fl_topk(fl_sampler_work *w, const float *logits, int32_t n, fl_top_list *out, fl_err *err) {
+    fl_sampler_work *own = NULL;
+    if (out->n < 1 || out->n > n)
+        return fl_fail(err, FL_E_ARG, "top-k: %d not in [1, %d]", (int)out->n, (int)n);
+    int rc = w ? FL_OK : fl_sampler_work_new(&own, n, err);
+    if (!rc) rc = top_with(w ? w : own, logits, n, out, err);
+    fl_sampler_work_free(own);
     return rc;
+}
+
+/* ---- work rows ---- */
+
+static void drop_rows(fl_sampler_work *w) {
+    fl_free(w->x);
+    fl_free(w->v);
+    fl_free(w->w);
+    fl_free(w->block_max);
+    fl_free(w->ids);
+    fl_free(w->count);
+    *w = (fl_sampler_work){0};
+}
+
+int fl_sampler_work_reserve(fl_sampler_work *w, int32_t n, fl_err *err) {
+    if (n <= w->cap) return FL_OK;
+    drop_rows(w);
+    w->x = fl_alloc_array((size_t)n, sizeof(*w->x));
+    w->v = fl_alloc_array((size_t)n, sizeof(*w->v));
+    w->w = fl_alloc_array((size_t)n, sizeof(*w->w));
+    w->block_max = fl_alloc_array((size_t)fl_row_blocks(n), sizeof(*w->block_max));
+    w->ids = fl_alloc_array((size_t)n, sizeof(*w->ids));
+    w->count = fl_alloc_array((size_t)n, sizeof(*w->count));
+    if (!w->x || !w->v || !w->w || !w->block_max || !w->ids || !w->count) {
+        drop_rows(w);
+        return fl_fail(err, FL_E_NOMEM, "sampler: work space for %d logits", (int)n);
+    }
+    w->cap = n;
+    return FL_OK;
+}
+
+int fl_sampler_work_new(fl_sampler_work **out, int32_t n, fl_err *err) {
+    fl_sampler_work *w = fl_alloc(sizeof(*w));
+    if (!w) return fl_fail(err, FL_E_NOMEM, "sampler: work space");
+    int rc = fl_sampler_work_reserve(w, n, err);
+    if (rc)
+        fl_sampler_work_free(w);
+    else
+        *out = w;
+    return rc;
+}
+
+void fl_sampler_work_free(fl_sampler_work *w) {
+    if (!w) return;
+    drop_rows(w);
+    fl_free(w);
 }

@@ -9,6 +9,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/sampler.h"
+
+struct fl_sampler_work { /* for n <= cap, all made at once */
+    int32_t cap;
+    float *x, *v, *w, *block_max;
+    int32_t *ids, *count; /* count is all 0 between uses */
+};
+int fl_sampler_work_reserve(fl_sampler_work *w, int32_t n, fl_err *err);
+
 enum { FL_ROW_BLOCK = 64 }; /* elements per entry of block_max */
 
 static inline int32_t fl_row_blocks(int32_t n) {
@@ -23,6 +32,15 @@ int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float m
 /* Sum of exp(x[i] - max); w (may be NULL, may be x) gets the terms.  Terms below e^-87
  * are 0. */
 double fl_row_exp(const float *x, int32_t n, float max, float *w);
+typedef struct fl_race_block { /* see the race in sampler.h */
+    int32_t first;             /* id of w[0], a multiple of FL_ROW_BLOCK */
+    double best;               /* smallest key so far */
+    uint64_t seed, draw;
+} fl_race_block;
+/* false: no token of the FL_ROW_BLOCK with weights w has a key below `best`.  Else those with
+ * may[i] == 0 have none, and words[i] is the random number of each. */
+bool fl_row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may);
+
 /* Ids of all elements >= threshold and > -inf, ascending; returns how many. */
 int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
                        int32_t *ids);

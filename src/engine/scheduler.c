@@ -18,14 +18,20 @@ static int64_t cost(const state *s, const fl_sched_item *it, int64_t rows) {
     return fl_max_i64(grown, 0) + (it->shared_tail ? 1 : 0);
 }
 
-/* Take pages from the last running branch behind `self` that has no rows yet. */
-static bool preempt_behind(state *s, int64_t self) {
-    for (int64_t i = s->n - 1; i > self; i--) {
+static void preempt(state *s, fl_sched_item *it) {
+    it->preempt = true;
+    s->free_pages += it->pages;
+    s->running--;
+}
+
+/* Take pages for `self`: from the last running branch behind it that has no rows yet, else
+ * from the last one before it that waits for its reader. */
+static bool preempt_for(state *s, int64_t self) {
+    for (int64_t i = s->n - 1; i >= 0; i--) {
         fl_sched_item *it = &s->items[i];
+        if (i == self || (i < self && !it->paused)) continue;
         if (!it->running || it->preempt || it->rows || !it->pages) continue;
-        it->preempt = true;
-        s->free_pages += it->pages;
-        s->running--;
+        preempt(s, it);
         return true;
     }
     return false;
@@ -42,14 +48,12 @@ static void decode(state *s) {
     for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
         fl_sched_item *it = &s->items[i];
         if (!it->running || it->parked || it->preempt || it->pending != 1) continue;
-        while (cost(s, it, 1) > s->free_pages && preempt_behind(s, i)) {
+        while (cost(s, it, 1) > s->free_pages && preempt_for(s, i)) {
         }
         if (cost(s, it, 1) <= s->free_pages) {
             grant(s, it, 1);
         } else if (s->running > 1) { /* nobody behind to take from: it waits itself */
-            it->preempt = true;
-            s->free_pages += it->pages;
-            s->running--;
+            preempt(s, it);
         }
     }
 }
@@ -66,11 +70,27 @@ static void prefill(state *s) {
     for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
         fl_sched_item *it = &s->items[i];
         if (!it->running || it->parked || it->preempt || it->rows || it->pending == 1) continue;
-        while (chunk(s, it) <= 0 && preempt_behind(s, i)) {
+        while (chunk(s, it) <= 0 && preempt_for(s, i)) {
         }
         int64_t rows = chunk(s, it);
         if (rows > 0) grant(s, it, rows);
     }
+}
+
+static bool has_room(const state *s, int64_t pages) {
+    return s->running < s->limits->max_running && s->free_pages >= pages;
+}
+
+/* Branches that wait for their readers leave to one that could run; true when any did. */
+static bool make_room(state *s, int64_t pages) {
+    bool any = false;
+    for (int64_t i = s->n - 1; i >= 0 && !has_room(s, pages); i--) {
+        fl_sched_item *it = &s->items[i];
+        if (!it->running || !it->paused || it->preempt) continue;
+        preempt(s, it);
+        any = true;
+    }
+    return any;
 }
 
 /* In order and without overtaking, so that a large prompt is not passed by for ever.  A
@@ -79,8 +99,8 @@ static void admit(state *s) {
     for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
         fl_sched_item *it = &s->items[i];
         if (it->running || it->parked) continue;
-        if (s->running >= s->limits->max_running) return;
-        if (s->running && cost(s, it, it->pending) > s->free_pages) return;
+        const int64_t pages = cost(s, it, it->pending);
+        if (make_room(s, pages) || (s->running && !has_room(s, pages))) return;
         int64_t rows = chunk(s, it);
         if (rows <= 0) return;
         s->running++;

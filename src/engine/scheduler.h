@@ -4,7 +4,8 @@
  * Order: branches that decode one token first, then prompts in chunks, then admission of
  * waiting branches, each in the order given (the engine sorts by priority, then arrival).
  * When the pool is full the last running branch is preempted: it gives its pages back and
- * waits to be computed again. */
+ * waits to be computed again.  Where none is behind, one whose reader lags leaves: else a
+ * caller that waits for another request before it reads this one would wait for ever. */
 #ifndef FL_ENGINE_SCHEDULER_H
 #define FL_ENGINE_SCHEDULER_H
 
@@ -14,6 +15,7 @@
 typedef struct fl_sched_item {
     bool running;     /* admitted: holds pages, counts against max_running           */
     bool parked;      /* waits for a policy: holds pages, gets no rows                */
+    bool paused;      /* parked, and by its own reader: leaves when others need room    */
     int64_t length;   /* tokens in the cache                                          */
     int64_t pending;  /* known tokens that are not: 1 = decode, more = prompt; >= 1   */
     int64_t pages;    /* held; those that only this branch holds come back            */

@@ -20,6 +20,8 @@ struct fl_checkpoint {
     size_t n;
     fl_map by_name; /* tensor name -> index in tensors */
     uint64_t bytes;
+    void (*release)(void *owner); /* of tensors in memory */
+    void *owner;
 };
 
 /* What model.safetensors.index.json says. */
@@ -196,8 +198,37 @@ done:
     return rc;
 }
 
+int fl_checkpoint_of_memory(fl_checkpoint **out, const char *dir, const fl_st_tensor *tensors,
+                            size_t n, void (*release)(void *owner), void *owner, fl_err *err) {
+    int rc = FL_OK;
+    fl_checkpoint *ck = fl_alloc(sizeof(*ck));
+    *out = NULL;
+    if (!ck || !(ck->dir = fl_strdup(dir)) || n >= UINT32_MAX ||
+        !(ck->tensors = fl_alloc_array(n, sizeof(*ck->tensors)))) {
+        rc = fl_fail(err, FL_E_NOMEM, "%s", dir);
+        goto done;
+    }
+    for (; ck->n < n; ck->n++) {
+        const fl_st_tensor *t = &tensors[ck->n];
+        if (fl_map_put(&ck->by_name, t->name, strlen(t->name), (uint32_t)ck->n) != FL_MAP_NEW) {
+            rc = no_memory(ck, err);
+            goto done;
+        }
+        ck->tensors[ck->n] = t;
+        ck->bytes += t->bytes;
+    }
+    ck->release = release;
+    ck->owner = owner;
+    *out = ck;
+    ck = NULL;
+done:
+    fl_checkpoint_close(ck);
+    return rc;
+}
+
 void fl_checkpoint_close(fl_checkpoint *ck) {
     if (!ck) return;
+    if (ck->release) ck->release(ck->owner);
     for (size_t i = 0; i < ck->n_shards; i++) fl_safetensors_close(ck->shards[i]);
     fl_free(ck->shards);
     fl_free(ck->tensors);

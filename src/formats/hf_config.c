@@ -289,6 +289,24 @@ static int read_generation(fl_config *c, fl_generation_config *g, const fl_json 
     return FL_OK;
 }
 
+/* Only when no file says anything: 2 is an ordinary token of a Llama 3. */
+static void default_eos(fl_config *c, const fl_json *doc) {
+    if (!c->n_eos && !member(fl_json_root(doc), "eos_token_id")) c->eos_ids[c->n_eos++] = 2;
+}
+
+int fl_config_parse(fl_config *out, const char *text, const char *name, fl_err *err) {
+    fl_json *doc;
+    fl_config c = {0};
+    int rc = fl_json_parse(&doc, text, strlen(text), name, err);
+    if (rc) return rc;
+    if (!(rc = read_config(&c, doc, err))) {
+        default_eos(&c, doc);
+        *out = c;
+    }
+    fl_json_free(doc);
+    return rc;
+}
+
 int fl_config_load(fl_config *out, fl_generation_config *gen, const char *dir, fl_err *err) {
     int rc;
     fl_json *doc = NULL, *gen_doc = NULL;
@@ -307,8 +325,7 @@ int fl_config_load(fl_config *out, fl_generation_config *gen, const char *dir, f
             (rc = read_generation(&c, &g, gen_doc, err)))
             goto done;
     }
-    /* Only when neither file says anything: 2 is an ordinary token of a Llama 3. */
-    if (!c.n_eos && !member(fl_json_root(doc), "eos_token_id")) c.eos_ids[c.n_eos++] = 2;
+    default_eos(&c, doc);
     *out = c;
     if (gen) *gen = g;
 done:

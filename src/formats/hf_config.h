@@ -51,4 +51,7 @@ typedef struct fl_generation_config {
  * FL_E_UNSUPPORTED by name. */
 int fl_config_load(fl_config *out, fl_generation_config *gen, const char *dir, fl_err *err);
 
+/* The same from the text of a config.json alone; `name` opens the messages. */
+int fl_config_parse(fl_config *out, const char *text, const char *name, fl_err *err);
+
 #endif

@@ -401,6 +401,19 @@ static int plan_from_side_file(fl_quant_plan *p, const char *path, fl_err *err) 
     return rc;
 }
 
+int fl_quant_plan_parse(fl_quant_plan *out, const char *text, const char *name, fl_err *err) {
+    fl_json *doc;
+    fl_json_scope s;
+    fl_quant_plan p = {.flavour = FL_QUANT_NONE};
+    int rc = fl_json_parse(&doc, text, strlen(text), name, err);
+    if (rc) return rc;
+    rc = find_section(&s, doc, err);
+    if (!rc && s.object) rc = plan_from(&p, s, err);
+    if (!rc) *out = p;
+    fl_json_free(doc);
+    return rc;
+}
+
 /* config.json has decided; the side file of the same tool should say the same. */
 static int compare_side_file(const fl_quant_plan *p, const char *path, fl_err *err) {
     fl_quant_plan side = {.flavour = FL_QUANT_NONE};

@@ -33,6 +33,8 @@ typedef struct fl_quant_plan {
 /* From dir/config.json (and side files).  A scheme we do not run is FL_E_UNSUPPORTED
  * with its name. */
 int fl_quant_plan_load(fl_quant_plan *out, const char *dir, fl_err *err);
+/* The same from the text of a config.json alone; `name` opens the messages. */
+int fl_quant_plan_parse(fl_quant_plan *out, const char *text, const char *name, fl_err *err);
 const char *fl_quant_flavour_name(fl_quant_flavour f); /* "autofp8", "none", ... */
 
 #endif

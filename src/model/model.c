@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/dummy_checkpoint.h"
 #include "formats/linear_source.h"
 #include "formats/quant_check.h"
 #include "model/model_priv.h"
@@ -93,8 +94,23 @@ static int make_rope(fl_model *m, fl_err *err) {
     return rc;
 }
 
-static int read_files(fl_model *m, const char *dir, fl_err *err) {
+static int read_dummy(fl_model *m, const char *dir, const char *config_json, fl_err *err) {
     int rc;
+    if (config_json) {
+        if ((rc = fl_config_parse(&m->config, config_json, dir, err)) ||
+            (rc = fl_quant_plan_parse(&m->plan, config_json, dir, err)))
+            return rc;
+    } else {
+        if ((rc = fl_config_load(&m->config, &m->generation, dir, err)) ||
+            (rc = fl_quant_plan_load(&m->plan, dir, err)))
+            return rc;
+    }
+    return fl_checkpoint_dummy(&m->checkpoint, dir, &m->config, &m->plan, err);
+}
+
+static int read_files(fl_model *m, const char *dir, const fl_model_options *o, fl_err *err) {
+    int rc;
+    if (o->load_format == FL_LOAD_DUMMY) return read_dummy(m, dir, o->config_json, err);
     if (!fl_dir_exists(dir)) return fl_fail(err, FL_E_IO, "%s: no such directory", dir);
     if ((rc = fl_config_load(&m->config, &m->generation, dir, err))) return rc;
     if ((rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
@@ -145,6 +161,7 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
 int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err) {
     static const fl_model_options defaults;
     int rc;
+    if (!opt) opt = &defaults;
     fl_model *m = fl_alloc(sizeof(*m));
     if (!m) return fl_fail(err, FL_E_NOMEM, "%s", dir);
     atomic_init(&m->refs, 1);
@@ -153,9 +170,9 @@ int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, 
         rc = fl_fail(err, FL_E_NOMEM, "%s", dir);
         goto done;
     }
-    if ((rc = read_files(m, dir, err))) goto done;
+    if ((rc = read_files(m, dir, opt, err))) goto done;
     name_quantization(m);
-    if ((rc = build(m, opt ? opt : &defaults, err))) goto done;
+    if ((rc = build(m, opt, err))) goto done;
     fl_log(FL_LOG_INFO, "%s: %s, %lld layers, kv %s", dir, m->quantization,
            (long long)m->config.n_layers, fl_dtype_name(m->kv[0].shape.dtype));
     *out = m;

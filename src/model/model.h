@@ -15,6 +15,8 @@
 
 typedef enum { FL_KV_AUTO, FL_KV_BF16, FL_KV_FP8 } fl_kv_choice;
 
+typedef enum { FL_LOAD_FILES, FL_LOAD_DUMMY } fl_load_format;
+
 typedef struct fl_model_options {
     const char *device;    /* "cpu", "cuda", "auto" (NULL)                              */
     const char *isa;       /* CPU instruction set, NULL = best                          */
@@ -23,7 +25,9 @@ typedef struct fl_model_options {
     int64_t kv_tokens;     /* tokens in the KV pool; 0 = context                        */
     int64_t max_step_rows; /* rows of one step; 0 = 256                                 */
     fl_kv_choice kv;
-    bool no_prefix_cache; /* full KV pages are not shared by later sequences           */
+    fl_load_format load_format; /* DUMMY: random weights (dummy_checkpoint.h), no weight files   */
+    const char *config_json;    /* with DUMMY: a config.json's text; dir is then only a name     */
+    bool no_prefix_cache;       /* full KV pages are not shared by later sequences           */
     void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */
     void *progress_ctx;
 } fl_model_options;

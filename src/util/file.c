@@ -50,6 +50,32 @@ void fl_file_unmap(fl_mapping *m) {
     *m = (fl_mapping){0};
 }
 
+int fl_map_repeated(fl_mapping *out, const void *window, size_t window_bytes, size_t size,
+                    fl_err *err) {
+    int rc = FL_OK, fd = memfd_create("fp8llm", MFD_CLOEXEC);
+    *out = (fl_mapping){0};
+    if (fd < 0 || write(fd, window, window_bytes) != (ssize_t)window_bytes) {
+        rc = fl_fail(err, FL_E_NOMEM, "repeated pages: %s", strerror(errno));
+        goto done;
+    }
+    /* One reservation that unmap removes whole; the windows are laid over it. */
+    uint8_t *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        rc = fl_fail(err, FL_E_NOMEM, "%zu repeated bytes: %s", size, strerror(errno));
+        goto done;
+    }
+    *out = (fl_mapping){p, size};
+    for (size_t at = 0; !rc && at < size; at += window_bytes) {
+        size_t n = size - at < window_bytes ? size - at : window_bytes;
+        if (mmap(p + at, n, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+            rc = fl_fail(err, FL_E_NOMEM, "%zu repeated bytes: %s", size, strerror(errno));
+    }
+    if (rc) fl_file_unmap(out);
+done:
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
 void fl_file_release(const void *p, size_t n) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = fl_round_up((uintptr_t)p, page), end = ((uintptr_t)p + n) & ~(page - 1);

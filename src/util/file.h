@@ -18,6 +18,10 @@ typedef struct fl_mapping {
 
 int fl_file_map(fl_mapping *out, const char *path, fl_err *err);
 void fl_file_unmap(fl_mapping *m);
+/* `size` bytes in which a window repeats, in the memory of one window: what fl_file_release gives
+ * back reads the same again.  window_bytes: a multiple of 64 KiB, which any page size divides. */
+int fl_map_repeated(fl_mapping *out, const void *window, size_t window_bytes, size_t size,
+                    fl_err *err);
 /* Give the whole pages inside [p, p+n) back; reading them again reads the file. */
 void fl_file_release(const void *p, size_t n);
 

@@ -45,8 +45,8 @@ local M = {
 
 function M.run(opt, words)
   local kind = module_of(common.argument(words, 1, table.concat(kinds, ", ")))
-  local name = common.argument(words, 2, "MODEL")
-  common.no_more(words, 2)
+  local name = opt.shape or common.argument(words, 2, "MODEL")
+  common.no_more(words, opt.shape and 1 or 2)
   opt.runs = opt.runs or 5
   if opt.runs < 1 then common.usage "--runs: at least 1 expected" end
   local result = kind.run(opt, name)

@@ -9,10 +9,10 @@ local M = {
   text = [[
 one token at a time: tokens/s, the bytes of weights read per second, and what part that
 is of the read bandwidth measured in the same run with the same threads and bytes]],
-  options = {
+  options = common.join({
     {"prompt", "integer", "N", "decode: tokens already there (default 64)"},
     {"tokens", "integer", "N", "decode: tokens per measurement (default 64)"},
-  },
+  }, bench_model.options),
 }
 
 local function decode_once(model, opt)
@@ -28,8 +28,7 @@ local function decode_once(model, opt)
   return (#ids - #prompt) / seconds
 end
 
-function M.run(opt, name)
-  local model = bench_model.load(name, opt)
+local function measure(model, opt)
   local info = model:info()
   local rates, roof = {}, 0
   decode_once(model, opt) -- the first run meets cold caches and sleeping threads
@@ -39,21 +38,26 @@ function M.run(opt, name)
     roof = math.max(roof, read)
   end
   local rate = common.median(rates)
-  return bench_model.describe({
+  return {
     tokens_per_second = rate, bytes_per_token = info.bytes_per_token,
     bytes_per_second = rate * info.bytes_per_token, read_bandwidth = roof,
     fraction = rate * info.bytes_per_token / roof,
     runs = json.array(rates), prompt_tokens = opt.prompt or 64, decode_tokens = opt.tokens or 64,
-  }, model)
+  }
 end
 
-function M.show(r)
-  bench_model.show(r)
+function M.run(opt, name) return bench_model.run(name, opt, measure) end
+
+local function show(r)
   print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
     1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens))
   print(string.format("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9))
   print(string.format("bandwidth  %.2f GB/s read over as many bytes: %.0f %% used", r.read_bandwidth / 1e9,
     100 * r.fraction))
+end
+
+function M.show(r)
+  bench_model.show(r, show, function(one) return one.tokens_per_second end)
 end
 
 return M

@@ -6,11 +6,10 @@ local must = common.must
 
 local M = {
   text = "prompts of several lengths: tokens/s",
-  options = {{"length", "integer", "N", "prefill: only prompts of N tokens"}},
+  options = common.join({{"length", "integer", "N", "prefill: only prompts of N tokens"}}, bench_model.options),
 }
 
-function M.run(opt, name)
-  local model = bench_model.load(name, opt)
+local function measure(model, opt)
   local results = json.array {}
   local context = model:info().context
   for _, n in ipairs(opt.length and {opt.length} or {16, 64, 256, 1024}) do
@@ -25,15 +24,20 @@ function M.run(opt, name)
     results[#results + 1] = {prompt_tokens = n, tokens_per_second = common.median(rates), runs = json.array(rates)}
   end
   if #results == 0 then common.fail("--length %d: the context holds %d tokens", opt.length, context) end
-  return bench_model.describe({prefill = results}, model)
+  return {prefill = results}
 end
 
-function M.show(r)
-  bench_model.show(r)
+function M.run(opt, name) return bench_model.run(name, opt, measure) end
+
+local function show(r)
   for _, one in ipairs(r.prefill) do
     print(string.format("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs)", one.prompt_tokens,
       one.tokens_per_second, 1000 * one.prompt_tokens / one.tokens_per_second, #one.runs))
   end
+end
+
+function M.show(r)
+  bench_model.show(r, show, function(one) return one.prefill[#one.prefill].tokens_per_second end)
 end
 
 return M

@@ -73,9 +73,10 @@ function common.find(name) return must(hub.find(name)) end
 --- Load the model a command names, with its options, behind a progress bar.
 function common.load(name, opt)
   local bar = progress()
-  local model, message = fp8llm.load(common.find(name), {
+  local dir = opt.config_json and name or common.find(name)
+  local model, message = fp8llm.load(dir, {
     device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, kv_tokens = opt.kv_tokens,
-    prefix_cache = opt.prefix_cache,
+    prefix_cache = opt.prefix_cache, load_format = opt.load_format, config_json = opt.config_json,
     progress = function(part) bar("loading", part) end,
   })
   bar()
