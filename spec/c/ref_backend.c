@@ -163,6 +163,34 @@ void ref_fill(void *data, fl_dtype t, int64_t n, double spread, uint64_t seed) {
     }
 }
 
+fl_backend *ref_open(const fl_backend_ops *ops, const char *isa, int threads, int64_t max_rows) {
+    fl_backend *be = NULL;
+    fl_err err;
+    fl_backend_params p = {.threads = threads, .max_rows = max_rows, .isa = isa};
+    if (ops->open(&be, &p, &err)) {
+        fprintf(stderr, "%s: %s\n", isa, err.msg);
+        exit(2);
+    }
+    return be;
+}
+
+bool ref_next_isa(const fl_backend_ops *ops, const char **isa) {
+    static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16", NULL};
+    int i = 0;
+    while (*isa && strcmp(all[i], *isa)) i++;
+    for (i += *isa != NULL; all[i]; i++) {
+        fl_backend *be = NULL;
+        fl_err err;
+        fl_backend_params p = {.threads = 1, .max_rows = 1, .isa = all[i]};
+        int rc = ops->open(&be, &p, &err);
+        ops->close(be);
+        *isa = all[i];
+        if (rc != FL_E_UNSUPPORTED) return true;
+        printf("# %s: %s\n", all[i], err.msg);
+    }
+    return false;
+}
+
 void *ref_alloc(size_t bytes) {
     void *p = calloc(1, bytes ? bytes : 1);
     if (!p) {

@@ -1,7 +1,7 @@
 /* ref_backend.h - what every op of a backend must compute, in double and in the plainest way.
  *
  * Rounding is done here from the definition of each type (nearest, ties to even), without
- * util/fp8.h.  Arrays are dense and row-major.  Also: random test data, and an opened backend. */
+ * util/fp8.h.  Arrays are dense and row-major.  Also: random test data, and opened backends. */
 #ifndef FL_SPEC_REF_BACKEND_H
 #define FL_SPEC_REF_BACKEND_H
 
@@ -36,6 +36,12 @@ double ref_attend(double *out, double *mag, const double *q, const double *k, co
  * for the same seed. */
 void ref_fill(void *data, fl_dtype t, int64_t n, double spread, uint64_t seed);
 uint64_t ref_random(uint64_t *state);
+
+/* The CPU backend on each instruction set: for (isa = NULL; ref_next_isa(ops, &isa);) ...  Those
+ * that this machine lacks are named in a line of TAP and passed over. */
+bool ref_next_isa(const fl_backend_ops *ops, const char **isa);
+/* Ends the program when it cannot be opened. */
+fl_backend *ref_open(const fl_backend_ops *ops, const char *isa, int threads, int64_t max_rows);
 
 /* Zeroed [a,b] tensor in test memory (never freed: tests are short). */
 fl_tensor ref_tensor(fl_dtype t, int64_t a, int64_t b);

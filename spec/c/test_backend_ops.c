@@ -1,266 +1,21 @@
-/* Every op but attention, on every instruction set of this machine, against ref_backend.c;
- * attention is in test_backend_attend.c. */
+/* Every op but linear and attention, on every instruction set of this machine, against
+ * ref_backend.c.  Those two are in test_backend_linear.c and test_backend_attend.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "ref_backend.h"
+#include "linear_case.h"
 #include "tap.h"
 #include "util/mem.h"
 
 static const fl_backend_ops *ops;
 static const char *isa;
 
-static fl_backend *open_backend(int threads, int64_t max_rows) {
-    fl_backend *be = NULL;
-    fl_err err;
-    fl_backend_params p = {.threads = threads, .max_rows = max_rows, .isa = isa};
-    if (ops->open(&be, &p, &err)) check(false, "opens: %s", err.msg);
-    return be;
-}
-
 static int64_t allocations, fail_at; /* fail_at 0: none fails */
 static bool count_allocations(void *ctx, size_t bytes) {
     (void)ctx;
     (void)bytes;
     return ++allocations != fail_at; /* 0: none fails */
-}
-
-/* ---- linear ---- */
-
-typedef struct linear_case {
-    int64_t t, n, k;
-    fl_dtype w;
-    fl_act_scheme act;
-    fl_dtype x, out;
-    bool bias;
-    int parts;
-} linear_case;
-
-#define E4M3 FL_DTYPE_E4M3
-#define BF16 FL_DTYPE_BF16
-#define F16  FL_DTYPE_F16
-#define F32  FL_DTYPE_F32
-
-static const linear_case linear_cases[] = {
-    {1, 1, 1, E4M3, FL_ACT_STATIC, BF16, F32, false, 1},
-    {1, 16, 4, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1},
-    {2, 17, 5, E4M3, FL_ACT_TOKEN, BF16, BF16, true, 1},
-    {3, 33, 31, E4M3, FL_ACT_NONE, BF16, F32, true, 2},
-    {3, 33, 31, E4M3, FL_ACT_NONE, F16, F16, false, 2},
-    {4, 50, 63, BF16, FL_ACT_NONE, BF16, BF16, true, 3},
-    {5, 31, 66, BF16, FL_ACT_NONE, F16, F32, false, 1},
-    {6, 47, 65, F16, FL_ACT_NONE, F16, F16, true, 2},
-    {7, 19, 130, F16, FL_ACT_NONE, BF16, F32, false, 1},
-    {11, 40, 257, F32, FL_ACT_NONE, BF16, F32, false, 1},
-    {12, 300, 259, E4M3, FL_ACT_STATIC, BF16, BF16, false, 3},
-    {13, 128, 512, E4M3, FL_ACT_STATIC, F16, F16, false, 1},
-    {25, 144, 96, BF16, FL_ACT_NONE, BF16, F32, false, 1},
-    {37, 160, 100, E4M3, FL_ACT_TOKEN, BF16, F32, true, 2},
-    {300, 48, 24, E4M3, FL_ACT_STATIC, BF16, BF16, false, 1},
-    {1, 1536, 576, E4M3, FL_ACT_STATIC, BF16, BF16, false, 2},
-    {9, 960, 576, BF16, FL_ACT_NONE, BF16, BF16, false, 3},
-    {2, 4096, 1024, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1},
-};
-
-typedef struct linear_data {
-    const linear_case *c;
-    void *w;
-    float *w_scale, *bias;
-    fl_linear_spec spec;
-    fl_act x;
-} linear_data;
-
-/* Sources start at an odd address: a checkpoint promises no alignment. */
-static void *odd_copy(const void *src, int64_t bytes) {
-    uint8_t *p = ref_alloc((size_t)bytes + 1);
-    return memcpy(p + 1, src, (size_t)bytes);
-}
-
-static linear_data make_linear(const linear_case *c) {
-    linear_data d = {.c = c};
-    int64_t size = fl_dtype_bytes(c->w), row = 0;
-    d.w = ref_alloc((size_t)(c->n * c->k * size));
-    ref_fill(d.w, c->w, c->n * c->k, 0.05, 1);
-    for (int64_t i = 0; c->w == E4M3 && i < c->n * c->k; i++) {
-        /* 16 rows with subnormals and zeros among them, 16 without: kernels may differ. */
-        uint8_t *q = (uint8_t *)d.w + i;
-        if (i / c->k / 16 % 2 && !(*q & 0x78)) *q |= 0x08;
-    }
-    d.w_scale = ref_alloc((size_t)c->n * sizeof(float));
-    d.bias = ref_alloc((size_t)c->n * sizeof(float));
-    for (int64_t i = 0; i < c->n; i++) d.w_scale[i] = 0.001f * (float)(1 + i % 7);
-    ref_fill(d.bias, FL_DTYPE_F32, c->n, 1.0, 2);
-    d.spec = (fl_linear_spec){.n_parts = c->parts,
-                              .k = c->k,
-                              .dtype = c->w,
-                              .w_scale = c->w == FL_DTYPE_E4M3 ? d.w_scale : NULL,
-                              .bias = c->bias ? d.bias : NULL,
-                              .act = c->act,
-                              .x_scale = 0.017f};
-    for (int i = 0; i < c->parts; i++) {
-        int64_t rows = i + 1 < c->parts ? c->n / c->parts : c->n - row;
-        d.spec.part[i].rows = rows;
-        d.spec.part[i].data = odd_copy((uint8_t *)d.w + row * c->k * size, rows * c->k * size);
-        row += rows;
-    }
-    d.x.x = ref_tensor(c->x, c->t, c->k);
-    d.x.q = ref_tensor(FL_DTYPE_E4M3, c->t, c->k);
-    d.x.q_scale = ref_tensor(F32, c->t, fl_act_groups(c->k));
-    ref_fill(d.x.x.data, c->x, c->t * c->k, 1.0, 3);
-    return d;
-}
-
-static void free_linear(linear_data *d) {
-    for (int i = 0; i < d->spec.n_parts; i++) free((uint8_t *)d->spec.part[i].data - 1);
-    free(d->w);
-    free(d->w_scale);
-    free(d->bias);
-    free(d->x.x.data);
-    free(d->x.q.data);
-    free(d->x.q_scale.data);
-}
-
-static int64_t linear_errors(const linear_data *d, const fl_tensor *out) {
-    const linear_case *c = d->c;
-    bool fp8 = c->act != FL_ACT_NONE;
-    int64_t bad = 0, step = c->n * c->k * c->t > 2000000 ? 7 : 1;
-    double *x = ref_alloc((size_t)(c->k * c->t) * sizeof(double)), *w = ref_alloc((size_t)c->k * 8);
-    for (int64_t i = 0; i < c->t * c->k; i++)
-        x[i] = fp8 ? ref_get(d->x.q.data, FL_DTYPE_E4M3, i) : ref_get(d->x.x.data, c->x, i);
-    for (int64_t n = 0; n < c->n; n += step) {
-        for (int64_t k = 0; k < c->k; k++) {
-            w[k] = ref_get(d->w, c->w, n * c->k + k);
-            if (c->w == FL_DTYPE_F32) w[k] = ref_round(FL_DTYPE_BF16, w[k]);
-        }
-        for (int64_t t = 0; t < c->t; t++) {
-            double mag, want = ref_dot(x + t * c->k, w, c->k, &mag);
-            double s = fp8 ? (double)((float *)d->x.q_scale.data)[t] : 1.0;
-            if (c->w == FL_DTYPE_E4M3) s *= (double)d->w_scale[n];
-            double b = c->bias ? (double)d->bias[n] : 0.0;
-            double slack = (fabs(s) * mag * (double)(c->k / 2 + 4) + fabs(b)) * 0x1p-24;
-            bad +=
-                !ref_close(c->out, ref_get(out->data, c->out, t * c->n + n), want * s + b, slack);
-        }
-    }
-    free(x);
-    free(w);
-    return bad;
-}
-
-static void test_linear(const linear_case *c) {
-    fl_backend *be = open_backend(2, c->t);
-    linear_data d = make_linear(c);
-    fl_linear *lin = NULL;
-    fl_tensor out = ref_tensor(c->out, c->t, c->n);
-    fl_err err = {0};
-    int rc = ops->linear_new(be, &lin, &d.spec, &err);
-    allocations = 0;
-    fl_mem_set_hook(count_allocations, NULL);
-    if (!rc) rc = ops->quant(be, &d.x, lin, &err);
-    if (!rc) rc = ops->linear(be, &out, &d.x, lin, &err);
-    fl_mem_set_hook(NULL, NULL);
-    if (allocations) check(false, "%s: a linear allocates nothing", isa);
-    int64_t bad = rc ? -1 : linear_errors(&d, &out);
-    check(!bad, "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s: %lld outside the bound %s",
-          isa, (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
-          fl_dtype_name(c->x), fl_dtype_name(c->out), (long long)bad, err.msg);
-    ops->linear_free(be, lin);
-    ops->close(be);
-    free_linear(&d);
-    free(out.data);
-}
-
-/* Rows computed in steps of all sizes, against `all`, which one step gave (or now gives). */
-static int64_t differing_rows(const linear_case *c, int threads, uint8_t *all, bool fill) {
-    static const int64_t steps[] = {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25, 37, 300};
-    int64_t differ = 0, row_bytes = c->n * fl_dtype_bytes(c->out);
-    fl_backend *be = open_backend(threads, c->t);
-    linear_data d = make_linear(c);
-    fl_linear *lin = NULL;
-    fl_tensor out = ref_tensor(c->out, c->t, c->n);
-    ops->linear_new(be, &lin, &d.spec, NULL);
-    ops->quant(be, &d.x, lin, NULL);
-    if (fill) ops->linear(be, &out, &d.x, lin, NULL);
-    if (fill) memcpy(all, out.data, (size_t)(c->t * row_bytes));
-    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
-        out.dim[0] = steps[i];
-        for (int64_t t = 0; t + steps[i] <= c->t; t += 3 * steps[i]) {
-            fl_act part = d.x;
-            part.x.data = (uint8_t *)part.x.data + t * c->k * fl_dtype_bytes(c->x);
-            part.q.data = (uint8_t *)part.q.data + t * c->k;
-            part.q_scale.data = (float *)part.q_scale.data + t;
-            ops->linear(be, &out, &part, lin, NULL);
-            differ += !!memcmp(out.data, all + t * row_bytes, (size_t)(steps[i] * row_bytes));
-        }
-    }
-    ops->linear_free(be, lin);
-    ops->close(be);
-    free_linear(&d);
-    free(out.data);
-    return differ;
-}
-
-/* *known: what the instruction sets with fused multiply-add gave so far. */
-static void test_linear_invariance(const linear_case *c, uint8_t **known) {
-    bool fused = strcmp(isa, "scalar") != 0, first = !fused || !*known;
-    size_t bytes = (size_t)(c->t * c->n * fl_dtype_bytes(c->out));
-    uint8_t *all = first ? ref_alloc(bytes) : *known;
-    int64_t differ = 0;
-    for (int threads = 1; threads <= 3; threads++)
-        differ += differing_rows(c, threads, all, first && threads == 1);
-    check(!differ, "%s: rows of %s x %s are the same bits for any T, thread count%s", isa,
-          fl_dtype_name(c->w), fl_dtype_name(c->x), fused ? " and fused instruction set" : "");
-    if (fused)
-        *known = all;
-    else
-        free(all);
-}
-
-/* A NaN or infinite activation stays visible; a NaN weight code spoils its output only. */
-static void test_linear_nan(void) {
-    static const linear_case c = {3, 40, 70, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1};
-    fl_backend *be = open_backend(2, 4);
-    linear_data d = make_linear(&c);
-    fl_linear *lin = NULL;
-    fl_tensor out = ref_tensor(FL_DTYPE_BF16, c.t, c.n);
-    ((uint16_t *)d.x.x.data)[1 * c.k + 69] = 0x7fc0;
-    ((uint8_t *)d.spec.part[0].data)[17 * c.k + 3] = 0xff;
-    ops->linear_new(be, &lin, &d.spec, NULL);
-    ops->quant(be, &d.x, lin, NULL);
-    ops->linear(be, &out, &d.x, lin, NULL);
-    int wrong = 0;
-    for (int64_t i = 0; i < c.t * c.n; i++) {
-        bool nan = isnan(ref_get(out.data, FL_DTYPE_BF16, i));
-        wrong += nan != (i / c.n == 1 || i % c.n == 17);
-    }
-    check(((uint8_t *)d.x.q.data)[c.k + 69] == 0x7f, "%s: NaN quantizes to 0x7F", isa);
-    check(!wrong, "%s: NaN passes through linear, and only where it belongs (%d)", isa, wrong);
-    ops->linear_free(be, lin);
-    ops->close(be);
-    free_linear(&d);
-    free(out.data);
-}
-
-static _Atomic int64_t released;
-static void count_release(const void *p, size_t n) {
-    (void)p;
-    released += (int64_t)n;
-}
-
-static void test_packing(void) {
-    static const linear_case c = {1, 2000, 700, F32, FL_ACT_NONE, BF16, F32, false, 3};
-    fl_backend *be = open_backend(2, 1);
-    linear_data d = make_linear(&c);
-    fl_linear *lin = NULL;
-    d.spec.release = count_release;
-    released = 0;
-    ops->linear_new(be, &lin, &d.spec, NULL);
-    check(released == c.n * c.k * 4, "%s: every source byte is released once", isa);
-    check(lin && lin->dtype == FL_DTYPE_BF16, "%s: F32 weights are kept as BF16", isa);
-    ops->linear_free(be, lin);
-    ops->close(be);
-    free_linear(&d);
 }
 
 /* ---- row ops ---- */
@@ -282,18 +37,24 @@ static void free_act(fl_act *a) {
 
 /* Codes and scales must be the ones that f32 arithmetic gives, exactly. */
 static int64_t quant_errors(const fl_act *a, const fl_linear *next) {
-    int64_t bad = 0, n = a->x.dim[1];
+    const int64_t n = a->x.dim[1], len = next->act == FL_ACT_GROUP ? 128 : n;
+    const float *scales = a->q_scale.data;
+    int64_t bad = 0;
     for (int64_t t = 0; t < a->x.dim[0]; t++) {
-        float top = 0.0f, scale = next->x_scale;
-        for (int64_t i = 0; i < n; i++)
-            top = fmaxf(top, fabsf((float)ref_get(a->x.data, a->x.dtype, t * n + i)));
-        if (next->x_scale_ub > 0.0f) top = fminf(top, next->x_scale_ub);
-        if (next->act == FL_ACT_TOKEN) scale = fmaxf(top / 448.0f, 1.0f / (448.0f * 512.0f));
-        bad += ((float *)a->q_scale.data)[t] != scale;
-        for (int64_t i = 0; i < n; i++) {
-            float x = (float)ref_get(a->x.data, a->x.dtype, t * n + i);
-            float v = next->act == FL_ACT_TOKEN ? x / scale : x * (1.0f / scale);
-            bad += ((uint8_t *)a->q.data)[t * n + i] != ref_e4m3((double)v);
+        for (int64_t k = 0; k < n; k += len) {
+            int64_t end = k + len < n ? k + len : n;
+            float top = 0.0f, scale = next->x_scale;
+            for (int64_t i = k; i < end; i++)
+                top = fmaxf(top, fabsf((float)ref_get(a->x.data, a->x.dtype, t * n + i)));
+            if (next->act == FL_ACT_TOKEN && next->x_scale_ub > 0.0f)
+                top = fminf(top, next->x_scale_ub);
+            if (next->act != FL_ACT_STATIC) scale = fmaxf(top / 448.0f, 1.0f / (448.0f * 512.0f));
+            bad += *scales++ != scale;
+            for (int64_t i = k; i < end; i++) {
+                float x = (float)ref_get(a->x.data, a->x.dtype, t * n + i);
+                float v = next->act == FL_ACT_STATIC ? x * (1.0f / scale) : x / scale;
+                bad += ((uint8_t *)a->q.data)[t * n + i] != ref_e4m3((double)v);
+            }
         }
     }
     return bad;
@@ -322,11 +83,11 @@ static int64_t norm_errors(const fl_tensor *old, const fl_norm *n) {
     return bad;
 }
 
-static void test_norm(fl_dtype t, int64_t d) {
+static void test_norm(fl_dtype t, int64_t d, fl_act_scheme act) {
     enum { T = 5 };
-    fl_backend *be = open_backend(2, T);
+    fl_backend *be = ref_open(ops, isa, 2, T);
     fl_act out = make_act(t, T, d);
-    fl_linear next = {.k = d, .act = d % 2 ? FL_ACT_TOKEN : FL_ACT_STATIC, .x_scale = 0.013f};
+    fl_linear next = {.k = d, .act = act, .x_scale = 0.013f};
     fl_norm n = {.residual = ref_tensor(t, T, d),
                  .weight = ref_tensor(t, d, 1),
                  .out = &out,
@@ -344,8 +105,8 @@ static void test_norm(fl_dtype t, int64_t d) {
         if (ops->norm(be, &n, NULL)) bad++;
         bad += norm_errors(&old, &n) + quant_errors(&out, &next);
     }
-    check(!bad, "%s: norm %s D=%lld (%lld wrong)", isa, fl_dtype_name(t), (long long)d,
-          (long long)bad);
+    check(!bad, "%s: norm %s D=%lld act %d (%lld wrong)", isa, fl_dtype_name(t), (long long)d,
+          (int)act, (long long)bad);
     free(old.data);
     free(n.residual.data);
     free(n.weight.data);
@@ -354,14 +115,11 @@ static void test_norm(fl_dtype t, int64_t d) {
     ops->close(be);
 }
 
-static void test_silu(fl_dtype t, int64_t f) {
+static void test_silu(fl_dtype t, int64_t f, fl_act_scheme act) {
     enum { T = 3 };
-    fl_backend *be = open_backend(2, T);
+    fl_backend *be = ref_open(ops, isa, 2, T);
     fl_act out = make_act(t, T, f);
-    fl_linear next = {.k = f,
-                      .act = f % 2 ? FL_ACT_STATIC : FL_ACT_TOKEN,
-                      .x_scale = 0.3f,
-                      .x_scale_ub = f == 48 ? 2.0f : 0.0f};
+    fl_linear next = {.k = f, .act = act, .x_scale = 0.3f, .x_scale_ub = f == 48 ? 2.0f : 0.0f};
     fl_tensor in = ref_tensor(t, T, 2 * f);
     ref_fill(in.data, t, T * 2 * f, 4.0, 8);
     for (int64_t i = 0; i < f; i++) ref_set(in.data, t, i, 220.0 * ((double)i / (double)f - 0.5));
@@ -375,8 +133,8 @@ static void test_silu(fl_dtype t, int64_t f) {
         }
     }
     bad += quant_errors(&out, &next);
-    check(!bad, "%s: silu_mul %s F=%lld (%lld wrong)", isa, fl_dtype_name(t), (long long)f,
-          (long long)bad);
+    check(!bad, "%s: silu_mul %s F=%lld act %d (%lld wrong)", isa, fl_dtype_name(t), (long long)f,
+          (int)act, (long long)bad);
     free(in.data);
     free_act(&out);
     ops->close(be);
@@ -384,7 +142,7 @@ static void test_silu(fl_dtype t, int64_t f) {
 
 /* Every BF16 number goes through quantization: all rounding cases, infinities, NaN. */
 static void test_quant_all(void) {
-    fl_backend *be = open_backend(2, 256);
+    fl_backend *be = ref_open(ops, isa, 2, 256);
     fl_act a = make_act(FL_DTYPE_BF16, 256, 256);
     fl_linear next = {.k = 256, .act = FL_ACT_STATIC, .x_scale = 1.0f};
     for (int i = 0; i < 65536; i++) ((uint16_t *)a.x.data)[i] = (uint16_t)i;
@@ -415,7 +173,7 @@ static void test_embed(fl_dtype w, fl_dtype x) {
     linear_case mine = c;
     mine.w = w;
     mine.x = x;
-    fl_backend *be = open_backend(2, 4);
+    fl_backend *be = ref_open(ops, isa, 2, 4);
     linear_data d = make_linear(&mine);
     fl_linear *table = NULL;
     fl_tensor out = ref_tensor(x, c.t, c.k);
@@ -473,7 +231,7 @@ static void test_sumsq(fl_backend *be, const fl_tensor *x) {
 
 static void test_gather_absmax(void) {
     enum { T = 6, D = 45 };
-    fl_backend *be = open_backend(2, T);
+    fl_backend *be = ref_open(ops, isa, 2, T);
     fl_tensor x = ref_tensor(FL_DTYPE_BF16, T, D), out = ref_tensor(FL_DTYPE_BF16, 3, D);
     int32_t rows[] = {5, 0, 3};
     fl_tensor r = fl_tensor_1d(rows, FL_DTYPE_I32, 3);
@@ -500,7 +258,7 @@ static void test_gather_absmax(void) {
 /* ---- memory and failure ---- */
 
 static void test_memory(void) {
-    fl_backend *be = open_backend(1, 1);
+    fl_backend *be = ref_open(ops, isa, 1, 1);
     float src[6] = {1, 2, 3, 4, 5, 6}, back[6] = {0};
     void *p = NULL;
     ops->mem_new(be, &p, 4096, NULL);
@@ -525,7 +283,7 @@ static void test_memory(void) {
 }
 
 static void test_allocation_failure(void) {
-    static const linear_case c = {1, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, true, 1};
+    static const linear_case c = {1, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, true, .parts = 1};
     linear_data d = make_linear(&c);
     int64_t live = fl_mem_live();
     bool clean = true;
@@ -563,20 +321,21 @@ static void test_refusals(void) {
     p.max_rows = 0;
     check(ops->open(&be, &p, &err) == FL_E_ARG && strstr(err.msg, "max_rows"), "max_rows 0: %s",
           err.msg);
-    static const linear_case c = {5, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, false, 1};
+    static const linear_case c = {5, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, false, .parts = 1};
     linear_data d = make_linear(&c);
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(FL_DTYPE_F32, 5, 20);
-    be = open_backend(1, 4);
+    be = ref_open(ops, isa, 1, 4);
     ops->linear_new(be, &lin, &d.spec, &err);
     check(ops->linear(be, &out, &d.x, lin, &err) == FL_E_LIMIT, "too many rows: %s", err.msg);
     out.dim[0] = 4;
     out.dim[1] = 21;
     check(ops->linear(be, &out, &d.x, lin, &err) == FL_E_ARG, "wrong width: %s", err.msg);
     fl_linear *bad = NULL;
-    d.spec.act = FL_ACT_GROUP;
-    check(ops->linear_new(be, &bad, &d.spec, &err) == FL_E_UNSUPPORTED && !bad, "group: %s",
+    d.spec.w_block = 64;
+    check(ops->linear_new(be, &bad, &d.spec, &err) == FL_E_ARG && !bad, "blocks of 64: %s",
           err.msg);
+    d.spec.w_block = 0;
     d.spec.dtype = FL_DTYPE_I32;
     check(ops->linear_new(be, &bad, &d.spec, &err) == FL_E_UNSUPPORTED && !bad, "I32: %s", err.msg);
     ops->linear_free(be, lin);
@@ -586,40 +345,15 @@ static void test_refusals(void) {
 }
 
 int main(void) {
-    static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
-    static const linear_case same_cases[] = {
-        {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, 1},
-        {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, 1},
-        {37, 333, 259, E4M3, FL_ACT_NONE, BF16, F32, true, 1},
-        {37, 333, 259, BF16, FL_ACT_NONE, BF16, F32, false, 1},
-        {37, 333, 259, BF16, FL_ACT_NONE, F16, F32, false, 1},
-        {37, 333, 259, F16, FL_ACT_NONE, F16, F32, false, 1},
-        {300, 40, 90, E4M3, FL_ACT_STATIC, BF16, BF16, false, 1},
-    };
-    enum { N_SAME = sizeof(same_cases) / sizeof(same_cases[0]) };
-    uint8_t *known[N_SAME] = {NULL};
     if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
     test_refusals();
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        fl_backend *be = NULL;
-        fl_err err;
-        isa = all[i];
-        fl_backend_params p = {.threads = 1, .max_rows = 1, .isa = isa};
-        if (ops->open(&be, &p, &err)) {
-            check(err.code == FL_E_UNSUPPORTED, "%s # SKIP %s", isa, err.msg);
-            continue;
-        }
-        ops->close(be);
-        for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
-            test_linear(&linear_cases[c]);
-        for (size_t c = 0; c < N_SAME; c++) test_linear_invariance(&same_cases[c], &known[c]);
-        test_linear_nan();
-        test_packing();
+    for (isa = NULL; ref_next_isa(ops, &isa);) {
         for (int w = 0; w < N_WIDTHS; w++) {
-            test_norm(FL_DTYPE_BF16, widths[w]);
-            test_norm(FL_DTYPE_F16, widths[w]);
-            test_silu(FL_DTYPE_BF16, widths[w]);
-            test_silu(FL_DTYPE_F16, widths[w]);
+            static const fl_act_scheme acts[] = {FL_ACT_STATIC, FL_ACT_TOKEN, FL_ACT_GROUP};
+            test_norm(FL_DTYPE_BF16, widths[w], acts[w % 3]);
+            test_norm(FL_DTYPE_F16, widths[w], acts[(w + 1) % 3]);
+            test_silu(FL_DTYPE_BF16, widths[w], acts[(w + 2) % 3]);
+            test_silu(FL_DTYPE_F16, widths[w], acts[w % 3]);
         }
         test_quant_all();
         test_embed(FL_DTYPE_BF16, FL_DTYPE_BF16);
@@ -629,6 +363,5 @@ int main(void) {
         test_memory();
         test_allocation_failure();
     }
-    for (size_t c = 0; c < N_SAME; c++) free(known[c]);
     return tap_done();
 }

@@ -11,11 +11,22 @@
  * Weights: outer row = output row, K = input column.  Keys: outer row = position,
  * K = head dim.  Values: outer row = head dim, K = position.
  *
+ * Weights that obey 2:4 keep two of four columns.  Their tiles are runs of units of 8 groups
+ * (32 columns): 64 bytes that name the kept columns, then the kept numbers.
+ *   names    4 pairs of groups x 16 rows: low three bits of each nibble the entry of cpu_kept,
+ *            low nibble first group;
+ *   E4M3 4x64: per pair of groups, both kept codes of both groups, where the unpacks above
+ *            yield the first group's BF16 pairs of all rows and the second group's;
+ *   BF16 8x64: per group 16 rows x both kept numbers.
+ * Kernels put the zeros back in registers, so that their sums are those of dense tiles.
+ *
  * The sum.  Every product sum over K uses two f32 accumulators per outer row: one takes
  * k = 1, 0, 5, 4, 9, 8 ..., the other 3, 2, 7, 6 ..., and they are added at the end.  That
  * is what VDPBF16PS does with pairs (odd element first, rounding after each of the two
  * fused additions), so that it and f32 FMA are interchangeable on normal numbers.  No kernel
- * does it otherwise: a result does not depend on how many rows were computed together. */
+ * does it otherwise: a result does not depend on how many rows were computed together.
+ * Where blocks of columns have their own scales this holds for each block, and the results of
+ * the blocks are scaled and added in order, fused. */
 #ifndef FL_CPU_PRIV_H
 #define FL_CPU_PRIV_H
 
@@ -26,6 +37,8 @@
 enum {
     CPU_TILE = 16,        /* outer rows of a tile */
     CPU_GROUP = 4,        /* columns of a group */
+    CPU_UNIT = 8,         /* groups of a unit of 2:4 weights */
+    CPU_NAMES = 64,       /* bytes that name the kept columns of a unit */
     CPU_CHUNK = 256,      /* positions of one softmax chunk, counted from position 0 */
     CPU_CHUNK_TILES = 16, /* CPU_CHUNK / CPU_TILE */
     CPU_VECS = 32,        /* query vectors that share one pass over keys and values */
@@ -37,6 +50,29 @@ static inline int64_t cpu_group_bytes(fl_dtype t) {
     return t == FL_DTYPE_E4M3 ? 64 : 128;
 }
 
+static inline int64_t cpu_unit_bytes(fl_dtype t) {
+    return CPU_NAMES + CPU_UNIT * cpu_group_bytes(t) / 2;
+}
+
+/* Bytes of a tile; groups of 2:4 tiles are whole units. */
+static inline int64_t cpu_tile_bytes(fl_dtype t, int64_t groups, bool sparse24) {
+    return sparse24 ? groups / CPU_UNIT * cpu_unit_bytes(t) : groups * cpu_group_bytes(t);
+}
+
+/* cpu_kept[name][k]: which of the two kept numbers column k of a group is, -1: none (zero). */
+extern const int8_t cpu_kept[8][CPU_GROUP];
+
+/* Byte offset of outer row r, column k inside a 2:4 tile; -1: zero. */
+static inline int64_t cpu_kept_offset(const uint8_t *tile, fl_dtype t, int64_t r, int64_t k) {
+    int64_t group = k / CPU_GROUP, at = group / CPU_UNIT * cpu_unit_bytes(t);
+    int64_t pair = group % CPU_UNIT / 2, second = group % 2;
+    int slot = cpu_kept[tile[at + pair * CPU_TILE + r] >> second * 4 & 7][k % CPU_GROUP];
+    if (slot < 0) return -1;
+    at += CPU_NAMES + pair * cpu_group_bytes(t);
+    if (t == FL_DTYPE_E4M3) return at + r / 4 * 16 + second * 8 + r % 4 * 2 + slot;
+    return at + second * 64 + r * 4 + slot * 2;
+}
+
 /* Byte offset of outer row r, column k inside a tile. */
 static inline int64_t cpu_tile_offset(fl_dtype t, int64_t r, int64_t k) {
     int64_t group = k / CPU_GROUP, i = k % CPU_GROUP;
@@ -45,18 +81,42 @@ static inline int64_t cpu_tile_offset(fl_dtype t, int64_t r, int64_t k) {
     return group * 128 + i / 2 * 64 + r * 4 + i % 2 * 2;
 }
 
-/* y[m][16*tile + r] = sum over k of x[m][k] * w[tile][r][k] */
+/* Scales of blocks of columns: x[m * x_row + b * x_block] * w[tile * w_tile + b * w_block + r]. */
+typedef struct cpu_scales {
+    const float *x, *w;
+    int64_t x_row, x_block, w_tile, w_block;
+    int64_t groups; /* of a block; of units of 2:4 weights whole ones */
+} cpu_scales;
+
+/* y[m][16*tile + r] = sum over k of x[m][k] * w[tile][r][k], or with `scales` the sum over
+ * blocks of that times the scales of the block. */
 typedef struct cpu_dot {
     const uint8_t *w; /* n_tiles tiles of `groups` groups, one after the other */
     int64_t n_tiles, groups;
     fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot */
-    bool expanded;             /* w was made by `expand` */
+    bool expanded;             /* w was E4M3 and made by `expand` */
+    bool sparse24;             /* w: 2:4 tiles, whole units, E4M3 or BF16 */
     bool w_nan;                /* E4M3 tiles may hold NaN (weights do not: pack.c) */
     const void *x;             /* [m, 4*groups] */
     int64_t ldx, m;            /* elements from row to row; rows */
     float *y;
     int64_t ldy;
+    const cpu_scales *scales; /* NULL: none */
 } cpu_dot;
+
+/* Groups between two scalings. */
+static inline int64_t cpu_dot_span(const cpu_dot *d) {
+    return d->scales ? d->scales->groups : d->groups;
+}
+
+/* Dense BF16 tiles of E4M3 or 2:4 tiles. */
+typedef struct cpu_expand {
+    uint8_t *dst;
+    const uint8_t *src;
+    int64_t groups; /* of all tiles */
+    fl_dtype dtype;
+    bool sparse24;
+} cpu_expand;
 
 /* acc[m][tile][0..1][r] += sum over k of p[m][k] * v[tile][r][k], k in whole groups, the two
  * accumulators as above.  The columns come in blocks of 16 (4 groups) from different pages. */
@@ -83,9 +143,9 @@ typedef struct cpu_isa {
     const char *name; /* "avx512" */
     bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
     void (*dot)(const cpu_dot *d);
-    /* E4M3 tiles to BF16 tiles for `dot` with `expanded` set: the same sums, bit for bit, and
-     * faster when many rows follow.  NULL: not faster. */
-    void (*expand)(uint8_t *dst, const uint8_t *src, int64_t groups);
+    /* For `dot` with `expanded` set if E4M3: the same sums, bit for bit, and faster when many
+     * rows follow.  NULL: not faster. */
+    void (*expand)(const cpu_expand *e);
     void (*mix)(const cpu_mix *x);
     /* s[i] = exp(s[i]*factor - max), max over i < n of s[i]*factor; zeros up to the next
      * multiple of 16.  Returns the sum. */
@@ -115,7 +175,7 @@ struct fl_backend {
     /* linear: the activations of up to CPU_PANEL_ROWS rows in the form `dot` wants */
     uint8_t *panel;
     int64_t panel_rows, panel_bytes;
-    uint8_t *expanded;      /* one stretch per team member: E4M3 tiles as BF16 */
+    uint8_t *expanded;      /* one stretch per team member: tiles as dense BF16 */
     int64_t expanded_bytes; /* of all stretches */
     /* attend */
     struct cpu_attend_scratch *scratch; /* one per team member */
@@ -128,7 +188,10 @@ typedef struct cpu_packed {
     uint8_t *tile; /* fl_map_pages */
     uint64_t tile_bytes;
     int64_t groups, n_tiles;
-    float *w_scale, *bias; /* [16*n_tiles], or NULL */
+    int64_t stride;   /* bytes of a tile */
+    int64_t w_blocks; /* scales of a row */
+    float *w_scale;   /* [n_tiles,w_blocks,16], or NULL */
+    float *bias;      /* [16*n_tiles], or NULL */
 } cpu_packed;
 
 /* pack.c */

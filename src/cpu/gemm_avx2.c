@@ -6,101 +6,168 @@ enum {
     PREFETCH_BYTES = 2048,
 };
 
-/* `rows` rows x `halves` half tiles, from half `first` (0 or 1) of a tile on. */
-INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int first, const int rows,
-                      const int halves, fl_dtype t, const bool nan) {
-    const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
-    const uint8_t *w = d->w + tile * tile_bytes;
-    __m256 acc[DOT_ROWS][4][2];
+/* A form of the kernel; all members are constants in each instance. */
+typedef struct form {
+    fl_dtype t;
+    bool nan;    /* NaN codes are looked for */
+    bool sparse; /* 2:4 tiles */
+    int rows;
+} form;
+
+typedef __m256 sums[DOT_ROWS][4][2]; /* row, half tile, accumulator */
+
+INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows, const int h,
+                        int64_t g, const __m256 col[CPU_GROUP]) {
     for (int m = 0; m < rows; m++) {
-        for (int h = 0; h < halves; h++) acc[m][h][0] = acc[m][h][1] = _mm256_setzero_ps();
+        const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+        for (int k = 0; k < CPU_GROUP; k++)
+            acc[m][h][k / 2] =
+                _mm256_fmadd_ps(_mm256_broadcast_ss(x + (k ^ 1)), col[k ^ 1], acc[m][h][k / 2]);
     }
-    for (int64_t g = 0; g < d->groups; g++) {
-        for (int h = 0; h < halves; h++) {
-            const uint8_t *p = w + (first + h) / 2 * tile_bytes + g * bytes;
-            if (!((first + h) & 1)) {
-                _mm_prefetch((const char *)(p + PREFETCH_BYTES), _MM_HINT_T0);
-                if (t != FL_DTYPE_E4M3)
-                    _mm_prefetch((const char *)(p + PREFETCH_BYTES + 64), _MM_HINT_T0);
-            }
-            __m256 col[CPU_GROUP];
-            load_columns(col, p, (first + h) & 1, t, nan);
-            for (int m = 0; m < rows; m++) {
-                const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
-                for (int k = 0; k < CPU_GROUP; k++)
-                    acc[m][h][k / 2] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + (k ^ 1)), col[k ^ 1],
-                                                       acc[m][h][k / 2]);
-            }
-        }
+}
+
+/* Group g, or pair of groups g, g+1 of 2:4 weights, of half a tile; w: the tile. */
+INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, const int h,
+                      const int half, int64_t g, const uint8_t *w) {
+    __m256 col[CPU_GROUP];
+    if (!f.sparse) {
+        load_columns(col, w + g * cpu_group_bytes(f.t), half, f.t, f.nan);
+        add_columns(acc, d, row, f.rows, h, g, col);
+        return;
     }
-    for (int m = 0; m < rows; m++) {
-        for (int h = 0; h < halves; h++) {
-            __m256 sum = _mm256_add_ps(acc[m][h][0], acc[m][h][1]);
-            if (t == FL_DTYPE_E4M3 || d->expanded)
-                sum = _mm256_mul_ps(sum, _mm256_set1_ps(E4M3_COLUMN_SCALE));
-            _mm256_storeu_ps(d->y + (row + m) * d->ldy + tile * CPU_TILE + (first + h) * 8, sum);
+    const uint8_t *unit = w + g / CPU_UNIT * cpu_unit_bytes(f.t);
+    for (int i = 0; i < 2; i++) {
+        load_kept(col, unit, g % CPU_UNIT / 2, i, half, f.t);
+        add_columns(acc, d, row, f.rows, h, g + i, col);
+    }
+}
+
+/* The sums of block b, or of all columns, into y of half a tile. */
+INLINE void put_block(const cpu_dot *d, int64_t row, int64_t tile, const int half, const form f,
+                      int64_t b, sums acc, const int h) {
+    const cpu_scales *s = d->scales;
+    for (int m = 0; m < f.rows; m++) {
+        float *y = d->y + (row + m) * d->ldy + tile * CPU_TILE + half * 8;
+        __m256 sum = _mm256_add_ps(acc[m][h][0], acc[m][h][1]);
+        if (f.t == FL_DTYPE_E4M3 || d->expanded)
+            sum = _mm256_mul_ps(sum, _mm256_set1_ps(E4M3_COLUMN_SCALE));
+        if (s) {
+            __m256 scale = _mm256_loadu_ps(s->w + tile * s->w_tile + b * s->w_block + half * 8);
+            scale =
+                _mm256_mul_ps(scale, _mm256_set1_ps(s->x[(row + m) * s->x_row + b * s->x_block]));
+            sum = _mm256_fmadd_ps(sum, scale, b ? _mm256_loadu_ps(y) : _mm256_setzero_ps());
         }
+        _mm256_storeu_ps(y, sum);
+    }
+}
+
+/* f.rows rows x `halves` half tiles, from half `first` (0 or 1) of a tile on. */
+INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int first,
+                      const int halves, const form f) {
+    const int64_t tile_bytes = cpu_tile_bytes(f.t, d->groups, f.sparse);
+    const int64_t bytes = f.sparse ? cpu_unit_bytes(f.t) / (CPU_UNIT / 2) : cpu_group_bytes(f.t);
+    const int64_t span = cpu_dot_span(d), step = f.sparse ? 2 : 1;
+    const uint8_t *w = d->w + tile * tile_bytes, *ahead = w + PREFETCH_BYTES;
+    for (int64_t begin = 0, b = 0; begin < d->groups; begin += span, b++) {
+        sums acc;
+        for (int m = 0; m < f.rows; m++) {
+            for (int h = 0; h < halves; h++) acc[m][h][0] = acc[m][h][1] = _mm256_setzero_ps();
+        }
+        for (int64_t g = begin; g < fl_min_i64(begin + span, d->groups); g += step) {
+            for (int h = 0; h < halves; h++) {
+                const uint8_t *p = ahead + (first + h) / 2 * tile_bytes;
+                if (!((first + h) & 1)) {
+                    _mm_prefetch((const char *)p, _MM_HINT_T0);
+                    if (bytes > 64) _mm_prefetch((const char *)(p + 64), _MM_HINT_T0);
+                    if (bytes > 128) _mm_prefetch((const char *)(p + 128), _MM_HINT_T0);
+                }
+                add_group(acc, d, row, f, h, (first + h) & 1, g, w + (first + h) / 2 * tile_bytes);
+            }
+            ahead += bytes;
+        }
+        for (int h = 0; h < halves; h++)
+            put_block(d, row, tile + (first + h) / 2, (first + h) & 1, f, b, acc, h);
     }
 }
 
 /* The fewer the rows, the more columns at once: always 8 independent sums if possible. */
-INLINE void dot_rows(const cpu_dot *d, int64_t row, const int rows, fl_dtype t, const bool nan) {
+INLINE void dot_rows(const cpu_dot *d, int64_t row, const form f) {
     int64_t tile = 0;
-    if (rows == 1) {
-        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, 0, 1, 4, t, nan);
+    if (f.rows == 1) {
+        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, 0, 4, f);
     }
     for (; tile < d->n_tiles; tile++) {
-        if (rows <= 2) {
-            dot_block(d, row, tile, 0, rows, 2, t, nan);
+        if (f.rows <= 2) {
+            dot_block(d, row, tile, 0, 2, f);
         } else {
-            dot_block(d, row, tile, 0, rows, 1, t, nan);
-            dot_block(d, row, tile, 1, rows, 1, t, nan);
+            dot_block(d, row, tile, 0, 1, f);
+            dot_block(d, row, tile, 1, 1, f);
         }
     }
 }
 
-INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool nan) {
+INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool nan, const bool sparse) {
     for (int64_t row = 0; row < d->m; row += DOT_ROWS) {
         switch (fl_min_i64(DOT_ROWS, d->m - row)) {
         case 1:
-            dot_rows(d, row, 1, t, nan);
+            dot_rows(d, row, (form){t, nan, sparse, 1});
             break;
         case 2:
-            dot_rows(d, row, 2, t, nan);
+            dot_rows(d, row, (form){t, nan, sparse, 2});
             break;
         case 3:
-            dot_rows(d, row, 3, t, nan);
+            dot_rows(d, row, (form){t, nan, sparse, 3});
             break;
         default:
-            dot_rows(d, row, 4, t, nan);
+            dot_rows(d, row, (form){t, nan, sparse, 4});
             break;
         }
     }
 }
 
 void cpu_dot_avx2(const cpu_dot *d) {
-    if (d->w_dtype == FL_DTYPE_BF16)
-        dot_form(d, FL_DTYPE_BF16, false);
-    else if (d->w_dtype == FL_DTYPE_F16)
-        dot_form(d, FL_DTYPE_F16, false);
+    const bool e4m3 = d->w_dtype == FL_DTYPE_E4M3;
+    if (d->w_dtype == FL_DTYPE_F16)
+        dot_form(d, FL_DTYPE_F16, false, false);
+    else if (d->sparse24 && e4m3)
+        dot_form(d, FL_DTYPE_E4M3, false, true);
+    else if (d->sparse24)
+        dot_form(d, FL_DTYPE_BF16, false, true);
+    else if (!e4m3)
+        dot_form(d, FL_DTYPE_BF16, false, false);
     else if (d->w_nan)
-        dot_form(d, FL_DTYPE_E4M3, true);
+        dot_form(d, FL_DTYPE_E4M3, true, false);
     else
-        dot_form(d, FL_DTYPE_E4M3, false);
+        dot_form(d, FL_DTYPE_E4M3, false, false);
 }
 
-void cpu_expand_avx2(uint8_t *dst, const uint8_t *src, int64_t groups) {
-    /* Still divided by 256: the sums then round alike, however small the activations. */
-    for (int64_t g = 0; g < groups; g++, src += 64, dst += 128) {
-        for (int half = 0; half < 2; half++) {
+INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse) {
+    /* E4M3 stays divided by 256: the sums then round alike, however small the activations. */
+    for (int64_t g = 0; g < e->groups; g += 2) {
+        const uint8_t *unit = e->src + g / CPU_UNIT * cpu_unit_bytes(t);
+        for (int c = 0; c < 4; c++) { /* half tiles of both groups */
             __m256 col[CPU_GROUP];
-            load_columns(col, src, half, FL_DTYPE_E4M3, false);
+            uint8_t *dst = e->dst + (g + c / 2) * 128 + 32 * (c % 2);
+            if (g + c / 2 >= e->groups) break;
+            if (sparse)
+                load_kept(col, unit, g % CPU_UNIT / 2, c / 2, c % 2, t);
+            else
+                load_columns(col, e->src + (g + c / 2) * cpu_group_bytes(t), c % 2, t, false);
             for (int i = 0; i < 2; i++) {
                 __m256i even = _mm256_castps_si256(col[2 * i]);
                 __m256i odd = _mm256_castps_si256(col[2 * i + 1]);
                 __m256i pair = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
-                _mm256_storeu_si256((__m256i *)(dst + 64 * i + 32 * half), pair);
+                _mm256_storeu_si256((__m256i *)(dst + 64 * i), pair);
             }
         }
     }
+}
+
+void cpu_expand_avx2(const cpu_expand *e) {
+    if (!e->sparse24)
+        expand_form(e, FL_DTYPE_E4M3, false);
+    else if (e->dtype == FL_DTYPE_E4M3)
+        expand_form(e, FL_DTYPE_E4M3, true);
+    else
+        expand_form(e, FL_DTYPE_BF16, true);
 }

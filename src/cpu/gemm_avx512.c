@@ -33,21 +33,21 @@ INLINE __m512bh broadcast_pair(const uint16_t *x) {
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* The rows of one kernel; `rows` and `t` are constants in each instance. */
-typedef struct block {
-    const cpu_dot *d;
-    int64_t row;
-    int rows;
+/* A form of the kernel; all members are constants in each instance. */
+typedef struct form {
     fl_dtype t;
-} block;
+    bool pairs;  /* x is BF16 */
+    bool sparse; /* 2:4 tiles */
+    int rows;
+} form;
 
-INLINE void add_pairs(__m512 acc[][2][2], const block *b, int tile, int64_t g, const uint8_t *p,
-                      const e4m3_lut *lut) {
-    __m512i pair[2];
-    load_pairs(pair, p, b->t, lut);
+typedef __m512 sums[DOT_ROWS][2][2]; /* row, tile, accumulator */
+
+INLINE void add_pairs(sums acc, const cpu_dot *d, int64_t row, const int rows, int tile, int64_t g,
+                      const __m512i pair[2]) {
     UNROLL
-    for (int m = 0; m < b->rows; m++) {
-        const uint16_t *x = (const uint16_t *)b->d->x + (b->row + m) * b->d->ldx + 4 * g;
+    for (int m = 0; m < rows; m++) {
+        const uint16_t *x = (const uint16_t *)d->x + (row + m) * d->ldx + 4 * g;
         UNROLL
         for (int h = 0; h < 2; h++)
             acc[m][tile][h] =
@@ -55,13 +55,11 @@ INLINE void add_pairs(__m512 acc[][2][2], const block *b, int tile, int64_t g, c
     }
 }
 
-INLINE void add_columns(__m512 acc[][2][2], const block *b, int tile, int64_t g, const uint8_t *p,
-                        const e4m3_lut *lut) {
-    __m512 col[CPU_GROUP];
-    load_columns(col, p, b->t, lut);
+INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows, int tile,
+                        int64_t g, const __m512 col[CPU_GROUP]) {
     UNROLL
-    for (int m = 0; m < b->rows; m++) {
-        const float *x = (const float *)b->d->x + (b->row + m) * b->d->ldx + 4 * g;
+    for (int m = 0; m < rows; m++) {
+        const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
         UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             acc[m][tile][k / 2] =
@@ -69,95 +67,162 @@ INLINE void add_columns(__m512 acc[][2][2], const block *b, int tile, int64_t g,
     }
 }
 
-INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
-                      fl_dtype t, const bool pairs) {
-    const int64_t bytes = cpu_group_bytes(t), tile_bytes = d->groups * bytes;
-    const block b = {d, row, rows, t};
-    const uint8_t *w = d->w + tile * tile_bytes;
-    const e4m3_lut lut = load_lut(d->w_nan);
-    __m512 acc[DOT_ROWS][2][2];
+/* Group g, or pair of groups g, g+1 of 2:4 weights, of the tile at w. */
+INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, int tile, int64_t g,
+                      const uint8_t *w, const e4m3_lut *lut) {
+    if (f.sparse) {
+        __m512i pair[2][2];
+        load_kept(pair, w + g / CPU_UNIT * cpu_unit_bytes(f.t), g % CPU_UNIT / 2, f.t, lut);
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            __m512 col[CPU_GROUP];
+            if (!f.pairs) pairs_to_columns(col, pair[i]);
+            if (f.pairs)
+                add_pairs(acc, d, row, f.rows, tile, g + i, pair[i]);
+            else
+                add_columns(acc, d, row, f.rows, tile, g + i, col);
+        }
+    } else if (f.pairs) {
+        __m512i pair[2];
+        load_pairs(pair, w + g * cpu_group_bytes(f.t), f.t, lut);
+        add_pairs(acc, d, row, f.rows, tile, g, pair);
+    } else {
+        __m512 col[CPU_GROUP];
+        load_columns(col, w + g * cpu_group_bytes(f.t), f.t, lut);
+        add_columns(acc, d, row, f.rows, tile, g, col);
+    }
+}
+
+/* The sums of block b, or of all columns, into y. */
+INLINE void put_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
+                      int64_t b, sums acc) {
+    const cpu_scales *s = d->scales;
     UNROLL
     for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int i = 0; i < tiles; i++) acc[m][i][0] = acc[m][i][1] = _mm512_setzero_ps();
-    }
-    /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
-     * read side by side, not the neighbour but the one after it. */
-    const int64_t split = d->groups - PREFETCH_BYTES / bytes, jump = (tiles - 1) * tile_bytes;
-    for (int64_t g = 0; g < d->groups; g++) {
-        int64_t ahead = PREFETCH_BYTES + (g < split ? 0 : jump);
         UNROLL
         for (int i = 0; i < tiles; i++) {
-            const uint8_t *p = w + i * tile_bytes + g * bytes;
-            _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
-            if (bytes > 64) _mm_prefetch((const char *)(p + ahead + 64), _MM_HINT_T0);
-            if (pairs)
-                add_pairs(acc, &b, i, g, p, &lut);
-            else
-                add_columns(acc, &b, i, g, p, &lut);
+            float *y = d->y + (row + m) * d->ldy + (tile + i) * CPU_TILE;
+            __m512 sum = _mm512_add_ps(acc[m][i][0], acc[m][i][1]);
+            if (s) {
+                __m512 scale = _mm512_loadu_ps(s->w + (tile + i) * s->w_tile + b * s->w_block);
+                scale = _mm512_mul_ps(scale,
+                                      _mm512_set1_ps(s->x[(row + m) * s->x_row + b * s->x_block]));
+                sum = _mm512_fmadd_ps(sum, scale, b ? _mm512_loadu_ps(y) : _mm512_setzero_ps());
+            }
+            _mm512_storeu_ps(y, sum);
         }
     }
-    UNROLL
-    for (int m = 0; m < rows; m++) {
+}
+
+INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int tiles, const form f) {
+    const int64_t tile_bytes = cpu_tile_bytes(f.t, d->groups, f.sparse);
+    const int64_t bytes = f.sparse ? cpu_unit_bytes(f.t) / (CPU_UNIT / 2) : cpu_group_bytes(f.t);
+    const int64_t span = cpu_dot_span(d), step = f.sparse ? 2 : 1;
+    const uint8_t *w = d->w + tile * tile_bytes;
+    const e4m3_lut lut = load_lut(d->w_nan);
+    /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
+     * read side by side, not the neighbour but the one after it. */
+    const int64_t jump = (tiles - 1) * tile_bytes;
+    const uint8_t *ahead = w + PREFETCH_BYTES, *end = w + tile_bytes;
+    for (int64_t begin = 0, b = 0; begin < d->groups; begin += span, b++) {
+        sums acc;
         UNROLL
-        for (int i = 0; i < tiles; i++)
-            _mm512_storeu_ps(d->y + (row + m) * d->ldy + (tile + i) * CPU_TILE,
-                             _mm512_add_ps(acc[m][i][0], acc[m][i][1]));
+        for (int m = 0; m < f.rows; m++) {
+            UNROLL
+            for (int i = 0; i < tiles; i++) acc[m][i][0] = acc[m][i][1] = _mm512_setzero_ps();
+        }
+        for (int64_t g = begin; g < fl_min_i64(begin + span, d->groups); g += step) {
+            const uint8_t *p = ahead + (ahead < end ? 0 : jump);
+            UNROLL
+            for (int i = 0; i < tiles; i++, p += tile_bytes) {
+                _mm_prefetch((const char *)p, _MM_HINT_T0);
+                if (bytes > 64) _mm_prefetch((const char *)(p + 64), _MM_HINT_T0);
+                if (bytes > 128) _mm_prefetch((const char *)(p + 128), _MM_HINT_T0);
+                add_group(acc, d, row, f, i, g, w + i * tile_bytes, &lut);
+            }
+            ahead += bytes;
+        }
+        put_block(d, row, tile, f.rows, tiles, b, acc);
     }
 }
 
 /* Few rows: their sums are few chains of dependent additions, so two tiles at once. */
-INLINE void dot_rows(const cpu_dot *d, int64_t row, const int rows, fl_dtype t, const bool pairs) {
+INLINE void dot_rows(const cpu_dot *d, int64_t row, const form f) {
     int64_t tile = 0;
-    if (rows <= 2) {
-        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, rows, 2, t, pairs);
+    if (f.rows <= 2) {
+        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, 2, f);
     }
-    for (; tile < d->n_tiles; tile++) dot_block(d, row, tile, rows, 1, t, pairs);
+    for (; tile < d->n_tiles; tile++) dot_block(d, row, tile, 1, f);
 }
 
 /* Blocks of 12, 8, 6, 4, 3, 2 or 1 rows: an instance of the kernel for each. */
-INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs) {
-    const bool wide = pairs || t != FL_DTYPE_E4M3;
+INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs, const bool sparse) {
+    const bool wide = (pairs || t != FL_DTYPE_E4M3) && !sparse;
     for (int64_t row = 0, n; row < d->m; row += n) {
         n = d->m - row;
         if (n >= DOT_ROWS && wide)
-            dot_rows(d, row, (int)(n = DOT_ROWS), t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = DOT_ROWS)});
         else if (n >= 8)
-            dot_rows(d, row, (int)(n = 8), t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 8)});
         else if (n >= 6)
-            dot_rows(d, row, (int)(n = 6), t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 6)});
         else if (n >= 4)
-            dot_rows(d, row, (int)(n = 4), t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 4)});
         else if (n == 3)
-            dot_rows(d, row, 3, t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, 3});
         else if (n == 2)
-            dot_rows(d, row, 2, t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, 2});
         else
-            dot_rows(d, row, 1, t, pairs);
+            dot_rows(d, row, (form){t, pairs, sparse, 1});
     }
 }
 
 void cpu_dot_avx512(const cpu_dot *d) {
-    if (d->x_dtype == FL_DTYPE_BF16) {
-        if (d->w_dtype == FL_DTYPE_E4M3)
-            dot_form(d, FL_DTYPE_E4M3, true);
-        else
-            dot_form(d, FL_DTYPE_BF16, true);
-    } else if (d->w_dtype == FL_DTYPE_E4M3) {
-        dot_form(d, FL_DTYPE_E4M3, false);
-    } else if (d->w_dtype == FL_DTYPE_BF16) {
-        dot_form(d, FL_DTYPE_BF16, false);
-    } else {
-        dot_form(d, FL_DTYPE_F16, false);
+    const bool pairs = d->x_dtype == FL_DTYPE_BF16, e4m3 = d->w_dtype == FL_DTYPE_E4M3;
+    if (d->w_dtype == FL_DTYPE_F16)
+        dot_form(d, FL_DTYPE_F16, false, false);
+    else if (d->sparse24 && e4m3 && pairs)
+        dot_form(d, FL_DTYPE_E4M3, true, true);
+    else if (d->sparse24 && e4m3)
+        dot_form(d, FL_DTYPE_E4M3, false, true);
+    else if (d->sparse24 && pairs)
+        dot_form(d, FL_DTYPE_BF16, true, true);
+    else if (d->sparse24)
+        dot_form(d, FL_DTYPE_BF16, false, true);
+    else if (e4m3 && pairs)
+        dot_form(d, FL_DTYPE_E4M3, true, false);
+    else if (e4m3)
+        dot_form(d, FL_DTYPE_E4M3, false, false);
+    else if (pairs)
+        dot_form(d, FL_DTYPE_BF16, true, false);
+    else
+        dot_form(d, FL_DTYPE_BF16, false, false);
+}
+
+INLINE void store_pairs(uint8_t *dst, int64_t g, const __m512i pair[2]) {
+    _mm512_storeu_si512(dst + g * 128, pair[0]);
+    _mm512_storeu_si512(dst + g * 128 + 64, pair[1]);
+}
+
+INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse) {
+    const e4m3_lut lut = load_lut(false);
+    for (int64_t g = 0; g < e->groups; g += sparse ? 2 : 1) {
+        __m512i pair[2][2];
+        if (sparse) {
+            load_kept(pair, e->src + g / CPU_UNIT * cpu_unit_bytes(t), g % CPU_UNIT / 2, t, &lut);
+            store_pairs(e->dst, g + 1, pair[1]);
+        } else {
+            load_pairs(pair[0], e->src + g * cpu_group_bytes(t), t, &lut);
+        }
+        store_pairs(e->dst, g, pair[0]);
     }
 }
 
-void cpu_expand_avx512(uint8_t *dst, const uint8_t *src, int64_t groups) {
-    const e4m3_lut lut = load_lut(false);
-    for (int64_t g = 0; g < groups; g++) {
-        __m512i pair[2];
-        load_pairs(pair, src + g * 64, FL_DTYPE_E4M3, &lut);
-        _mm512_storeu_si512(dst + g * 128, pair[0]);
-        _mm512_storeu_si512(dst + g * 128 + 64, pair[1]);
-    }
+void cpu_expand_avx512(const cpu_expand *e) {
+    if (!e->sparse24)
+        expand_form(e, FL_DTYPE_E4M3, false);
+    else if (e->dtype == FL_DTYPE_E4M3)
+        expand_form(e, FL_DTYPE_E4M3, true);
+    else
+        expand_form(e, FL_DTYPE_BF16, true);
 }

@@ -4,18 +4,34 @@
 #include "cpu/cpu_priv.h"
 #include "util/fp8.h"
 
+enum { DOT_ROWS = 8 };
+
+static float load(const void *src, fl_dtype t, int64_t i) {
+    switch (t) {
+    case FL_DTYPE_E4M3:
+        return fl_e4m3_table()[((const uint8_t *)src)[i]];
+    case FL_DTYPE_BF16:
+        return fl_bf16_to_f32(((const uint16_t *)src)[i]);
+    case FL_DTYPE_F16:
+        return fl_f16_to_f32(((const uint16_t *)src)[i]);
+    default:
+        return ((const float *)src)[i];
+    }
+}
+
 /* One group of one tile: w[k][r]. */
 static void decode(float w[CPU_GROUP][CPU_TILE], const uint8_t *group, fl_dtype t) {
     for (int k = 0; k < CPU_GROUP; k++) {
+        for (int r = 0; r < CPU_TILE; r++) w[k][r] = load(group + cpu_tile_offset(t, r, k), t, 0);
+    }
+}
+
+/* Group g of a 2:4 tile. */
+static void decode_kept(float w[CPU_GROUP][CPU_TILE], const uint8_t *tile, int64_t g, fl_dtype t) {
+    for (int k = 0; k < CPU_GROUP; k++) {
         for (int r = 0; r < CPU_TILE; r++) {
-            const uint8_t *p = group + cpu_tile_offset(t, r, k);
-            uint16_t h;
-            if (t == FL_DTYPE_E4M3) {
-                w[k][r] = fl_e4m3_table()[*p];
-                continue;
-            }
-            memcpy(&h, p, sizeof(h));
-            w[k][r] = t == FL_DTYPE_F16 ? fl_f16_to_f32(h) : fl_bf16_to_f32(h);
+            int64_t at = cpu_kept_offset(tile, t, r, g * CPU_GROUP + k);
+            w[k][r] = at < 0 ? 0.0f : load(tile + at, t, 0);
         }
     }
 }
@@ -27,23 +43,41 @@ static void accumulate(float acc[2][CPU_TILE], const float *x, float w[CPU_GROUP
     }
 }
 
+/* Rows [m0, m0 + rows) of one tile, groups [begin, end), into y or scaled and added to it. */
+static void dot_block(const cpu_dot *d, int64_t m0, int64_t rows, int64_t tile, int64_t begin,
+                      int64_t end) {
+    const int64_t bytes = cpu_group_bytes(d->w_dtype);
+    const uint8_t *w = d->w + tile * cpu_tile_bytes(d->w_dtype, d->groups, d->sparse24);
+    float acc[DOT_ROWS][2][CPU_TILE] = {{{0}}}, col[CPU_GROUP][CPU_TILE];
+    for (int64_t g = begin; g < end; g++) {
+        if (d->sparse24)
+            decode_kept(col, w, g, d->w_dtype);
+        else
+            decode(col, w + g * bytes, d->w_dtype);
+        for (int64_t m = 0; m < rows; m++)
+            accumulate(acc[m], (const float *)d->x + (m0 + m) * d->ldx + 4 * g, col);
+    }
+    for (int64_t m = 0; m < rows; m++) {
+        const cpu_scales *s = d->scales;
+        const int64_t b = begin / cpu_dot_span(d);
+        const float *w_scale = s ? s->w + tile * s->w_tile + b * s->w_block : NULL;
+        const float x_scale = s ? s->x[(m0 + m) * s->x_row + b * s->x_block] : 1.0f;
+        float *y = d->y + (m0 + m) * d->ldy + tile * CPU_TILE;
+        for (int r = 0; r < CPU_TILE; r++) {
+            float sum = acc[m][0][r] + acc[m][1][r];
+            if (s) sum = sum * (x_scale * w_scale[r]) + (begin ? y[r] : 0.0f);
+            y[r] = sum;
+        }
+    }
+}
+
 static void dot(const cpu_dot *d) {
-    enum { ROWS = 8 };
-    int64_t group_bytes = cpu_group_bytes(d->w_dtype);
+    const int64_t span = cpu_dot_span(d);
     for (int64_t tile = 0; tile < d->n_tiles; tile++) {
-        const uint8_t *w = d->w + tile * d->groups * group_bytes;
-        for (int64_t m0 = 0; m0 < d->m; m0 += ROWS) {
-            int64_t rows = fl_min_i64(ROWS, d->m - m0);
-            float acc[ROWS][2][CPU_TILE] = {{{0}}}, col[CPU_GROUP][CPU_TILE];
-            for (int64_t g = 0; g < d->groups; g++) {
-                decode(col, w + g * group_bytes, d->w_dtype);
-                for (int64_t m = 0; m < rows; m++)
-                    accumulate(acc[m], (const float *)d->x + (m0 + m) * d->ldx + 4 * g, col);
-            }
-            for (int64_t m = 0; m < rows; m++) {
-                float *y = d->y + (m0 + m) * d->ldy + tile * CPU_TILE;
-                for (int r = 0; r < CPU_TILE; r++) y[r] = acc[m][0][r] + acc[m][1][r];
-            }
+        for (int64_t m = 0; m < d->m; m += DOT_ROWS) {
+            for (int64_t g = 0; g < d->groups; g += span)
+                dot_block(d, m, fl_min_i64(DOT_ROWS, d->m - m), tile, g,
+                          fl_min_i64(g + span, d->groups));
         }
     }
 }
@@ -75,19 +109,6 @@ static float softmax(float *s, int64_t n, float factor, float *max) {
     for (int64_t i = n; i % CPU_TILE; i++) s[i] = 0.0f;
     *max = top;
     return sum;
-}
-
-static float load(const void *src, fl_dtype t, int64_t i) {
-    switch (t) {
-    case FL_DTYPE_E4M3:
-        return fl_e4m3_table()[((const uint8_t *)src)[i]];
-    case FL_DTYPE_BF16:
-        return fl_bf16_to_f32(((const uint16_t *)src)[i]);
-    case FL_DTYPE_F16:
-        return fl_f16_to_f32(((const uint16_t *)src)[i]);
-    default:
-        return ((const float *)src)[i];
-    }
 }
 
 static void store(void *dst, fl_dtype t, int64_t i, float x) {

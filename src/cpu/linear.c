@@ -20,7 +20,7 @@ typedef struct linear_job {
     fl_dtype panel_dtype;
     int64_t row, rows; /* of the current panel */
     int64_t grain;     /* tiles */
-    bool expand;
+    bool expand, blocks;
     atomic_llong next;
 } linear_job;
 
@@ -39,12 +39,16 @@ static bool grow(uint8_t **at, int64_t *have, int64_t need) {
     return true;
 }
 
+static bool can_expand(const fl_backend *be, const fl_linear *lin) {
+    return be->isa->expand && (lin->dtype == FL_DTYPE_E4M3 || lin->sparse24);
+}
+
 int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     const cpu_packed *p = lin->packed;
     be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
     int64_t panel = be->panel_rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
     int64_t stretch = fl_max_i64(expanded_tile_bytes(p), L2_BYTES), expanded = 0;
-    if (be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && be->panel_rows >= EXPAND_ROWS)
+    if (can_expand(be, lin) && be->panel_rows >= EXPAND_ROWS)
         expanded = stretch * fl_team_size(be->team);
     if (!grow(&be->panel, &be->panel_bytes, panel) ||
         !grow(&be->expanded, &be->expanded_bytes, expanded))
@@ -73,31 +77,52 @@ static void finish_row(const linear_job *j, int64_t row, int64_t n0, int64_t n, 
     const cpu_packed *p = j->lin->packed;
     const cpu_isa *isa = j->be->isa;
     const fl_tensor *out = j->out;
-    float s = j->q_scale ? j->q_scale[row] : 1.0f;
-    if (j->q_scale || p->w_scale || p->bias)
-        isa->affine(y, s, p->w_scale ? p->w_scale + n0 : NULL, p->bias ? p->bias + n0 : NULL, n);
+    const float *w_scale = p->w_scale && !j->blocks ? p->w_scale + n0 : NULL;
+    float s = j->q_scale && !j->blocks ? j->q_scale[row] : 1.0f;
+    if (s != 1.0f || w_scale || p->bias)
+        isa->affine(y, s, w_scale, p->bias ? p->bias + n0 : NULL, n);
     isa->from_f32((uint8_t *)cpu_row(out, row) + n0 * fl_dtype_bytes(out->dtype), out->dtype, y, n);
 }
 
-/* Tiles [tile, tile + tiles) for all rows; w: where they are, in which type. */
-static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uint8_t *w,
-                     fl_dtype w_dtype) {
+/* Scales of the blocks, from row `row` of the step and tile `tile` on. */
+static cpu_scales block_scales(const linear_job *j, int64_t row, int64_t tile) {
+    static const float one = 1.0f;
+    const cpu_packed *p = j->lin->packed;
+    cpu_scales s = {.x = &one,
+                    .w = p->w_scale + tile * p->w_blocks * CPU_TILE,
+                    .w_tile = p->w_blocks * CPU_TILE,
+                    .w_block = p->w_blocks > 1 ? CPU_TILE : 0,
+                    .groups = FL_ACT_GROUP_K / CPU_GROUP};
+    if (j->q_scale) {
+        s.x_row = j->lin->act == FL_ACT_GROUP ? fl_act_groups(j->lin->k) : 1;
+        s.x_block = j->lin->act == FL_ACT_GROUP;
+        s.x = j->q_scale + row * s.x_row;
+    }
+    return s;
+}
+
+/* Tiles [tile, tile + tiles), lying at w, for all rows. */
+static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uint8_t *w) {
     const cpu_packed *p = j->lin->packed;
     int64_t ld = p->groups * CPU_GROUP, x_bytes = fl_dtype_bytes(j->panel_dtype);
     int64_t n0 = tile * CPU_TILE, n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
     _Alignas(64) float y[ROWS * TILES * CPU_TILE];
     for (int64_t r = 0; r < j->rows; r += ROWS) {
+        cpu_scales scales;
+        if (j->blocks) scales = block_scales(j, j->row + r, tile);
         cpu_dot d = {.w = w,
                      .n_tiles = tiles,
                      .groups = p->groups,
-                     .w_dtype = w_dtype,
+                     .w_dtype = j->expand ? FL_DTYPE_BF16 : j->lin->dtype,
                      .x_dtype = j->panel_dtype,
-                     .expanded = w_dtype != j->lin->dtype,
+                     .expanded = j->expand && j->lin->dtype == FL_DTYPE_E4M3,
+                     .sparse24 = j->lin->sparse24 && !j->expand,
                      .x = j->be->panel + r * ld * x_bytes,
                      .ldx = ld,
                      .m = fl_min_i64(ROWS, j->rows - r),
                      .y = y,
-                     .ldy = TILES * CPU_TILE};
+                     .ldy = TILES * CPU_TILE,
+                     .scales = j->blocks ? &scales : NULL};
         j->be->isa->dot(&d);
         for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
     }
@@ -105,7 +130,7 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
 
 static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
     const cpu_packed *p = j->lin->packed;
-    int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype), most = TILES;
+    int64_t most = TILES;
     uint8_t *stretch = NULL;
     if (j->expand)
         stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
@@ -113,13 +138,13 @@ static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int membe
         most = fl_max_i64(fl_min_i64(TILES, L2_BYTES / expanded_tile_bytes(p)), 1);
     for (int64_t tile = begin; tile < end; tile += most) {
         int64_t tiles = fl_min_i64(most, end - tile);
-        const uint8_t *w = p->tile + tile * tile_bytes;
+        const uint8_t *w = p->tile + tile * p->stride;
         if (j->expand) {
-            j->be->isa->expand(stretch, w, tiles * p->groups);
-            run_rows(j, tile, tiles, stretch, FL_DTYPE_BF16);
-        } else {
-            run_rows(j, tile, tiles, w, j->lin->dtype);
+            cpu_expand e = {stretch, w, tiles * p->groups, j->lin->dtype, j->lin->sparse24};
+            j->be->isa->expand(&e);
+            w = stretch;
         }
+        run_rows(j, tile, tiles, w);
     }
 }
 
@@ -139,8 +164,7 @@ static void linear_member(void *arg, int member, int members) {
  * enough that the members finish together. */
 static int64_t choose_grain(const linear_job *j) {
     const cpu_packed *p = j->lin->packed;
-    int64_t tile_bytes = p->groups * cpu_group_bytes(j->lin->dtype);
-    int64_t grain = j->rows > ROWS ? TILES : fl_max_i64(STREAM_BYTES / tile_bytes, TILES);
+    int64_t grain = j->rows > ROWS ? TILES : fl_max_i64(STREAM_BYTES / p->stride, TILES);
     int64_t share = fl_div_up(p->n_tiles, 4 * fl_team_size(j->be->team));
     return fl_max_i64(fl_min_i64(grain, share), 1);
 }
@@ -163,13 +187,20 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
         return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
                        (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
                        (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
-    linear_job j = {
-        .be = be, .out = out, .x = in, .q_scale = fp8 ? x->q_scale.data : NULL, .lin = lin};
+    if (lin->act == FL_ACT_GROUP && x->q_scale.dim[1] != fl_act_groups(lin->k))
+        return fl_fail(err, FL_E_ARG, "linear: %lld scales a row for %lld columns",
+                       (long long)x->q_scale.dim[1], (long long)lin->k);
+    linear_job j = {.be = be,
+                    .out = out,
+                    .x = in,
+                    .q_scale = fp8 ? x->q_scale.data : NULL,
+                    .lin = lin,
+                    .blocks = lin->w_block || lin->act == FL_ACT_GROUP};
     for (; j.row < rows; j.row += be->panel_rows) {
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
         j.panel_dtype = choose_panel(&j);
         j.grain = choose_grain(&j);
-        j.expand = be->isa->expand && lin->dtype == FL_DTYPE_E4M3 && j.rows >= EXPAND_ROWS;
+        j.expand = can_expand(be, lin) && j.rows >= EXPAND_ROWS;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);
     }

@@ -1,4 +1,5 @@
 /* pack.c - weights from row-major host memory into tiles, and single rows back out. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "cpu/cpu_priv.h"
@@ -12,7 +13,13 @@ typedef struct pack_job {
     cpu_packed *packed;
     int64_t n;
     fl_dtype dtype; /* of the tiles */
+    bool sparse24;
+    atomic_llong broken; /* a row that breaks 2:4; -1: none */
 } pack_job;
+
+const int8_t cpu_kept[8][CPU_GROUP] = {{0, 1, -1, -1},   {0, -1, 1, -1},  {0, -1, -1, 1},
+                                       {-1, 0, 1, -1},   {-1, 0, -1, 1},  {-1, -1, 0, 1},
+                                       {-1, -1, -1, -1}, {-1, -1, -1, -1}};
 
 /* Address of row `row` of the fused source. */
 static const uint8_t *source_row(const fl_linear_spec *s, int64_t row) {
@@ -68,6 +75,39 @@ static void interleave_f16(uint8_t *out, const uint8_t *in, int64_t groups) {
     }
 }
 
+/* Bit k: column k of a group is not zero. -> entry of cpu_kept that keeps those; -1: too many */
+static const int8_t name_of[16] = {0, 0, 0, 0, 5, 1, 3, -1, 5, 2, 4, -1, 5, -1, -1, -1};
+
+/* One group of one row; the name goes into a nibble. */
+static bool keep_group(uint8_t *name, uint8_t *kept, const uint8_t *in, int64_t size, int shift) {
+    int nonzero = 0, slot = 0;
+    for (int k = 0; k < CPU_GROUP; k++) {
+        const uint8_t *v = in + k * size;
+        bool zero = !(v[size - 1] & 0x7f) && (size == 1 || !v[0]);
+        nonzero |= !zero << k;
+    }
+    int which = name_of[nonzero];
+    if (which < 0) return false;
+    *name = (uint8_t)(*name | which << shift);
+    for (int k = 0; k < CPU_GROUP; k++) {
+        if (cpu_kept[which][k] >= 0) memcpy(kept + size * slot++, in + k * size, (size_t)size);
+    }
+    return true;
+}
+
+/* Columns of row r, whole units, into units that are zero.  False: breaks 2:4. */
+static bool keep_row(uint8_t *out, const uint8_t *in, int64_t r, int64_t units, fl_dtype t) {
+    const int64_t size = fl_dtype_bytes(t);
+    for (int64_t g = 0; g < units * CPU_UNIT; g++, in += CPU_GROUP * size) {
+        int64_t pair = g % CPU_UNIT / 2, second = g % 2;
+        uint8_t *unit = out + g / CPU_UNIT * cpu_unit_bytes(t);
+        uint8_t *kept = unit + CPU_NAMES + pair * cpu_group_bytes(t);
+        kept += t == FL_DTYPE_E4M3 ? r / 4 * 16 + second * 8 + r % 4 * 2 : second * 64 + r * 4;
+        if (!keep_group(unit + pair * CPU_TILE + r, kept, in, size, (int)second * 4)) return false;
+    }
+    return true;
+}
+
 /* Eight codes at a time: a byte with all low seven bits set overflows into its top bit. */
 static bool has_nan_code(const uint8_t *q, int64_t n) {
     const uint64_t low = 0x7f7f7f7f7f7f7f7fu, ones = 0x0101010101010101u;
@@ -80,28 +120,45 @@ static bool has_nan_code(const uint8_t *q, int64_t n) {
     return hit || fl_e4m3_count_nan(q, (size_t)n);
 }
 
-static void pack_tile(const pack_job *j, int64_t tile) {
+/* cols: 16 rows of PACK_COLS values, n of them from column k0 on.  Returns bytes written. */
+static int64_t write_cols(uint8_t *out, pack_job *j, int64_t tile, const uint8_t *cols, int64_t n) {
+    int64_t groups = fl_div_up(n, CPU_GROUP), units = fl_div_up(groups, CPU_UNIT);
+    if (j->sparse24) {
+        for (int r = 0; r < CPU_TILE; r++) {
+            const uint8_t *row = cols + r * PACK_COLS * fl_dtype_bytes(j->dtype);
+            if (!keep_row(out, row, r, units, j->dtype))
+                atomic_store(&j->broken, tile * CPU_TILE + r);
+        }
+        return units * cpu_unit_bytes(j->dtype);
+    }
+    if (j->dtype == FL_DTYPE_E4M3)
+        interleave_e4m3(out, cols, groups);
+    else if (j->dtype == FL_DTYPE_F16)
+        interleave_f16(out, cols, groups);
+    else
+        interleave_bf16(out, cols, groups);
+    return groups * cpu_group_bytes(j->dtype);
+}
+
+static void pack_tile(pack_job *j, int64_t tile) {
     uint8_t cols[CPU_TILE * PACK_COLS * 2];
-    const int64_t k = j->spec->k, size = fl_dtype_bytes(j->dtype);
-    uint8_t *out = j->packed->tile + tile * j->packed->groups * cpu_group_bytes(j->dtype);
+    const int64_t k = j->spec->k, size = fl_dtype_bytes(j->dtype), blocks = j->packed->w_blocks;
+    uint8_t *out = j->packed->tile + tile * j->packed->stride;
     for (int64_t k0 = 0; k0 < k; k0 += PACK_COLS) {
-        int64_t n = fl_min_i64(PACK_COLS, k - k0), groups = fl_div_up(n, CPU_GROUP);
+        int64_t n = fl_min_i64(PACK_COLS, k - k0);
         for (int r = 0; r < CPU_TILE; r++)
             load_cols(cols + r * PACK_COLS * size, j, tile * CPU_TILE + r, k0, n);
-        if (j->dtype == FL_DTYPE_E4M3)
-            interleave_e4m3(out, cols, groups);
-        else if (j->dtype == FL_DTYPE_F16)
-            interleave_f16(out, cols, groups);
-        else
-            interleave_bf16(out, cols, groups);
-        out += groups * cpu_group_bytes(j->dtype);
+        out += write_cols(out, j, tile, cols, n);
     }
     if (j->dtype != FL_DTYPE_E4M3) return;
-    for (int64_t row = tile * CPU_TILE; row < fl_min_i64((tile + 1) * CPU_TILE, j->n); row++) {
+    float *scale = j->packed->w_scale + tile * blocks * CPU_TILE;
+    for (int64_t r = 0; r < fl_min_i64(CPU_TILE, j->n - tile * CPU_TILE); r++) {
+        int64_t row = tile * CPU_TILE + r;
+        const float *w_scale = j->spec->w_scale ? j->spec->w_scale + row * blocks : NULL;
+        for (int64_t b = 0; b < blocks; b++) scale[b * CPU_TILE + r] = w_scale ? w_scale[b] : 1.0f;
         /* A scale of NaN makes the whole output NaN, so that no kernel has to look for
          * NaN codes in weights. */
-        if (has_nan_code(source_row(j->spec, row), k))
-            j->packed->w_scale[row] = fl_bits_f32(0x7fc00000u);
+        if (has_nan_code(source_row(j->spec, row), k)) scale[r] = fl_bits_f32(0x7fc00000u);
     }
 }
 
@@ -117,7 +174,7 @@ static void release_rows(const fl_linear_spec *s, int64_t begin, int64_t end) {
 }
 
 static void pack_range(void *ctx, int64_t begin, int64_t end) {
-    const pack_job *j = ctx;
+    pack_job *j = ctx;
     for (int64_t tile = begin; tile < end; tile++) pack_tile(j, tile);
     if (j->spec->release) release_rows(j->spec, begin * CPU_TILE, fl_min_i64(end * CPU_TILE, j->n));
 }
@@ -141,38 +198,35 @@ static int check_spec(const fl_linear_spec *s, int64_t *n, fl_err *err) {
     if (s->dtype != FL_DTYPE_E4M3 && (s->act != FL_ACT_NONE || s->w_scale))
         return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale or FP8 activations",
                        fl_dtype_name(s->dtype));
-    if (s->act != FL_ACT_NONE && s->act != FL_ACT_STATIC && s->act != FL_ACT_TOKEN)
-        return fl_fail(err, FL_E_UNSUPPORTED, "linear: activation scheme %d on the CPU",
-                       (int)s->act);
     if (s->w_block && (s->w_block != FL_ACT_GROUP_K || s->dtype != FL_DTYPE_E4M3))
         return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale for each %lld columns",
                        fl_dtype_name(s->dtype), (long long)s->w_block);
-    if (s->w_block) return fl_fail(err, FL_E_UNSUPPORTED, "linear: block scales on the CPU");
     if (s->act == FL_ACT_STATIC && !(s->x_scale > 0.0f && s->x_scale < 1e30f))
         return fl_fail(err, FL_E_ARG, "linear: input scale %g", (double)s->x_scale);
     return FL_OK;
 }
 
-/* n values, then zeros up to a whole tile; all ones when src is NULL. */
-static float *row_vector(const float *src, int64_t n, int64_t n_tiles) {
-    float *v = fl_alloc_array((size_t)(n_tiles * CPU_TILE), sizeof(float));
-    for (int64_t i = 0; v && i < n; i++) v[i] = src ? src[i] : 1.0f;
-    return v;
-}
-
-static int reserve(cpu_packed *p, const fl_linear_spec *s, int64_t n, fl_dtype dtype, fl_err *err) {
-    p->groups = fl_div_up(s->k, CPU_GROUP);
-    p->n_tiles = fl_div_up(n, CPU_TILE);
-    uint64_t tile_bytes = (uint64_t)(p->groups * cpu_group_bytes(dtype));
-    if (!fl_mul_u64(tile_bytes, (uint64_t)p->n_tiles, &p->tile_bytes))
-        return fl_fail(err, FL_E_ARG, "linear: [%lld,%lld] is too large", (long long)n,
-                       (long long)s->k);
+/* Memory of the tiles and the vectors beside them, which are zero up to a whole tile. */
+static int reserve(fl_linear *lin, const fl_linear_spec *s, fl_err *err) {
+    cpu_packed *p = lin->packed;
+    const bool scaled = lin->dtype == FL_DTYPE_E4M3;
+    p->groups = fl_div_up(lin->k, CPU_GROUP);
+    if (lin->sparse24) p->groups = fl_div_up(p->groups, CPU_UNIT) * CPU_UNIT;
+    p->stride = cpu_tile_bytes(lin->dtype, p->groups, lin->sparse24);
+    p->n_tiles = fl_div_up(lin->n, CPU_TILE);
+    p->w_blocks = lin->w_block ? fl_act_groups(lin->k) : 1;
+    if (!fl_mul_u64((uint64_t)p->stride, (uint64_t)p->n_tiles, &p->tile_bytes))
+        return fl_fail(err, FL_E_ARG, "linear: [%lld,%lld] is too large", (long long)lin->n,
+                       (long long)lin->k);
+    const size_t rows = (size_t)(p->n_tiles * CPU_TILE), scales = rows * (size_t)p->w_blocks;
     p->tile = fl_map_pages(p->tile_bytes);
-    if (dtype == FL_DTYPE_E4M3) p->w_scale = row_vector(s->w_scale, n, p->n_tiles);
-    if (s->bias) p->bias = row_vector(s->bias, n, p->n_tiles);
-    if (!p->tile || (dtype == FL_DTYPE_E4M3 && !p->w_scale) || (s->bias && !p->bias))
+    if (scaled) p->w_scale = fl_alloc_array(scales, sizeof(float));
+    if (s->bias) p->bias = fl_alloc_array(rows, sizeof(float));
+    if (!p->tile || (scaled && !p->w_scale) || (s->bias && !p->bias))
         return fl_fail(err, FL_E_NOMEM, "linear: %llu bytes for [%lld,%lld]",
-                       (unsigned long long)p->tile_bytes, (long long)n, (long long)s->k);
+                       (unsigned long long)p->tile_bytes, (long long)lin->n, (long long)lin->k);
+    if (s->bias) memcpy(p->bias, s->bias, (size_t)lin->n * sizeof(float));
+    lin->bytes = p->tile_bytes + sizeof(float) * ((scaled ? scales : 0) + (s->bias ? rows : 0));
     return FL_OK;
 }
 
@@ -192,14 +246,21 @@ int cpu_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, 
                        .act = spec->act,
                        .x_scale = spec->x_scale,
                        .x_scale_ub = spec->x_scale_ub,
+                       .w_block = spec->w_block,
                        .packed = p};
-    if ((rc = reserve(p, spec, n, lin->dtype, err)) || (rc = cpu_linear_reserve(be, lin, err)))
-        goto done;
-    pack_job job = {spec, p, n, lin->dtype};
+    lin->sparse24 = spec->sparse24 && spec->k % 8 == 0 && lin->dtype != FL_DTYPE_F16;
+    if ((rc = reserve(lin, spec, err)) || (rc = cpu_linear_reserve(be, lin, err))) goto done;
+    pack_job job = {
+        .spec = spec, .packed = p, .n = n, .dtype = lin->dtype, .sparse24 = lin->sparse24};
+    atomic_init(&job.broken, -1);
     int64_t tile_bytes = CPU_TILE * spec->k * fl_dtype_bytes(spec->dtype);
     fl_team_for(be->team, p->n_tiles, fl_max_i64(PACK_BYTES / tile_bytes, 1), pack_range, &job);
-    lin->bytes = p->tile_bytes + (uint64_t)(p->n_tiles * CPU_TILE) * sizeof(float) *
-                                     (uint64_t)(!!p->w_scale + !!p->bias);
+    long long broken = atomic_load(&job.broken);
+    if (broken >= 0) {
+        rc = fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: row %lld has more than 2 of 4 values, 2:4",
+                     (long long)n, (long long)spec->k, broken);
+        goto done;
+    }
     *out = lin;
     lin = NULL;
 done:
@@ -229,19 +290,26 @@ static void embed_rows(void *ctx, int64_t begin, int64_t end) {
     const embed_job *j = ctx;
     const cpu_packed *p = j->table->packed;
     const fl_dtype t = j->table->dtype;
+    const bool sparse = j->table->sparse24;
     const cpu_isa *isa = j->be->isa;
     for (int64_t row = begin; row < end; row++) {
         int64_t id = j->ids[row], r = id % CPU_TILE;
-        const uint8_t *tile = p->tile + id / CPU_TILE * p->groups * cpu_group_bytes(t);
+        const uint8_t *tile = p->tile + id / CPU_TILE * p->stride;
+        const float *scale = NULL;
+        if (p->w_scale) scale = p->w_scale + id / CPU_TILE * p->w_blocks * CPU_TILE + r;
         uint8_t *out = cpu_row(j->out, row);
         for (int64_t k = 0; k < j->table->k; k += PACK_COLS) {
             int64_t n = fl_min_i64(PACK_COLS, j->table->k - k), size = fl_dtype_bytes(t);
-            uint8_t codes[PACK_COLS * 2];
+            uint8_t codes[PACK_COLS * 2] = {0};
             float x[PACK_COLS];
-            for (int64_t i = 0; i < n; i++)
-                memcpy(codes + i * size, tile + cpu_tile_offset(t, r, k + i), (size_t)size);
+            for (int64_t i = 0; i < n; i++) {
+                int64_t at =
+                    sparse ? cpu_kept_offset(tile, t, r, k + i) : cpu_tile_offset(t, r, k + i);
+                if (at >= 0) memcpy(codes + i * size, tile + at, (size_t)size);
+            }
             isa->to_f32(x, codes, t, n);
-            for (int64_t i = 0; p->w_scale && i < n; i++) x[i] *= p->w_scale[id];
+            for (int64_t i = 0; scale && i < n; i++)
+                x[i] *= scale[p->w_blocks > 1 ? (k + i) / FL_ACT_GROUP_K * CPU_TILE : 0];
             isa->from_f32(out + k * fl_dtype_bytes(j->out->dtype), j->out->dtype, x, n);
         }
     }

@@ -30,11 +30,31 @@ static int check_fp8(const char *op, const fl_act *a, const fl_linear *next, fl_
     if (a->q.dim[0] < a->x.dim[0] || a->q.dim[1] != a->x.dim[1] || next->k != a->x.dim[1])
         return fl_fail(err, FL_E_ARG, "%s: activation width %lld, FP8 width %lld, next linear %lld",
                        op, (long long)a->x.dim[1], (long long)a->q.dim[1], (long long)next->k);
+    if (next->act == FL_ACT_GROUP && a->q_scale.dim[1] != fl_act_groups(next->k))
+        return fl_fail(err, FL_E_ARG, "%s: %lld scales a row for %lld columns", op,
+                       (long long)a->q_scale.dim[1], (long long)next->k);
     return FL_OK;
+}
+
+static void quant_groups(const fl_backend *be, const fl_act *a, int64_t row) {
+    const fl_tensor *x = &a->x;
+    const int64_t n = x->dim[1], bytes = fl_dtype_bytes(x->dtype);
+    const uint8_t *in = cpu_row(x, row);
+    uint8_t *q = cpu_row(&a->q, row);
+    float *scale = (float *)a->q_scale.data + row * fl_act_groups(n);
+    for (int64_t k = 0; k < n; k += FL_ACT_GROUP_K, scale++) {
+        int64_t len = fl_min_i64(FL_ACT_GROUP_K, n - k);
+        *scale = fl_act_scale(be->isa->absmax(in + k * bytes, x->dtype, len));
+        be->isa->quantize(q + k, in + k * bytes, x->dtype, len, *scale, true);
+    }
 }
 
 static void quant_row(const fl_backend *be, const fl_act *a, const fl_linear *next, int64_t row) {
     if (!next || next->act == FL_ACT_NONE) return;
+    if (next->act == FL_ACT_GROUP) {
+        quant_groups(be, a, row);
+        return;
+    }
     const fl_tensor *x = &a->x;
     int64_t n = x->dim[1];
     float *scale = (float *)a->q_scale.data + row;

@@ -9,10 +9,10 @@
 
 #include "cpu/cpu_priv.h"
 
-void cpu_dot_avx2(const cpu_dot *d);                                    /* gemm */
-void cpu_expand_avx2(uint8_t *dst, const uint8_t *src, int64_t groups); /* gemm */
-void cpu_mix_avx2(const cpu_mix *x);                                    /* attend */
-float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max);  /* attend */
+void cpu_dot_avx2(const cpu_dot *d);                                   /* gemm */
+void cpu_expand_avx2(const cpu_expand *e);                             /* gemm */
+void cpu_mix_avx2(const cpu_mix *x);                                   /* attend */
+float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max); /* attend */
 
 /* The kernels are templates: number of rows and types are constants after inlining. */
 #define INLINE static inline __attribute__((always_inline))
@@ -30,28 +30,76 @@ INLINE __m256i e4m3_to_f16(__m256i w, const bool nan) {
     return _mm256_or_si256(h, _mm256_and_si256(all, _mm256_set1_epi16(0x7e00)));
 }
 
+/* E4M3 codes, (k0,k1) of 8 rows in the low lane and (k2,k3) in the high one, as f32. */
+INLINE void codes_to_columns(__m256 w[CPU_GROUP], __m256i code, const bool nan) {
+    __m256i even = e4m3_to_f16(_mm256_slli_epi16(code, 8), nan), odd = e4m3_to_f16(code, nan);
+    w[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(even));
+    w[1] = _mm256_cvtph_ps(_mm256_castsi256_si128(odd));
+    w[2] = _mm256_cvtph_ps(_mm256_extracti128_si256(even, 1));
+    w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(odd, 1));
+}
+
+/* BF16 pairs of 8 rows as the f32 columns of their first and second number. */
+INLINE void pair_to_columns(__m256 w[2], __m256i pair) {
+    w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+    w[1] = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000u)));
+}
+
 /* One group of half a tile as f32: column k of 8 outer rows in w[k]. */
 INLINE void load_columns(__m256 w[CPU_GROUP], const uint8_t *group, int half, fl_dtype t,
                          const bool nan) {
     if (t == FL_DTYPE_E4M3) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(group + 32 * half));
-        v = _mm256_permute4x64_epi64(v, 0xd8); /* low lane (k0,k1) of 8 rows, high (k2,k3) */
-        __m256i even = e4m3_to_f16(_mm256_slli_epi16(v, 8), nan), odd = e4m3_to_f16(v, nan);
-        w[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(even));
-        w[1] = _mm256_cvtph_ps(_mm256_castsi256_si128(odd));
-        w[2] = _mm256_cvtph_ps(_mm256_extracti128_si256(even, 1));
-        w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(odd, 1));
+        codes_to_columns(w, _mm256_permute4x64_epi64(v, 0xd8), nan);
     } else if (t == FL_DTYPE_F16) {
         for (int k = 0; k < CPU_GROUP; k++)
             w[k] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(group + 32 * k + 16 * half)));
     } else {
-        for (int i = 0; i < 2; i++) {
-            __m256i pair = _mm256_loadu_si256((const __m256i *)(group + 64 * i + 32 * half));
-            w[2 * i] = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
-            w[2 * i + 1] =
-                _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000u)));
-        }
+        for (int i = 0; i < 2; i++)
+            pair_to_columns(w + 2 * i,
+                            _mm256_loadu_si256((const __m256i *)(group + 64 * i + 32 * half)));
     }
+}
+
+/* The same from group 2*p + i of a unit of 2:4 weights.  Which of the row's two kept numbers
+ * goes where, or a zero, is looked up by name. */
+INLINE void load_kept(__m256 w[CPU_GROUP], const uint8_t *unit, int64_t p, const int i,
+                      const int half, fl_dtype t) {
+    const uint8_t *names = unit + p * CPU_TILE + 8 * half;
+    const uint8_t *value = unit + CPU_NAMES + p * cpu_group_bytes(t) + 32 * half;
+    if (t == FL_DTYPE_E4M3) {
+        /* Entries 0..5: even columns (k0, k2), 8..13: odd ones. */
+        const __m256i slot =
+            _mm256_setr_epi8(0, 0, 0, -1, -1, -1, -1, -1, 1, -1, -1, 0, 0, -1, -1, -1,  /* k0, k1 */
+                             -1, 1, -1, 1, -1, 0, -1, -1, -1, -1, 1, -1, 1, 1, -1, -1); /* k2, k3 */
+        const __m256i spread = _mm256_setr_epi64x(0x0303020201010000, 0x0707060605050404,
+                                                  0x0303020201010000, 0x0707060605050404);
+        const __m256i row = _mm256_setr_epi64x(0x0606040402020000, 0x0e0e0c0c0a0a0808,
+                                               0x0606040402020000, 0x0e0e0c0c0a0a0808);
+        int64_t word;
+        memcpy(&word, names, sizeof(word));
+        __m256i name = _mm256_shuffle_epi8(_mm256_set1_epi64x(word), spread);
+        if (i) name = _mm256_srli_epi16(name, 4); /* low four bits count, the fourth is 0 */
+        name = _mm256_or_si256(name, _mm256_set1_epi16(0x0800));
+        __m256i from = _mm256_or_si256(_mm256_shuffle_epi8(slot, name), row);
+        __m256i kept = _mm256_loadu_si256((const __m256i *)value);
+        kept = i ? _mm256_permute4x64_epi64(kept, 0xdd) : _mm256_permute4x64_epi64(kept, 0x88);
+        codes_to_columns(w, _mm256_shuffle_epi8(kept, from), false);
+        return;
+    }
+    const __m256i low = _mm256_setr_epi32(0x03020100, (int)0x80800100, (int)0x80800100, 0x01008080,
+                                          0x01008080, -1, -1, -1);
+    const __m256i high = _mm256_setr_epi32(-1, (int)0x80800302, 0x03028080, (int)0x80800302,
+                                           0x03028080, 0x03020100, -1, -1);
+    const __m256i lane = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404,
+                                           0x08080808, 0x0c0c0c0c);
+    __m256i name = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)names));
+    if (i) name = _mm256_srli_epi32(name, 4); /* low three bits count */
+    __m256i kept = _mm256_loadu_si256((const __m256i *)(value + 64 * i));
+    __m256i first = _mm256_or_si256(_mm256_permutevar8x32_epi32(low, name), lane);
+    __m256i second = _mm256_or_si256(_mm256_permutevar8x32_epi32(high, name), lane);
+    pair_to_columns(w, _mm256_shuffle_epi8(kept, first));
+    pair_to_columns(w + 2, _mm256_shuffle_epi8(kept, second));
 }
 
 /* 8 numbers of type t, all readable. */

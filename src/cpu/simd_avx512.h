@@ -6,10 +6,10 @@
 
 #include "cpu/cpu_priv.h"
 
-void cpu_dot_avx512(const cpu_dot *d);                                    /* gemm */
-void cpu_expand_avx512(uint8_t *dst, const uint8_t *src, int64_t groups); /* gemm */
-void cpu_mix_avx512(const cpu_mix *x);                                    /* attend */
-float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max);  /* attend */
+void cpu_dot_avx512(const cpu_dot *d);                                   /* gemm */
+void cpu_expand_avx512(const cpu_expand *e);                             /* gemm */
+void cpu_mix_avx512(const cpu_mix *x);                                   /* attend */
+float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* attend */
 
 /* The kernels are templates: number of rows and types are constants after inlining. */
 #define INLINE static inline __attribute__((always_inline))
@@ -62,7 +62,39 @@ INLINE void load_pairs(__m512i pair[2], const uint8_t *group, fl_dtype t, const 
     pair[1] = _mm512_unpackhi_epi8(lo, hi);
 }
 
-/* One group as f32: column k of 16 outer rows in w[k]. */
+/* Pair p of groups of a unit of 2:4 weights: pairs as above of the first and the second group.
+ * The bytes of a BF16 pair are picked from the row's two kept numbers, or are zero. */
+INLINE void load_kept(__m512i pair[2][2], const uint8_t *unit, int64_t p, fl_dtype t,
+                      const e4m3_lut *lut) {
+    const __m512i low = _mm512_castsi256_si512(_mm256_setr_epi32(
+        0x03020100, (int)0x80800100, (int)0x80800100, 0x01008080, 0x01008080, -1, -1, -1));
+    const __m512i high = _mm512_castsi256_si512(_mm256_setr_epi32(
+        -1, (int)0x80800302, 0x03028080, (int)0x80800302, 0x03028080, 0x03020100, -1, -1));
+    const __m512i lane = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+    const uint8_t *value = unit + CPU_NAMES + p * cpu_group_bytes(t);
+    __m512i kept[2], name;
+    name = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(unit + p * CPU_TILE)));
+    load_pairs(kept, value, t, lut);
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        __m512i which = i ? _mm512_srli_epi32(name, 4) : name; /* low three bits count */
+        __m512i first = _mm512_permutexvar_epi32(which, low);
+        __m512i second = _mm512_permutexvar_epi32(which, high);
+        pair[i][0] = _mm512_shuffle_epi8(kept[i], _mm512_or_si512(first, lane));
+        pair[i][1] = _mm512_shuffle_epi8(kept[i], _mm512_or_si512(second, lane));
+    }
+}
+
+/* BF16 pairs as f32: column k of 16 outer rows in w[k]. */
+INLINE void pairs_to_columns(__m512 w[CPU_GROUP], const __m512i pair[2]) {
+    for (int i = 0; i < 2; i++) {
+        w[2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
+        w[2 * i + 1] =
+            _mm512_castsi512_ps(_mm512_and_si512(pair[i], _mm512_set1_epi32((int)0xffff0000u)));
+    }
+}
+
+/* One group as f32. */
 INLINE void load_columns(__m512 w[CPU_GROUP], const uint8_t *group, fl_dtype t,
                          const e4m3_lut *lut) {
     if (t == FL_DTYPE_F16) {
@@ -72,11 +104,7 @@ INLINE void load_columns(__m512 w[CPU_GROUP], const uint8_t *group, fl_dtype t,
     }
     __m512i pair[2];
     load_pairs(pair, group, t, lut);
-    for (int i = 0; i < 2; i++) {
-        w[2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
-        w[2 * i + 1] =
-            _mm512_castsi512_ps(_mm512_and_si512(pair[i], _mm512_set1_epi32((int)0xffff0000u)));
-    }
+    pairs_to_columns(w, pair);
 }
 
 /* 16 numbers of type t from element i on; lanes outside the mask are 0 and not read. */

@@ -1,0 +1,310 @@
+/* The op linear, on every instruction set of this machine: scales of rows and of blocks, 2:4,
+ * and that a row is the same bits however it was computed. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "linear_case.h"
+#include "tap.h"
+#include "util/mem.h"
+
+static const fl_backend_ops *ops;
+static const char *isa;
+
+static int64_t allocations;
+static bool count_allocations(void *ctx, size_t bytes) {
+    (void)ctx;
+    (void)bytes;
+    allocations++;
+    return true;
+}
+
+static const linear_case linear_cases[] = {
+    {1, 1, 1, E4M3, FL_ACT_STATIC, BF16, F32, false, .parts = 1},
+    {1, 16, 4, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1},
+    {2, 17, 5, E4M3, FL_ACT_TOKEN, BF16, BF16, true, .parts = 1},
+    {3, 33, 31, E4M3, FL_ACT_NONE, BF16, F32, true, .parts = 2},
+    {3, 33, 31, E4M3, FL_ACT_NONE, F16, F16, false, .parts = 2},
+    {4, 50, 63, BF16, FL_ACT_NONE, BF16, BF16, true, .parts = 3},
+    {5, 31, 66, BF16, FL_ACT_NONE, F16, F32, false, .parts = 1},
+    {6, 47, 65, F16, FL_ACT_NONE, F16, F16, true, .parts = 2},
+    {7, 19, 130, F16, FL_ACT_NONE, BF16, F32, false, .parts = 1},
+    {11, 40, 257, F32, FL_ACT_NONE, BF16, F32, false, .parts = 1},
+    {12, 300, 259, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 3},
+    {13, 128, 512, E4M3, FL_ACT_STATIC, F16, F16, false, .parts = 1},
+    {25, 144, 96, BF16, FL_ACT_NONE, BF16, F32, false, .parts = 1},
+    {37, 160, 100, E4M3, FL_ACT_TOKEN, BF16, F32, true, .parts = 2},
+    {300, 48, 24, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
+    {1, 1536, 576, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 2},
+    {9, 960, 576, BF16, FL_ACT_NONE, BF16, BF16, false, .parts = 3},
+    {2, 4096, 1024, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1},
+    {1, 1, 1, E4M3, FL_ACT_GROUP, BF16, F32, true, 1, 128, false},
+    {1, 1536, 576, E4M3, FL_ACT_GROUP, BF16, BF16, false, 2, 128, false},
+    {300, 50, 200, E4M3, FL_ACT_GROUP, BF16, F32, true, 3, 128, false},
+    {30, 50, 1000, E4M3, FL_ACT_TOKEN, F16, F16, false, 1, 128, true},
+    {1, 1536, 576, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 2, 0, true},
+    {300, 47, 40, E4M3, FL_ACT_STATIC, BF16, BF16, true, 2, 0, true},
+    {64, 90, 392, BF16, FL_ACT_NONE, BF16, F32, true, 3, 0, true},
+    {2, 33, 264, F32, FL_ACT_NONE, BF16, F32, false, 1, 0, true},
+    {5, 33, 264, F16, FL_ACT_NONE, F16, F16, false, 1, 0, true},
+    {5, 33, 260, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 0, true},
+};
+
+static void test_linear(const linear_case *c) {
+    fl_backend *be = ref_open(ops, isa, 2, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, c->t, c->n);
+    fl_err err = {0};
+    int rc = ops->linear_new(be, &lin, &d.spec, &err);
+    allocations = 0;
+    fl_mem_set_hook(count_allocations, NULL);
+    if (!rc) rc = ops->quant(be, &d.x, lin, &err);
+    if (!rc) rc = ops->linear(be, &out, &d.x, lin, &err);
+    fl_mem_set_hook(NULL, NULL);
+    if (allocations) check(false, "%s: a linear allocates nothing", isa);
+    int64_t bad = rc ? -1 : linear_errors(&d, &out);
+    check(!bad, "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s: %lld outside the bound %s",
+          isa, (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
+          fl_dtype_name(c->x), fl_dtype_name(c->out), (long long)bad, err.msg);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+/* Rows computed in steps of all sizes, against `all`, which one step gave (or now gives). */
+static int64_t differing_rows(const linear_case *c, int threads, uint8_t *all, bool fill) {
+    static const int64_t steps[] = {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25, 37, 300};
+    int64_t differ = 0, row_bytes = c->n * fl_dtype_bytes(c->out);
+    fl_backend *be = ref_open(ops, isa, threads, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, c->t, c->n);
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    ops->quant(be, &d.x, lin, NULL);
+    if (fill) ops->linear(be, &out, &d.x, lin, NULL);
+    if (fill) memcpy(all, out.data, (size_t)(c->t * row_bytes));
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        out.dim[0] = steps[i];
+        for (int64_t t = 0; t + steps[i] <= c->t; t += 3 * steps[i]) {
+            fl_act part = d.x;
+            part.x.data = (uint8_t *)part.x.data + t * c->k * fl_dtype_bytes(c->x);
+            part.q.data = (uint8_t *)part.q.data + t * c->k;
+            part.q_scale.data = (float *)part.q_scale.data + t * linear_scale_stride(c);
+            ops->linear(be, &out, &part, lin, NULL);
+            differ += !!memcmp(out.data, all + t * row_bytes, (size_t)(steps[i] * row_bytes));
+        }
+    }
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+    return differ;
+}
+
+/* *known: what the instruction sets with fused multiply-add gave so far. */
+static void test_linear_invariance(const linear_case *c, uint8_t **known) {
+    bool fused = strcmp(isa, "scalar") != 0, first = !fused || !*known;
+    size_t bytes = (size_t)(c->t * c->n * fl_dtype_bytes(c->out));
+    uint8_t *all = first ? ref_alloc(bytes) : *known;
+    int64_t differ = 0;
+    for (int threads = 1; threads <= 3; threads++)
+        differ += differing_rows(c, threads, all, first && threads == 1);
+    check(!differ,
+          "%s: rows of %s%s act %d block %lld x %s are the same bits for any T, thread count%s",
+          isa, fl_dtype_name(c->w), c->sparse24 ? " 2:4" : "", (int)c->act, (long long)c->w_block,
+          fl_dtype_name(c->x), fused ? " and fused instruction set" : "");
+    if (fused)
+        *known = all;
+    else
+        free(all);
+}
+
+/* A NaN or infinite activation stays visible; a NaN weight code spoils its output only. */
+static void test_linear_nan(void) {
+    static const linear_case c = {3, 40, 70, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1};
+    fl_backend *be = ref_open(ops, isa, 2, 4);
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(FL_DTYPE_BF16, c.t, c.n);
+    ((uint16_t *)d.x.x.data)[1 * c.k + 69] = 0x7fc0;
+    ((uint8_t *)d.spec.part[0].data)[17 * c.k + 3] = 0xff;
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    ops->quant(be, &d.x, lin, NULL);
+    ops->linear(be, &out, &d.x, lin, NULL);
+    int wrong = 0;
+    for (int64_t i = 0; i < c.t * c.n; i++) {
+        bool nan = isnan(ref_get(out.data, FL_DTYPE_BF16, i));
+        wrong += nan != (i / c.n == 1 || i % c.n == 17);
+    }
+    check(((uint8_t *)d.x.q.data)[c.k + 69] == 0x7f, "%s: NaN quantizes to 0x7F", isa);
+    check(!wrong, "%s: NaN passes through linear, and only where it belongs (%d)", isa, wrong);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+}
+
+static _Atomic int64_t released;
+static void count_release(const void *p, size_t n) {
+    (void)p;
+    released += (int64_t)n;
+}
+
+static void test_packing(void) {
+    static const linear_case c = {1, 2000, 700, F32, FL_ACT_NONE, BF16, F32, false, .parts = 3};
+    fl_backend *be = ref_open(ops, isa, 2, 1);
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    d.spec.release = count_release;
+    released = 0;
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    check(released == c.n * c.k * 4, "%s: every source byte is released once", isa);
+    check(lin && lin->dtype == FL_DTYPE_BF16, "%s: F32 weights are kept as BF16", isa);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+}
+
+/* Every pair of scales and activations, dense and 2:4, for 1 to 17 rows and 1 or 2 threads. */
+static void test_combination(const linear_case *base) {
+    int64_t bad = 0;
+    for (int64_t t = 1; t <= 17; t++) {
+        linear_case c = *base;
+        c.t = t;
+        c.n = 15 + 2 * t;
+        c.k = c.sparse24 ? 8 * (13 + t) : 107 + 3 * t;
+        c.bias = t % 2;
+        fl_backend *be = ref_open(ops, isa, 1 + (int)(t % 3 > 0), t);
+        linear_data d = make_linear(&c);
+        fl_linear *lin = NULL;
+        fl_tensor out = ref_tensor(c.out, c.t, c.n);
+        if (ops->linear_new(be, &lin, &d.spec, NULL) || ops->quant(be, &d.x, lin, NULL) ||
+            ops->linear(be, &out, &d.x, lin, NULL))
+            bad++;
+        else
+            bad += linear_errors(&d, &out);
+        if (lin) ops->linear_free(be, lin);
+        ops->close(be);
+        free_linear(&d);
+        free(out.data);
+    }
+    check(!bad, "%s: 1 to 17 rows of %s%s act %d block %lld x %s (%lld wrong)", isa,
+          fl_dtype_name(base->w), base->sparse24 ? " 2:4" : "", (int)base->act,
+          (long long)base->w_block, fl_dtype_name(base->x), (long long)bad);
+}
+
+static void test_combinations(void) {
+    for (int i = 0; i < 32; i++) {
+        linear_case c = {.w = E4M3, .x = i & 1 ? F16 : BF16, .out = i & 2 ? F32 : BF16, .parts = 1};
+        c.act = (fl_act_scheme)(i >> 3);
+        c.w_block = i & 2 ? 128 : 0;
+        c.sparse24 = i & 4;
+        if (c.out != F32) c.out = c.x;
+        test_combination(&c);
+    }
+    for (int i = 0; i < 6; i++) {
+        static const fl_dtype weights[] = {BF16, F32, F16};
+        test_combination(&(linear_case){.w = weights[i / 2],
+                                        .x = i % 2 ? F16 : BF16,
+                                        .out = F32,
+                                        .parts = 1,
+                                        .sparse24 = true});
+    }
+}
+
+/* What a linear gives for c with `sparse24` or without; its bytes. */
+static void *run_packed(const linear_case *c, bool sparse24, int64_t rows, uint64_t *bytes) {
+    fl_backend *be = ref_open(ops, isa, 2, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, rows, c->n);
+    d.spec.sparse24 = sparse24;
+    if (ops->linear_new(be, &lin, &d.spec, NULL) || lin->sparse24 != sparse24 ||
+        ops->quant(be, &d.x, lin, NULL) || ops->linear(be, &out, &d.x, lin, NULL))
+        check(false, "%s: 2:4 %d runs", isa, sparse24);
+    *bytes = lin ? lin->bytes : 0;
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    return out.data;
+}
+
+static void test_sparse(const linear_case *c, double want) {
+    uint64_t dense = 0, packed = 0;
+    int64_t bad = 0;
+    for (int64_t rows = 1; rows <= c->t; rows += rows < 12 ? 1 : c->t - 12) {
+        void *a = run_packed(c, false, rows, &dense), *b = run_packed(c, true, rows, &packed);
+        bad += !!memcmp(a, b, (size_t)(rows * c->n * fl_dtype_bytes(c->out)));
+        free(a);
+        free(b);
+    }
+    check(!bad, "%s: 2:4 of %s act %d block %lld gives the bits of dense", isa, fl_dtype_name(c->w),
+          (int)c->act, (long long)c->w_block);
+    double beside = c->w == E4M3 ? 4.0 * (double)(c->n * (c->w_block ? c->k / 128 : 1)) : 0.0;
+    double ratio = ((double)packed - beside) / ((double)dense - beside);
+    check(fabs(ratio - want) < 1e-9, "%s: 2:4 of %s takes %.4f of dense", isa, fl_dtype_name(c->w),
+          ratio);
+}
+
+static void test_sparse_refusal(void) {
+    static const linear_case c = {
+        1, 40, 64, E4M3, FL_ACT_TOKEN, BF16, F32, .parts = 2, .sparse24 = true};
+    fl_backend *be = ref_open(ops, isa, 2, 1);
+    linear_data d = make_linear(&c);
+    fl_linear *lin = NULL;
+    fl_err err;
+    memset((uint8_t *)d.spec.part[1].data + 13 * c.k + 8, 0x38, 3);
+    check(ops->linear_new(be, &lin, &d.spec, &err) == FL_E_ARG && !lin && strstr(err.msg, "row 33"),
+          "%s: three of four are not 2:4: %s", isa, err.msg);
+    ops->close(be);
+    free_linear(&d);
+}
+
+int main(void) {
+    static const linear_case same_cases[] = {
+        {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, .parts = 1},
+        {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, .parts = 1},
+        {37, 333, 259, E4M3, FL_ACT_NONE, BF16, F32, true, .parts = 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, BF16, F32, false, .parts = 1},
+        {37, 333, 259, BF16, FL_ACT_NONE, F16, F32, false, .parts = 1},
+        {37, 333, 259, F16, FL_ACT_NONE, F16, F32, false, .parts = 1},
+        {300, 40, 90, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
+        {37, 111, 259, E4M3, FL_ACT_GROUP, BF16, F32, true, 1, 128, false},
+        {37, 111, 300, E4M3, FL_ACT_GROUP, BF16, F32, true, 1, 0, false},
+        {37, 111, 264, E4M3, FL_ACT_TOKEN, BF16, F32, true, 1, 128, true},
+        {37, 111, 264, E4M3, FL_ACT_STATIC, F16, F32, false, 1, 0, true},
+        {37, 111, 264, BF16, FL_ACT_NONE, BF16, F32, false, 1, 0, true},
+        {37, 111, 264, BF16, FL_ACT_NONE, F16, F32, false, 1, 0, true},
+    };
+    static const struct {
+        linear_case c;
+        double ratio;
+    } sparse_cases[] = {
+        {{37, 48, 640, E4M3, FL_ACT_TOKEN, BF16, F32, .parts = 3}, 0.625},
+        {{37, 48, 640, E4M3, FL_ACT_NONE, F16, F16, .parts = 1}, 0.625},
+        {{37, 48, 384, E4M3, FL_ACT_GROUP, BF16, BF16, .parts = 1, .w_block = 128}, 0.625},
+        {{37, 48, 640, BF16, FL_ACT_NONE, BF16, F32, .parts = 1}, 0.5625},
+        {{37, 48, 640, BF16, FL_ACT_NONE, F16, F32, .parts = 1}, 0.5625},
+    };
+    enum { N_SAME = sizeof(same_cases) / sizeof(same_cases[0]) };
+    uint8_t *known[N_SAME] = {NULL};
+    if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
+    for (isa = NULL; ref_next_isa(ops, &isa);) {
+        for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
+            test_linear(&linear_cases[c]);
+        test_combinations();
+        for (size_t c = 0; c < N_SAME; c++) test_linear_invariance(&same_cases[c], &known[c]);
+        for (size_t c = 0; c < sizeof(sparse_cases) / sizeof(sparse_cases[0]); c++) {
+            linear_case mine = sparse_cases[c].c;
+            mine.sparse24 = true;
+            test_sparse(&mine, sparse_cases[c].ratio);
+        }
+        test_sparse_refusal();
+        test_linear_nan();
+        test_packing();
+    }
+    for (size_t c = 0; c < N_SAME; c++) free(known[c]);
+    return tap_done();
+}
