@@ -43,6 +43,21 @@ no-headers:
 	@echo "no Lua headers for $(LUA_VERSIONS): run  sh spec/support/need.sh build  or give LUA_INCDIR=" >&2
 	@exit 1
 
+# CUDA=auto builds BUILD/fp8llm_cuda.so when nvcc is there, 1 insists, 0 does not; CUDA_ARCH are
+# the compute capabilities it has machine code for, with PTX of the last one.
+CUDA      ?= auto
+CUDA_HOME ?= $(firstword $(patsubst %/bin/nvcc,%,$(wildcard /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc)))
+CUDA_ARCH ?= 89 90 100 120
+CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib $(CUDA_HOME)/lib))
+NVCC      := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc))
+ifeq ($(CUDA),1)
+$(if $(NVCC),,$(error CUDA=1, but there is no nvcc: give CUDA_HOME))
+endif
+WITH_CUDA := $(if $(filter 0,$(CUDA)),,$(if $(wildcard $(CUDA_LIB)/libcublasLt.so),$(NVCC)))
+ifneq ($(WITH_CUDA),)
+include spec/emu/emu.mk
+endif
+
 # One instruction set per file: only these files may use wider instructions than the baseline.
 $(BUILD)/src/cpu/%_avx2.o:   ISA := $(ISA_OPT) -mavx2 -mfma -mf16c
 $(BUILD)/src/cpu/%_avx512.o: ISA := $(ISA_OPT) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mgfni \
@@ -149,6 +164,10 @@ test-long:
 	@sh spec/support/need.sh build model
 	@sh spec/support/test_long.sh "$(MAKE)" $(BUILD)
 
+# The emulated GPU's own tests (spec/emu): no GPU is used.
+test-cuda:
+	@$(if $(WITH_CUDA),$(MAKE) --no-print-directory -s test-emu,echo "1..0 # SKIP no nvcc, or CUDA=0")
+
 lint:
 	@sh spec/support/need.sh build test
 	@$(MAKE) --no-print-directory -s $(BUILD)/fp8llm.so
@@ -180,6 +199,7 @@ info:
 	@echo "runs      $$(for l in luajit lua5.1 lua5.2 lua5.3 lua5.4; do command -v $$l; done | tr '\n' ' ')"
 	@echo "cjson     $(or $(firstword $(wildcard /usr/include/cjson/cJSON.h /usr/local/include/cjson/cJSON.h)),NOT FOUND)"
 	@echo "cpu       $$(nproc) threads,$$(for f in avx2 avx512f avx512_bf16 avx512vbmi; do grep -qw $$f /proc/cpuinfo && printf ' %s' $$f; done)"
+	@echo "cuda      $(if $(WITH_CUDA),$(NVCC) for compute capability $(CUDA_ARCH),no)"
 	@echo "model     $$(ls -d $(MODEL) $(MODEL)-FP8 2>/dev/null | tr '\n' ' ')"
 	@echo "build     $(BUILD)   prefix $(PREFIX)"
 
@@ -188,6 +208,7 @@ help:
 	@echo "make demo       install what is missing, build, get a model, make it FP8, ask it PROMPT=\"...\""
 	@echo "make test       install what is missing and run every test; ends with 'N passed, N failed'"
 	@echo "make test-c     only the C tests"
+	@echo "make test-cuda  the CUDA parts, on an emulated GPU (needs nvcc)"
 	@echo "make test-long  tokenizer and templates against the reference packages, many minutes"
 	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
@@ -199,7 +220,7 @@ help:
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c demo demo-ready model fp8-model test test-long fuzz fuzzers lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c test-cuda test-emu emu-tests demo demo-ready model fp8-model test test-long fuzz fuzzers lint bench install info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

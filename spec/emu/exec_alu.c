@@ -1,0 +1,534 @@
+/* Arithmetic, logic, comparison and moves.  emu_alu knows every operation, one lane at a time;
+ * the frequent ones have a handler over all lanes, which the compiler makes vectors of. */
+#include <stdlib.h>
+
+#include "exec_priv.h"
+
+/* ---- all lanes at once ---- */
+
+#define ALL(type, cast, expr)                                                                      \
+    {                                                                                              \
+        type *d = (type *)(void *)emu_r32(x, x->in->o[0]);                                         \
+        const cast *a = (const cast *)(void *)emu_r32(x, x->in->o[1]);                             \
+        const cast *b = (const cast *)(void *)emu_r32(x, x->in->o[2]);                             \
+        const cast *c = (const cast *)(void *)emu_r32(x, x->in->o[3]);                             \
+        (void)b;                                                                                   \
+        (void)c;                                                                                   \
+        if (x->m == ALL_LANES)                                                                     \
+            for (int l = 0; l < 32; l++) d[l] = (expr);                                            \
+        else                                                                                       \
+            for (int l = 0; l < 32; l++) d[l] = x->m >> l & 1 ? (expr) : d[l];                     \
+        return EMU_NEXT;                                                                           \
+    }
+#define INT(name, expr)  static emu_outcome name(emu_ctx *x) ALL(uint32_t, uint32_t, expr)
+#define WIDE(name, expr) static emu_outcome name(emu_ctx *x) ALL(uint64_t, uint64_t, expr)
+#define REAL(name, expr) static emu_outcome name(emu_ctx *x) ALL(float, float, expr)
+
+INT(add_32, a[l] + b[l])
+INT(sub_32, a[l] - b[l])
+INT(mul_32, a[l] * b[l])
+INT(mad_32, a[l] * b[l] + c[l])
+INT(and_32, a[l] & b[l])
+INT(or_32, a[l] | b[l])
+INT(xor_32, a[l] ^ b[l])
+INT(shl_32, b[l] > 31 ? 0 : a[l] << b[l])
+INT(shr_32, b[l] > 31 ? 0 : a[l] >> b[l])
+INT(mov_32, a[l])
+WIDE(mov_64, a[l])
+WIDE(add_64, a[l] + b[l])
+REAL(add_f32, a[l] + b[l])
+REAL(sub_f32, a[l] - b[l])
+REAL(mul_f32, a[l] * b[l])
+REAL(fma_f32, __builtin_fmaf(a[l], b[l], c[l]))
+REAL(max_f32, a[l] != a[l] ? b[l] : b[l] != b[l] ? a[l] : a[l] > b[l] ? a[l] : b[l])
+REAL(ex2_f32, exp2f(a[l]))
+REAL(ex2_ftz_f32, emu_flush(exp2f(emu_flush(a[l]))))
+
+static emu_handler *fast_float(const emu_inst *in) {
+    if (in->type != T_F32 || in->sat || in->nan) return NULL;
+    if (in->op == OP_ex2) return in->ftz ? ex2_ftz_f32 : ex2_f32;
+    if (in->ftz) return NULL;
+    switch (in->op) {
+    case OP_add:
+        return add_f32;
+    case OP_sub:
+        return sub_f32;
+    case OP_mul:
+        return mul_f32;
+    case OP_fma:
+        return fma_f32;
+    case OP_max:
+        return max_f32;
+    default:
+        return NULL;
+    }
+}
+
+static emu_handler *fast_int(const emu_inst *in) {
+    bool sg = in->type == T_S32, plain = sg || in->type == T_U32 || in->type == T_B32;
+    if ((in->type == T_S64 || in->type == T_U64) && in->op == OP_add) return add_64;
+    if (!plain) return NULL;
+    switch (in->op) {
+    case OP_add:
+        return add_32;
+    case OP_sub:
+        return sub_32;
+    case OP_mul:
+        return in->mode == M_LO ? mul_32 : NULL;
+    case OP_mad:
+        return in->mode == M_LO ? mad_32 : NULL;
+    case OP_and:
+        return and_32;
+    case OP_or:
+        return or_32;
+    case OP_xor:
+        return xor_32;
+    case OP_shl:
+        return shl_32;
+    case OP_shr:
+        return sg ? NULL : shr_32;
+    default:
+        return NULL;
+    }
+}
+
+emu_handler *emu_fast_alu(const emu_inst *in) {
+    for (int i = 0; i < in->groups; i++)
+        if (in->g[i].n != 1 || in->g[i].kind > K_CONST) return NULL;
+    if (in->op == OP_mov && in->groups == 2 && in->type != T_PRED) {
+        if (in->o[0].wide && in->o[1].wide) return mov_64;
+        return in->o[0].wide || in->o[1].wide ? NULL : mov_32;
+    }
+    return in->type == T_F32 ? fast_float(in) : fast_int(in);
+}
+
+/* ---- one lane ---- */
+
+typedef struct lane { /* of emu_alu: operands 1..4 extended to 64 bits, and the result */
+    uint64_t v[5], r;
+} lane;
+
+static double real(uint64_t v, int t) {
+    double d;
+    switch (t) {
+    case T_F32:
+        return (double)emu_f32((uint32_t)v);
+    case T_F16:
+        return (double)emu_half_value((uint16_t)v);
+    case T_BF16:
+        return (double)emu_bf16_value((uint16_t)v);
+    default:
+        memcpy(&d, &v, 8);
+        return d;
+    }
+}
+
+static uint64_t real_bits(double d, int t, bool ftz) {
+    uint64_t v;
+    switch (t) {
+    case T_F32:
+        return emu_bits(ftz ? emu_flush((float)d) : (float)d);
+    case T_F16:
+        return emu_half_from((float)d);
+    case T_BF16:
+        return emu_bf16_from((float)d);
+    default:
+        memcpy(&v, &d, 8);
+        return v;
+    }
+}
+
+static double pick(double x, double y, bool greater, bool nan_wins) {
+    if (x != x || y != y) {
+        if (nan_wins || (x != x && y != y)) return NAN;
+        return x != x ? y : x;
+    }
+    return (greater ? x > y : x < y) ? x : y;
+}
+
+/* In double; +, -, *, / and sqrt of f32 rounded twice are what one rounding gives. */
+static bool real_op(const emu_inst *in, double x, double y, double z, double *q) {
+    int t = in->type;
+    switch (in->op) {
+    case OP_add:
+        *q = x + y;
+        return true;
+    case OP_sub:
+        *q = x - y;
+        return true;
+    case OP_mul:
+        *q = x * y;
+        return true;
+    case OP_fma:
+    case OP_mad:
+        *q = t == T_F32 ? (double)fmaf((float)x, (float)y, (float)z) : fma(x, y, z);
+        return true;
+    case OP_div:
+        *q = x / y;
+        return true;
+    case OP_min:
+        *q = pick(x, y, false, in->nan);
+        return true;
+    case OP_max:
+        *q = pick(x, y, true, in->nan);
+        return true;
+    case OP_neg:
+        *q = -x;
+        return true;
+    case OP_abs:
+        *q = fabs(x);
+        return true;
+    case OP_rcp:
+        *q = 1 / x;
+        return true;
+    case OP_sqrt:
+        *q = sqrt(x);
+        return true;
+    case OP_copysign:
+        *q = copysign(y, x);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool approx_op(const emu_inst *in, double x, double *q) {
+    switch (in->op) {
+    case OP_rsqrt:
+        *q = 1 / sqrt(x);
+        return true;
+    case OP_ex2:
+        *q = exp2(x);
+        return true;
+    case OP_lg2:
+        *q = log2(x);
+        return true;
+    case OP_sin:
+        *q = sin(x);
+        return true;
+    case OP_cos:
+        *q = cos(x);
+        return true;
+    case OP_tanh:
+        *q = tanh(x);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool real_lane(const emu_inst *in, int t, lane *n) {
+    double a[4] = {0}, q;
+    for (int i = 1; i < 4; i++) {
+        a[i] = real(n->v[i], t);
+        if (in->ftz && t == T_F32) a[i] = (double)emu_flush((float)a[i]);
+    }
+    if (!real_op(in, a[1], a[2], a[3], &q) && !approx_op(in, a[1], &q)) return false;
+    if (in->sat) q = q > 0 ? (q > 1 ? 1 : q) : 0;
+    n->r = real_bits(q, t, in->ftz);
+    return true;
+}
+
+static bool packed_lane(const emu_inst *in, lane *n) {
+    int t = in->type == T_F16X2 ? T_F16 : T_BF16;
+    uint64_t out = 0;
+    for (int h = 0; h < 2; h++) {
+        lane half = {{0}, 0};
+        for (int i = 1; i < 4; i++) half.v[i] = (uint16_t)(n->v[i] >> 16 * h);
+        if (!real_lane(in, t, &half)) return false;
+        out |= half.r << 16 * h;
+    }
+    n->r = out;
+    return true;
+}
+
+static uint64_t high(const lane *n, int bits, bool sg) {
+    if (bits < 64)
+        return sg ? (uint64_t)((int64_t)n->v[1] * (int64_t)n->v[2] >> bits)
+                  : n->v[1] * n->v[2] >> bits;
+    return sg ? (uint64_t)((__int128)(int64_t)n->v[1] * (int64_t)n->v[2] >> 64)
+              : (uint64_t)((unsigned __int128)n->v[1] * n->v[2] >> 64);
+}
+
+static bool int_arithmetic(const emu_inst *in, int bits, bool sg, lane *n) {
+    int64_t a = (int64_t)n->v[1], b = (int64_t)n->v[2];
+    switch (in->op) {
+    case OP_add:
+        n->r = n->v[1] + n->v[2];
+        return true;
+    case OP_sub:
+        n->r = n->v[1] - n->v[2];
+        return true;
+    case OP_mul:
+        n->r = in->mode == M_HI ? high(n, bits, sg) : n->v[1] * n->v[2];
+        return true;
+    case OP_mad:
+        n->r = (in->mode == M_HI ? high(n, bits, sg) : n->v[1] * n->v[2]) + n->v[3];
+        return true;
+    case OP_div:
+    case OP_rem:
+        if (!b || (sg && b == -1 && a == INT64_MIN)) return false;
+        if (in->op == OP_div)
+            n->r = sg ? (uint64_t)(a / b) : n->v[1] / n->v[2];
+        else
+            n->r = sg ? (uint64_t)(a % b) : n->v[1] % n->v[2];
+        return true;
+    case OP_min:
+        n->r = (sg ? a < b : n->v[1] < n->v[2]) ? n->v[1] : n->v[2];
+        return true;
+    case OP_max:
+        n->r = (sg ? a > b : n->v[1] > n->v[2]) ? n->v[1] : n->v[2];
+        return true;
+    case OP_neg:
+        n->r = 0 - n->v[1];
+        return true;
+    case OP_abs:
+        n->r = a < 0 ? 0 - n->v[1] : n->v[1];
+        return true;
+    default:
+        return false;
+    }
+}
+
+static uint64_t field(const lane *n, int bits, bool sg) { /* bfe */
+    uint32_t at = n->v[2] & 255, len = n->v[3] & 255;
+    bool minus = sg && (int64_t)n->v[1] < 0;
+    uint64_t v = at >= (uint32_t)bits ? (minus ? ~0ull : 0)
+                 : sg                 ? (uint64_t)((int64_t)n->v[1] >> at)
+                                      : n->v[1] >> at;
+    if (len >= 64) return v;
+    uint64_t low = v & ((1ull << len) - 1);
+    return sg && len && v >> (len - 1) & 1 ? low | ~0ull << len : low;
+}
+
+static uint64_t insert(const lane *n) { /* bfi */
+    uint32_t at = n->v[3] & 255, len = n->v[4] & 255;
+    uint64_t mask = len >= 64 ? ~0ull : (1ull << len) - 1;
+    if (at >= 64) return n->v[2];
+    return (n->v[2] & ~(mask << at)) | ((n->v[1] & mask) << at);
+}
+
+static uint64_t permute(const lane *n) {
+    uint64_t both = (n->v[1] & 0xffffffffu) | n->v[2] << 32, r = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t s = (uint32_t)(n->v[3] >> 4 * i) & 15;
+        uint64_t byte = both >> 8 * (s & 7) & 255;
+        if (s & 8) byte = byte & 0x80 ? 255 : 0;
+        r |= byte << 8 * i;
+    }
+    return r;
+}
+
+static uint64_t funnel(const emu_inst *in, const lane *n) {
+    uint64_t both = (n->v[1] & 0xffffffffu) | n->v[2] << 32;
+    uint32_t by = (uint32_t)n->v[3];
+    by = in->wrap ? by & 31 : by > 32 ? 32 : by;
+    return (in->mode == SHF_RIGHT ? both >> by : both << by >> 32) & 0xffffffffu;
+}
+
+static uint64_t lookup(const lane *n) { /* lop3 */
+    uint64_t r = 0;
+    for (int i = 0; i < 32; i++) {
+        int at =
+            (int)(n->v[1] >> i & 1) << 2 | (int)(n->v[2] >> i & 1) << 1 | (int)(n->v[3] >> i & 1);
+        r |= (n->v[4] >> at & 1) << i;
+    }
+    return r;
+}
+
+static bool bit_op(const emu_inst *in, int bits, bool sg, lane *n) {
+    uint32_t by = (uint32_t)n->v[2], most = (uint32_t)bits;
+    switch (in->op) {
+    case OP_and:
+        return n->r = n->v[1] & n->v[2], true;
+    case OP_or:
+        return n->r = n->v[1] | n->v[2], true;
+    case OP_xor:
+        return n->r = n->v[1] ^ n->v[2], true;
+    case OP_not:
+        return n->r = ~n->v[1], true;
+    case OP_shl:
+        return n->r = by >= most ? 0 : n->v[1] << by, true;
+    case OP_shr:
+        if (sg)
+            n->r = (uint64_t)((int64_t)n->v[1] >> (by >= most ? most - 1 : by));
+        else
+            n->r = by >= most ? 0 : n->v[1] >> by;
+        return true;
+    case OP_popc:
+        return n->r = (uint64_t)__builtin_popcountll(n->v[1]), true;
+    case OP_clz:
+        n->r = n->v[1] ? (uint64_t)(__builtin_clzll(n->v[1]) - (64 - bits)) : (uint64_t)bits;
+        return true;
+    case OP_brev:
+        n->r = 0;
+        for (int i = 0; i < bits; i++) n->r |= (n->v[1] >> i & 1) << (bits - 1 - i);
+        return true;
+    case OP_bfe:
+        return n->r = field(n, bits, sg), true;
+    case OP_bfi:
+        return n->r = insert(n), true;
+    case OP_prmt:
+        return n->r = permute(n), true;
+    case OP_shf:
+        return n->r = funnel(in, n), true;
+    case OP_lop3:
+        return n->r = lookup(n), true;
+    default:
+        return false;
+    }
+}
+
+/* Type of operand i (from 1): shift counts and fields are 32 bits, mad.wide adds 64. */
+static int operand_type(const emu_inst *in, int i) {
+    bool count = (i == 2 && (in->op == OP_shl || in->op == OP_shr)) ||
+                 (i >= 2 && in->op == OP_bfe) || (i >= 3 && in->op == OP_bfi);
+    if (count) return T_U32;
+    if (i == 3 && in->op == OP_mad && in->mode == M_WIDE) return T_U64;
+    return in->type;
+}
+
+emu_outcome emu_alu(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    int t = in->type, bits = emu_type_bytes((emu_type)t) * 8;
+    bool sg = emu_is_signed(t);
+    FOR_LANES(l, x->m) {
+        lane n = {{0}, 0};
+        bool ok;
+        for (int g = 1; g < in->groups && g < 5; g++)
+            n.v[g] = emu_extend(emu_get_lane(x, emu_arg(x, g), l), operand_type(in, g));
+        if (t == T_F16X2 || t == T_BF16X2)
+            ok = packed_lane(in, &n);
+        else if (emu_is_float(t))
+            ok = real_lane(in, t, &n);
+        else
+            ok = int_arithmetic(in, bits, sg, &n) || bit_op(in, bits, sg, &n);
+        if (!ok)
+            return emu_fault(x, l, E_LAUNCH_FAILURE,
+                             "operation %d on type %d: not emulated, or a division by zero", in->op,
+                             t);
+        if (bits == 16 && in->mode != M_WIDE) n.r &= 0xffff;
+        emu_set_lane(x, in->o[0], l, n.r);
+    }
+    return EMU_NEXT;
+}
+
+/* ---- predicates, selection, moves ---- */
+
+static bool compare_real(int c, double a, double b) {
+    bool unordered = a != a || b != b;
+    if (c == C_NUM || c == C_NAN) return unordered == (c == C_NAN);
+    if (unordered) return c >= C_EQU;
+    switch (c >= C_EQU ? c - C_EQU + C_EQ : c) {
+    case C_EQ:
+        return a == b;
+    case C_NE:
+        return a != b;
+    case C_LT:
+        return a < b;
+    case C_LE:
+        return a <= b;
+    case C_GT:
+        return a > b;
+    default:
+        return a >= b;
+    }
+}
+
+static bool compare_int(int c, uint64_t a, uint64_t b, bool sg) {
+    bool less = sg ? (int64_t)a < (int64_t)b : a < b;
+    switch (c) {
+    case C_EQ:
+        return a == b;
+    case C_NE:
+        return a != b;
+    case C_LT:
+        return less;
+    case C_LE:
+        return less || a == b;
+    case C_GT:
+        return !less && a != b;
+    default:
+        return !less;
+    }
+}
+
+emu_outcome emu_setp(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    int t = in->type;
+    uint32_t yes = 0;
+    if (t == T_F16X2 || t == T_BF16X2)
+        return emu_fault(x, 0, E_LAUNCH_FAILURE, "setp of packed halves is not emulated");
+    FOR_LANES(l, x->m) {
+        uint64_t a = emu_extend(emu_get_lane(x, emu_arg(x, 1), l), t);
+        uint64_t b = emu_extend(emu_get_lane(x, emu_arg(x, 2), l), t);
+        bool r = emu_is_float(t) ? compare_real(in->cmp, real(a, t), real(b, t))
+                                 : compare_int(in->cmp, a, b, emu_is_signed(t));
+        yes |= (uint32_t)r << l;
+    }
+    uint32_t no = ~yes, with = in->combine ? emu_pred(x, emu_arg(x, 3)) : 0;
+    if (in->combine == BOOL_AND) {
+        yes &= with;
+        no &= with;
+    } else if (in->combine == BOOL_OR) {
+        yes |= with;
+        no |= with;
+    } else if (in->combine == BOOL_XOR) {
+        yes ^= with;
+        no ^= with;
+    }
+    emu_set_pred(x, in->o[0], yes);
+    if (in->g[0].n == 2) emu_set_pred(x, in->o[1], no);
+    return EMU_NEXT;
+}
+
+emu_outcome emu_logic(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    if (in->type != T_PRED) return emu_alu(x);
+    uint32_t a = emu_pred(x, in->o[1]), b = in->groups > 2 ? emu_pred(x, in->o[2]) : 0;
+    emu_set_pred(x, in->o[0],
+                 in->op == OP_and   ? a & b
+                 : in->op == OP_or  ? a | b
+                 : in->op == OP_xor ? a ^ b
+                                    : ~a);
+    return EMU_NEXT;
+}
+
+emu_outcome emu_selp(emu_ctx *x) {
+    uint32_t p = emu_pred(x, emu_arg(x, 3));
+    FOR_LANES(l, x->m)
+    emu_set_lane(x, x->in->o[0], l, emu_get_lane(x, emu_arg(x, p >> l & 1 ? 1 : 2), l));
+    return EMU_NEXT;
+}
+
+emu_outcome emu_mov(emu_ctx *x) { /* what emu_fast_alu left: predicates, packing, widths */
+    const emu_inst *in = x->in;
+    int bits = emu_type_bytes((emu_type)in->type) * 8, n;
+    if (in->type == T_PRED) {
+        emu_set_pred(x, in->o[0], emu_pred(x, in->o[1]));
+        return EMU_NEXT;
+    }
+    bool unpack = in->g[0].kind == K_VEC, pack = in->g[1].kind == K_VEC;
+    n = unpack ? in->g[0].n : pack ? in->g[1].n : 1;
+    int each = bits / n;
+    uint64_t mask = each == 64 ? ~0ull : (1ull << each) - 1;
+    FOR_LANES(l, x->m) {
+        uint64_t v = emu_get_lane(x, emu_arg(x, 1), l), packed = 0;
+        for (int i = 0; i < n && unpack; i++) emu_set_lane(x, in->o[i], l, v >> each * i & mask);
+        for (int i = 0; i < n && pack; i++)
+            packed |= (emu_get_lane(x, in->o[1 + i], l) & mask) << each * i;
+        if (!unpack) emu_set_lane(x, in->o[0], l, pack ? packed : v & mask);
+    }
+    return EMU_NEXT;
+}
+
+emu_outcome emu_cvta(emu_ctx *x) { /* .to: generic -> offset; without: back */
+    int space = x->in->space;
+    uint64_t base = space == SP_SHARED ? SHARED_BASE : space == SP_LOCAL ? LOCAL_BASE : 0;
+    FOR_LANES(l, x->m) {
+        uint64_t v = emu_get_lane(x, x->in->o[1], l);
+        if (x->in->mode && base) v &= 0xffffffffu;
+        emu_set_lane(x, x->in->o[0], l, x->in->mode ? v : v | base);
+    }
+    return EMU_NEXT;
+}
