@@ -2,7 +2,7 @@
 -- lua/fp8llm/cmd: {summary, usage, text, options, run(opt, words)}.
 local options = require "fp8llm.options"
 
-local commands = {"chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "bench"}
+local commands = {"chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
 
 local function load_command(name)
   for _, known in ipairs(commands) do

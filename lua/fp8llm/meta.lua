@@ -3,12 +3,12 @@
 -- spec/lua/api_spec.lua compares it with the module. Nothing requires this file.
 --
 -- A wrong argument type raises. Everything the world can cause returns nil, a message and a
--- code: ARG NOMEM IO FORMAT UNSUPPORTED DEVICE LIMIT CANCELLED. close() may be called twice,
+-- code: ARG NOMEM IO FORMAT UNSUPPORTED DEVICE LIMIT CANCELLED BUSY. close() may be called twice,
 -- and collecting the object does the same; any later use raises "object is closed". Objects hold
 -- what they need: a sequence keeps its model alive. Token ids and positions are the model's own
 -- numbers and count from 0; tensor indices count from 1.
 
----@alias fp8llm.code "ARG"|"NOMEM"|"IO"|"FORMAT"|"UNSUPPORTED"|"DEVICE"|"LIMIT"|"CANCELLED"
+---@alias fp8llm.code "ARG"|"NOMEM"|"IO"|"FORMAT"|"UNSUPPORTED"|"DEVICE"|"LIMIT"|"CANCELLED"|"BUSY"
 ---@alias fp8llm.ids integer[]
 
 ---@class fp8llm
@@ -550,7 +550,7 @@ function safetensors:close() end
 
 ---@class fp8llm.engine_options
 ---@field max_running? integer completions that hold KV pages at a time (default 256)
----@field max_queued? integer requests that may wait; beyond it submit says LIMIT (default 1024)
+---@field max_queued? integer requests that may wait; beyond it submit says BUSY (default 1024)
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request may be ahead of its reader (default 4096)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
@@ -606,7 +606,7 @@ local engine = {}
 ---@field cache_salt? string prefixes are shared among equal salts only
 ---@field policy? boolean a policy chooses the tokens: see steps
 
----Never blocks. LIMIT: the queue is full, or the prompt does not fit.
+---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit.
 ---@param request fp8llm.request_options
 ---@return fp8llm.request?
 ---@return string? message
@@ -620,7 +620,26 @@ function engine:submit(request) end
 ---@return fun(): integer?, table?, string?, fp8llm.code?
 function engine:map(list, make) end
 
----Iterator over completions of all requests that wait for a policy, until no request is left.
+---@class fp8llm.listen_options
+---@field names? string[] the model's names for clients; another one in a request is refused (default: any)
+---@field policies? string[] names of policies that clients may choose: see step:policy
+---@field max_connections? integer (default 1024)
+---@field max_request_bytes? integer (default 16 MiB)
+---@field drain_ms? integer how long a stop lets generations finish (default 30000)
+---@field signals? boolean SIGTERM and SIGINT stop it; call it from the main thread (default false)
+---@field notify? string where systemd awaits READY=1: os.getenv "NOTIFY_SOCKET"
+
+---Serve clients on a unix socket, from threads of the engine's own; the protocol is in src/serve/serve.h, its
+---client for nginx in lua/resty/fp8llm.lua. While it listens, steps waits for requests to come.
+---@param path string of the socket, at most 90 bytes; "unix:" before it is ignored
+---@param options? fp8llm.listen_options
+---@return true?
+---@return string? message
+---@return fp8llm.code? code
+function engine:listen(path, options) end
+
+---Iterator over completions of all requests that wait for a policy, until no request is left, and none can
+---come through a socket.
 ---@return fun(): fp8llm.step?
 function engine:steps() end
 
@@ -719,5 +738,12 @@ function step:index() end
 ---The number of its request, in the order of submission, from 0.
 ---@return integer
 function step:arrival() end
+
+---The name of the policy that a client of engine:listen chose.
+---@return string?
+function step:policy() end
+
+---End the completion with an error, unless it has been answered.
+function step:fail() end
 
 return fp8llm

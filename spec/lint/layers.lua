@@ -11,7 +11,8 @@ local may = {
   model   = {"util", "formats", "backend"},
   engine  = {"util", "text", "backend", "model"},
   quant   = {"util", "formats", "text", "backend", "model", "engine"},
-  binding = {"util", "formats", "text", "backend", "model", "engine", "quant"},
+  serve   = {"util", "formats", "text", "backend", "model", "engine"},
+  binding = {"util", "formats", "text", "backend", "model", "engine", "quant", "serve"},
 }
 
 -- System headers beyond libc that belong to one folder.

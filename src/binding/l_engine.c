@@ -5,6 +5,7 @@
 #include "binding/l_model.h"
 #include "binding/lua_json.h"
 #include "engine/prompt.h"
+#include "serve/serve.h"
 #include "util/mem.h"
 
 typedef struct lua_engine {
@@ -12,6 +13,8 @@ typedef struct lua_engine {
     fl_tokenizer *tokenizer; /* NULL: the model has none */
     fl_tokenizer_ctx *ctx;
     fl_template *chat, *chat_with_tools;
+    fl_model *model;
+    fl_server *server; /* NULL: listens nowhere */
 } lua_engine;
 
 fl_engine *fl_check_engine(lua_State *L, int idx) {
@@ -21,7 +24,9 @@ fl_engine *fl_check_engine(lua_State *L, int idx) {
 
 static void box_free(lua_engine *b) {
     if (!b) return;
+    fl_server_free(b->server, false);
     if (b->engine) fl_engine_close(b->engine, false);
+    fl_model_unref(b->model);
     fl_engine_unref(b->engine);
     fl_tokenizer_ctx_free(b->ctx);
     fl_tokenizer_unref(b->tokenizer);
@@ -66,6 +71,7 @@ int fl_l_engine_new(lua_State *L) {
     lua_engine *b = fl_alloc(sizeof(*b));
     int rc = b ? open_text(b, t, &err) : fl_fail(&err, FL_E_NOMEM, "engine");
     if (!rc) rc = fl_engine_new(&b->engine, m, t, &o, &err);
+    if (!rc) b->model = fl_model_ref(m);
     if (rc) {
         box_free(b);
         return fl_push_err(L, &err);
@@ -132,6 +138,64 @@ static int l_submit(lua_State *L) {
     return 1;
 }
 
+enum { MAX_NAMES = 64 };
+
+/* A list of at most MAX_NAMES strings as a NULL-terminated array; the table keeps them. */
+static void names_option(lua_State *L, int idx, const char *key, const char **out) {
+    lua_getfield(L, idx, key);
+    if (!lua_isnil(L, -1) && !lua_istable(L, -1))
+        luaL_error(L, "option '%s': list of strings expected", key);
+    const size_t n = lua_isnil(L, -1) ? 0 : lua_rawlen(L, -1);
+    if (n > MAX_NAMES) luaL_error(L, "option '%s': at most %d names expected", key, MAX_NAMES);
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "option '%s': list of strings expected", key);
+        out[i] = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    out[n] = NULL;
+    lua_pop(L, 1);
+}
+
+static const char *const listen_options[] = {"names",    "policies", "max_connections",
+                                             "notify",   "signals",  "max_request_bytes",
+                                             "drain_ms", NULL};
+
+/* eng:listen(path, {names=, policies=, ...}) -> true | nil, message, CODE */
+static int l_listen(lua_State *L) {
+    static const char unix_prefix[] = "unix:";
+    lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
+    const char *path = luaL_checkstring(L, 2), *names[MAX_NAMES + 1], *policies[MAX_NAMES + 1];
+    fl_server_options o = {.names = names, .policies = policies};
+    fl_err err;
+    lua_settop(L, 3);
+    if (lua_isnil(L, 3)) {
+        lua_newtable(L);
+        lua_replace(L, 3);
+    }
+    fl_opt_only(L, 3, listen_options);
+    names_option(L, 3, "names", names);
+    names_option(L, 3, "policies", policies);
+    fl_opt_int(L, 3, "max_connections", &o.max_connections);
+    fl_opt_int(L, 3, "max_request_bytes", &o.max_request_bytes);
+    fl_opt_int(L, 3, "drain_ms", &o.drain_ms);
+    fl_opt_string(L, 3, "notify", &o.notify);
+    fl_opt_bool(L, 3, "signals", &o.signals);
+    if (!strncmp(path, unix_prefix, sizeof(unix_prefix) - 1)) path += sizeof(unix_prefix) - 1;
+    o.path = path;
+    o.tokenizer = b->tokenizer;
+    o.chat = b->chat;
+    o.chat_with_tools = b->chat_with_tools;
+    if (b->server) {
+        fl_fail(&err, FL_E_ARG, "listen: this engine listens already");
+        return fl_push_err(L, &err);
+    }
+    if (fl_server_new(&b->server, b->engine, b->model, &o, &err)) return fl_push_err(L, &err);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
 static void set_number(lua_State *L, const char *key, double v) {
     lua_pushnumber(L, (lua_Number)v);
     lua_setfield(L, -2, key);
@@ -171,7 +235,11 @@ static int l_close(lua_State *L) {
     void **box = fl_box_raw(L, 1, FL_MT_ENGINE);
     lua_engine *b = *box;
     *box = NULL;
-    if (b && lua_toboolean(L, 2)) fl_engine_close(b->engine, true);
+    if (b && lua_toboolean(L, 2)) {
+        fl_server_free(b->server, true);
+        b->server = NULL;
+        fl_engine_close(b->engine, true);
+    }
     box_free(b);
     return 0;
 }
@@ -193,8 +261,9 @@ static int l_map(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"submit", l_submit}, {"map", l_map},     {"steps", fl_l_engine_steps}, {"stats", l_stats},
-    {"fd", l_fd},         {"close", l_close}, {"clear_fd", l_clear_fd},     {NULL, NULL}};
+    {"submit", l_submit},         {"listen", l_listen},     {"map", l_map},
+    {"steps", fl_l_engine_steps}, {"stats", l_stats},       {"fd", l_fd},
+    {"close", l_close},           {"clear_fd", l_clear_fd}, {NULL, NULL}};
 
 void fl_register_engine(lua_State *L) {
     fl_class(L, FL_MT_ENGINE, methods, NULL, l_close);

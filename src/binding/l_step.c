@@ -75,6 +75,14 @@ static int l_stop(lua_State *L) {
     return 1;
 }
 
+/* step:fail() ends the completion with an error; nothing when it has been answered */
+static int l_fail(lua_State *L) {
+    lua_step *s = check_step(L);
+    if (!s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
+    s->answered = true;
+    return 0;
+}
+
 static void release_request(void *r) {
     fl_request_unref(r);
 }
@@ -113,6 +121,16 @@ static int l_arrival(lua_State *L) {
     return 1;
 }
 
+/* step:policy() -> name of the policy a socket client chose, or nil */
+static int l_policy(lua_State *L) {
+    const fl_text *name = &fl_request_params(check_step(L)->parked.request)->policy_name;
+    if (name->data)
+        lua_pushlstring(L, name->data, name->len);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
 /* A step that nobody answered and nobody can answer any more ends its completion. */
 static int l_gc(lua_State *L) {
     void **box = fl_box_raw(L, 1, FL_MT_STEP);
@@ -134,8 +152,9 @@ static int l_get(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"accept", l_accept},   {"sample", l_sample},   {"stop", l_stop}, {"index", l_index},
-    {"history", l_history}, {"arrival", l_arrival}, {NULL, NULL}};
+    {"accept", l_accept}, {"sample", l_sample},   {"stop", l_stop},
+    {"index", l_index},   {"history", l_history}, {"arrival", l_arrival},
+    {"policy", l_policy}, {"fail", l_fail},       {NULL, NULL}};
 
 void fl_register_step(lua_State *L) {
     fl_class(L, FL_MT_STEP, methods, NULL, l_gc);

@@ -9,6 +9,7 @@
 #include "engine/engine_priv.h"
 #include "util/mem.h"
 #include "util/num.h"
+#include "util/thread.h"
 
 double fl_engine_now(void) {
     struct timespec t;
@@ -54,7 +55,7 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     fl_engine *e = fl_alloc(sizeof(*e));
     if (!e) return fl_fail(err, FL_E_NOMEM, "engine");
     atomic_init(&e->refs, 1);
-    e->fd = -1;
+    e->fd = e->attached = -1;
     e->model = fl_model_ref(m);
     e->tokenizer = t ? fl_tokenizer_ref(t) : NULL;
     e->owner = getpid();
@@ -120,11 +121,23 @@ void fl_engine_clear_fd(fl_engine *e) {
     }
 }
 
-void fl_engine_notify(fl_engine *e, fl_request *r) {
-    uint64_t one = 1;
-    pthread_cond_broadcast(&r->news);
-    while (write(e->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+static void signal_fd(int fd) {
+    const uint64_t one = 1;
+    while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
+}
+
+void fl_engine_notify(fl_engine *e, fl_request *r) {
+    pthread_cond_broadcast(&r->news);
+    signal_fd(e->fd);
+    if (e->attached >= 0) signal_fd(e->attached);
+}
+
+void fl_engine_attach(fl_engine *e, int fd) {
+    pthread_mutex_lock(&e->lock);
+    e->attached = fd;
+    pthread_cond_broadcast(&e->parked);
+    pthread_mutex_unlock(&e->lock);
 }
 
 static int check_owner(const fl_engine *e, fl_err *err) {
@@ -228,8 +241,8 @@ static void truncate_prompt(fl_submission *s) {
 
 static int start_thread(fl_engine *e, fl_err *err) {
     if (e->started) return FL_OK;
-    int rc = pthread_create(&e->thread, NULL, fl_engine_thread, e);
-    if (rc) return fl_fail(err, FL_E_NOMEM, "engine thread: %s", strerror(rc));
+    int rc = fl_thread_start(&e->thread, fl_engine_thread, e, "fp8-engine", err);
+    if (rc) return rc;
     e->started = true;
     return FL_OK;
 }
@@ -240,7 +253,7 @@ static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
     if (e->closing)
         rc = fl_fail(err, FL_E_CANCELLED, "engine is closed");
     else if (e->n_queued >= e->options.max_queued)
-        rc = fl_fail(err, FL_E_LIMIT, "queue: %lld requests wait, limit %lld",
+        rc = fl_fail(err, FL_E_BUSY, "queue: %lld requests wait, limit %lld",
                      (long long)e->n_queued, (long long)e->options.max_queued);
     if (!rc) rc = start_thread(e, err);
     if (!rc) {
@@ -376,6 +389,20 @@ void fl_request_wait_end(fl_request *r) {
     pthread_mutex_unlock(&r->engine->lock);
 }
 
+void fl_request_collect(fl_request *r) {
+    pthread_mutex_lock(&r->engine->lock);
+    r->wants_all = true;
+    pthread_cond_signal(&r->engine->work);
+    pthread_mutex_unlock(&r->engine->lock);
+}
+
+bool fl_request_ended(fl_request *r) {
+    pthread_mutex_lock(&r->engine->lock);
+    bool ended = r->n_done == r->params.n;
+    pthread_mutex_unlock(&r->engine->lock);
+    return ended;
+}
+
 void fl_request_usage(fl_request *r, fl_usage *out) {
     pthread_mutex_lock(&r->engine->lock);
     *out = (fl_usage){.prompt_tokens = r->n_prompt, .cached_tokens = r->cached_tokens};
@@ -387,6 +414,10 @@ void fl_request_usage(fl_request *r, fl_usage *out) {
 
 const fl_params *fl_request_params(const fl_request *r) {
     return &r->params;
+}
+const int32_t *fl_request_prompt(const fl_request *r, int64_t *n) {
+    *n = r->n_prompt;
+    return r->prompt;
 }
 const fl_err *fl_request_error(const fl_request *r) {
     return &r->error;

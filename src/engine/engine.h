@@ -15,7 +15,7 @@ typedef struct fl_request fl_request;
 
 typedef struct fl_engine_options { /* 0: the default */
     int64_t max_running;           /* completions that hold KV pages; 256              */
-    int64_t max_queued;            /* requests not begun; beyond FL_E_LIMIT; 1024      */
+    int64_t max_queued;            /* requests not begun; beyond FL_E_BUSY; 1024       */
     int64_t max_step_tokens;       /* rows of a step; the model's max_step_rows        */
     int64_t max_unread;            /* tokens ahead of the reader before it pauses; 4096 */
     int64_t policy_timeout_ms;     /* silence of a policy that ends its request; 30000 */
@@ -31,6 +31,9 @@ void fl_engine_unref(fl_engine *e); /* requests count one each; close comes befo
 void fl_engine_close(fl_engine *e, bool drain);
 int fl_engine_fd(const fl_engine *e); /* an eventfd: readable when any request has news */
 void fl_engine_clear_fd(fl_engine *e);
+/* A server brings requests from now on: news also goes to its eventfd, and
+ * fl_engine_next_parked waits when there is no request.  fd -1: it has gone. */
+void fl_engine_attach(fl_engine *e, int fd);
 
 typedef struct fl_submission {
     const fl_params *params; /* copied; its lists are in the arena */
@@ -40,8 +43,8 @@ typedef struct fl_submission {
 } fl_submission;
 
 /* One reference for the caller.  FL_E_ARG: empty prompt, ids outside the vocabulary, stop
- * texts without a tokenizer; FL_E_LIMIT: queue full, or the prompt fills the context or
- * the whole KV pool.  The arena is the engine's from the call on, also on failure. */
+ * texts without a tokenizer; FL_E_BUSY: queue full; FL_E_LIMIT: the prompt fills the context
+ * or the whole KV pool.  The arena is the engine's from the call on, also on failure. */
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err);
 fl_request *fl_request_ref(fl_request *r);
 void fl_request_unref(fl_request *r);              /* a request nobody holds is cancelled */
@@ -87,6 +90,9 @@ int fl_request_read(fl_request *r, fl_update *u, fl_read_result *result, fl_err 
 /* Until there is something to read, or ms passed (< 0: for ever). */
 bool fl_request_wait(fl_request *r, int64_t ms);
 void fl_request_wait_end(fl_request *r); /* until every completion has ended; counts as reading */
+void fl_request_collect(
+    fl_request *r);                   /* nobody reads before the end: it never waits for a reader */
+bool fl_request_ended(fl_request *r); /* every completion has */
 
 typedef struct fl_usage {
     int64_t prompt_tokens, completion_tokens, cached_tokens;
@@ -94,7 +100,8 @@ typedef struct fl_usage {
 } fl_usage;
 void fl_request_usage(fl_request *r, fl_usage *out);
 const fl_params *fl_request_params(const fl_request *r);
-const fl_err *fl_request_error(const fl_request *r); /* after FL_FINISH_ERROR */
+const int32_t *fl_request_prompt(const fl_request *r, int64_t *n); /* ids, while r lives */
+const fl_err *fl_request_error(const fl_request *r);               /* after FL_FINISH_ERROR */
 /* Prompt log-probabilities, complete once a completion has its first token; entry 0 is 0. */
 const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64_t *n);
 
@@ -108,7 +115,8 @@ typedef struct fl_parked {
     int32_t n;
 } fl_parked;
 /* Waits for a parked completion that has not been handed out yet, of `only` or (NULL) of
- * all; false when there can be none any more: that request, or all, have ended. */
+ * all; false when there can be none any more: that request, or all, have ended and no server
+ * is attached. */
 bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out);
 /* id < 0: sample from the row as it is now with the request's sampler.  *chosen and
  * *logprob may be NULL.  FL_E_ARG: stale ticket, id outside the vocabulary. */

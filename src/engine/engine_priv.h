@@ -18,7 +18,7 @@ struct fl_engine {
     int n_eos;
     int64_t capacity; /* tokens one completion can have: context and pool bound it */
     pid_t owner;
-    int fd;
+    int fd, attached; /* attached: the eventfd of a server, or -1; under the lock */
 
     /* The lock covers what follows up to `thread`, and the outputs of all requests. */
     pthread_mutex_t lock;

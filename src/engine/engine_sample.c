@@ -139,7 +139,7 @@ static bool hand_parked(fl_engine *e, fl_request *only, fl_parked *out) {
 
 static bool may_park(const fl_engine *e, const fl_request *only) {
     if (only) return only->n_done < only->params.n;
-    return e->n_active || e->queue;
+    return e->n_active || e->queue || e->attached >= 0;
 }
 
 bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out) {

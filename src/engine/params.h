@@ -41,6 +41,7 @@ typedef struct fl_params {
     int64_t priority;               /* lower runs first                          */
     fl_text cache_salt;
     bool policy;
+    fl_text policy_name; /* not in the table: a server sets it; {NULL, 0}: none */
 } fl_params;
 
 /* Read the members of `object`; a member that is null counts as absent.  Members in

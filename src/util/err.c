@@ -29,8 +29,8 @@ int fl_fail_in(fl_err *err, const char *fmt, ...) {
 }
 
 const char *fl_code_name(int code) {
-    static const char *const name[] = {"OK",          "ARG",    "NOMEM", "IO",       "FORMAT",
-                                       "UNSUPPORTED", "DEVICE", "LIMIT", "CANCELLED"};
+    static const char *const name[] = {"OK",          "ARG",    "NOMEM", "IO",        "FORMAT",
+                                       "UNSUPPORTED", "DEVICE", "LIMIT", "CANCELLED", "BUSY"};
     int i = -code;
     return i >= 0 && i < (int)(sizeof(name) / sizeof(name[0])) ? name[i] : "UNKNOWN";
 }

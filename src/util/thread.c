@@ -1,7 +1,7 @@
 #include "util/thread.h"
 
-#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -34,6 +34,17 @@ struct fl_team {
     int size, active;
     worker workers[];
 };
+
+int fl_thread_start(pthread_t *out, void *(*fn)(void *), void *arg, const char *name, fl_err *err) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(out, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc) return fl_fail(err, FL_E_NOMEM, "thread %s: %s", name, strerror(rc));
+    pthread_setname_np(*out, name);
+    return FL_OK;
+}
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -110,10 +121,10 @@ int fl_team_new(fl_team **out, int threads, fl_err *err) {
         worker *w = &t->workers[i];
         w->team = t;
         w->member = i;
-        int e = pthread_create(&w->thread, NULL, work, w);
-        if (e) {
+        int rc = fl_thread_start(&w->thread, work, w, "fp8-compute", err);
+        if (rc) {
             fl_team_free(t);
-            return fl_fail(err, FL_E_NOMEM, "thread %d of %d: %s", i + 1, threads, strerror(e));
+            return rc;
         }
         t->size++;
     }

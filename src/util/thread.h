@@ -7,9 +7,14 @@
 #ifndef FL_UTIL_THREAD_H
 #define FL_UTIL_THREAD_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "util/err.h"
+
+/* A thread with all signals blocked, so that they reach the threads of the host program;
+ * name: at most 15 bytes, for people who look at the process. */
+int fl_thread_start(pthread_t *out, void *(*fn)(void *), void *arg, const char *name, fl_err *err);
 
 typedef struct fl_team fl_team;
 

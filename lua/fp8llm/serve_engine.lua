@@ -1,0 +1,45 @@
+--- The engine process of `fp8llm serve`: one model behind a unix socket, until SIGTERM or SIGINT.
+local common = require "fp8llm.cmd.common"
+local must = common.must
+
+local function log(...) io.stderr:write("fp8llm: ", string.format(...), "\n") end
+
+-- NAME=module: the operator's, required here; it returns function(step), which answers the step.
+local function load_policies(list)
+  local policies, names = {}, {}
+  for _, text in ipairs(list or {}) do
+    local name, module = text:match "^([%w_.-]+)=(.+)$"
+    if not name then common.usage("--policy: NAME=module expected, got '%s'", text) end
+    local ok, policy = pcall(require, module)
+    if not ok then common.fail("--policy %s: %s", name, policy) end
+    if type(policy) ~= "function" then common.fail("--policy %s: module %s returns no function", name, module) end
+    if not policies[name] then names[#names + 1] = name end
+    policies[name] = policy
+  end
+  return policies, names
+end
+
+-- A policy that fails ends its own request, nobody else's.
+local function answer(policies, step)
+  local ok, trouble = pcall(policies[step:policy()], step)
+  if not ok then log("policy %s: %s", step:policy(), tostring(trouble)) end
+  step:fail()
+end
+
+--- options: those of the command, see fp8llm.cmd.serve; names: what clients may call the model.
+return function(dir, socket, names, opt)
+  local policies, policy_names = load_policies(opt.policy)
+  opt.kv_tokens = opt.kv_tokens or 4 * (opt.context or 8192)
+  local model = common.load(dir, opt)
+  local engine = must(model:engine {
+    max_running = opt.max_running, max_queued = opt.max_queued, policy_timeout_ms = opt.policy_timeout_ms,
+  })
+  must(engine:listen(socket, {
+    names = names, policies = policy_names, signals = true, notify = os.getenv "NOTIFY_SOCKET",
+    drain_ms = opt.drain and opt.drain * 1000,
+  }))
+  log("%s listens on %s", names[1], socket)
+  for step in engine:steps() do answer(policies, step) end
+  engine:close()
+  log("%s has ended", names[1])
+end

@@ -1,0 +1,191 @@
+/* Requests that generate nothing: counting tokens, facts, figures. */
+#include <string.h>
+
+#include "serve/serve_priv.h"
+#include "util/mem.h"
+
+static int answer_health(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    (void)s;
+    (void)body;
+    (void)why;
+    fl_bytes_puts(out, "{\"status\":\"ok\"}\n");
+    return FL_OK;
+}
+
+static void put_names(fl_bytes *out, const char *key, char *const *names) {
+    fl_bytes_printf(out, "\"%s\":[", key);
+    for (size_t i = 0; names[i]; i++) {
+        if (i) fl_bytes_putc(out, ',');
+        fl_put_text(out, names[i], strlen(names[i]));
+    }
+    fl_bytes_puts(out, "],");
+}
+
+static int answer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    (void)body;
+    (void)why;
+    fl_bytes_putc(out, '{');
+    put_names(out, "names", s->names);
+    put_names(out, "policies", s->policies);
+    fl_bytes_puts(out, "\"quantization\":");
+    fl_put_text(out, s->info.quantization, strlen(s->info.quantization));
+    fl_bytes_printf(
+        out, ",\"context\":%lld,\"kv_tokens\":%lld,\"parameters\":%lld,\"vocab_size\":%lld}\n",
+        (long long)s->info.context, (long long)s->info.kv_tokens, (long long)s->info.n_parameters,
+        (long long)fl_model_config(s->model)->vocab_size);
+    return FL_OK;
+}
+
+static void put_count(fl_bytes *out, const char *name, uint64_t v) {
+    fl_bytes_printf(out, "\"%s\":%llu,", name, (unsigned long long)v);
+}
+
+static int answer_stats(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    fl_engine_stats e;
+    fl_server_stats own;
+    (void)body;
+    (void)why;
+    fl_engine_stats_get(s->engine, &e);
+    pthread_mutex_lock(&s->lock);
+    own = s->stats;
+    pthread_mutex_unlock(&s->lock);
+    fl_bytes_putc(out, '{');
+    put_count(out, "connections", (uint64_t)own.connections);
+    put_count(out, "generations", (uint64_t)own.generations);
+    put_count(out, "server_requests", own.requests);
+    put_count(out, "refused", own.refused);
+    put_count(out, "busy", own.busy);
+    put_count(out, "running", (uint64_t)e.running);
+    put_count(out, "queued", (uint64_t)e.queued);
+    put_count(out, "parked", (uint64_t)e.parked);
+    put_count(out, "requests", e.requests);
+    put_count(out, "finished", e.finished);
+    put_count(out, "steps", e.steps);
+    put_count(out, "prompt_tokens", e.prompt_tokens);
+    put_count(out, "cached_tokens", e.cached_tokens);
+    put_count(out, "output_tokens", e.output_tokens);
+    put_count(out, "preemptions", e.preemptions);
+    fl_bytes_printf(out, "\"step_s\":%.6f,\"schedule_s\":%.6f}\n", e.step_s, e.schedule_s);
+    return FL_OK;
+}
+
+static int need_tokenizer(const fl_server *s, fl_refusal *why) {
+    return s->prompter.tokenizer
+               ? FL_OK
+               : fl_fail(&why->err, FL_E_UNSUPPORTED, "the model has no tokenizer");
+}
+
+static const fl_jv *member(const fl_jv *body, const char *name) {
+    const fl_jv *v = body ? fl_jv_get(body, name) : NULL;
+    return v && v->kind != FL_JV_NULL ? v : NULL;
+}
+
+static void put_token_texts(fl_bytes *out, const fl_tokenizer *t, const int32_t *ids, size_t n) {
+    fl_bytes_puts(out, ",\"token_strs\":[");
+    for (size_t i = 0; i < n; i++) {
+        size_t length = 0;
+        const char *piece = fl_tokenizer_piece(t, ids[i], &length);
+        if (i) fl_bytes_putc(out, ',');
+        fl_put_text(out, piece, length);
+    }
+    fl_bytes_putc(out, ']');
+}
+
+/* {"prompt": text, "add_special_tokens": true} or {"messages": [...], ...}, and
+ * "return_token_strs". */
+static int answer_tokenize(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    fl_arena arena = {0};
+    const int32_t *ids = NULL;
+    size_t n = 0;
+    int rc = need_tokenizer(s, why);
+    if (rc) return rc;
+    const fl_jv *messages = member(body, "messages"), *texts = member(body, "return_token_strs");
+    if (!messages && !member(body, "prompt")) {
+        why->param = "prompt";
+        return fl_fail(&why->err, FL_E_ARG, "prompt: need a text, or messages");
+    }
+    why->param = messages ? "messages" : "prompt";
+    rc = fl_prompt_encode(&s->prompter, body, &arena, &ids, &n, &why->err);
+    if (!rc) {
+        fl_bytes_printf(out, "{\"count\":%zu,\"max_model_len\":%lld,\"tokens\":[", n,
+                        (long long)s->info.context);
+        fl_put_ids(out, ids, (int64_t)n);
+        fl_bytes_putc(out, ']');
+        if (texts && texts->kind == FL_JV_BOOL && texts->boolean)
+            put_token_texts(out, s->prompter.tokenizer, ids, n);
+        fl_bytes_puts(out, "}\n");
+    }
+    fl_arena_free(&arena);
+    return rc;
+}
+
+/* {"tokens": [ids]} */
+static int answer_detokenize(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    const fl_jv *tokens = member(body, "tokens");
+    const fl_tokenizer *t = s->prompter.tokenizer;
+    fl_bytes text = {0};
+    int rc = need_tokenizer(s, why);
+    if (rc) return rc;
+    why->param = "tokens";
+    if (!tokens || tokens->kind != FL_JV_ARRAY)
+        return fl_fail(&why->err, FL_E_ARG, "tokens: need a list of ids");
+    int32_t *ids = fl_alloc_array(tokens->n + 1, sizeof(*ids));
+    if (!ids) return fl_fail(&why->err, FL_E_NOMEM, "tokens: %u", tokens->n);
+    for (uint32_t i = 0; !rc && i < tokens->n; i++) {
+        const fl_jv *v = &tokens->items[i];
+        if (v->kind != FL_JV_INT || v->integer < 0 || v->integer >= fl_tokenizer_size(t))
+            rc = fl_fail(&why->err, FL_E_ARG, "tokens: element %u is no id below %d", i,
+                         fl_tokenizer_size(t));
+        else
+            ids[i] = (int32_t)v->integer;
+    }
+    if (!rc) rc = fl_tokenizer_decode(t, ids, tokens->n, false, &text, &why->err);
+    if (!rc && text.failed) rc = fl_fail(&why->err, FL_E_NOMEM, "tokens: their text");
+    if (!rc) {
+        fl_bytes_puts(out, "{\"prompt\":");
+        fl_put_text(out, text.data, text.len);
+        fl_bytes_puts(out, "}\n");
+    }
+    fl_bytes_free(&text);
+    fl_free(ids);
+    return rc;
+}
+
+/* The named special tokens and the chat template. */
+static int answer_tokenizer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    const fl_tokenizer *t = s->prompter.tokenizer;
+    int rc = need_tokenizer(s, why);
+    (void)body;
+    if (rc) return rc;
+    const char *source = fl_tokenizer_chat_template(t, NULL);
+    fl_bytes_printf(out, "{\"vocab_size\":%d,\"chat_template\":", fl_tokenizer_size(t));
+    if (source)
+        fl_put_text(out, source, strlen(source));
+    else
+        fl_bytes_puts(out, "null");
+    for (size_t i = 0; i < fl_tokenizer_n_named(t); i++) {
+        const char *value, *name = fl_tokenizer_named(t, i, &value);
+        fl_bytes_putc(out, ',');
+        fl_put_text(out, name, strlen(name));
+        fl_bytes_putc(out, ':');
+        fl_put_text(out, value, strlen(value));
+    }
+    fl_bytes_puts(out, "}\n");
+    return FL_OK;
+}
+
+int fl_answer(fl_server *s, const char *op, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
+    static const struct {
+        const char *op;
+        int (*answer)(fl_server *, const fl_jv *, fl_bytes *, fl_refusal *);
+    } answers[] = {
+        {"health", answer_health},         {"info", answer_info},
+        {"stats", answer_stats},           {"tokenize", answer_tokenize},
+        {"detokenize", answer_detokenize}, {"tokenizer_info", answer_tokenizer_info},
+    };
+    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+        if (!strcmp(op, answers[i].op)) return answers[i].answer(s, body, out, why);
+    }
+    why->param = "op";
+    return fl_fail(&why->err, FL_E_ARG, "op: '%.40s' is not known", op);
+}

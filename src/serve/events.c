@@ -1,0 +1,182 @@
+/* Events of a generation: what the engine has made since the last ones. */
+#include <math.h>
+#include <string.h>
+
+#include "serve/serve_priv.h"
+#include "util/mem.h"
+#include "util/num.h"
+
+/* Tokens that an event shows, some of the prompt before those of the completion. */
+typedef struct run {
+    const int32_t *ids;
+    const float *logprob; /* NULL: not asked for */
+    const fl_top *top;    /* [n * n_top] */
+    int64_t n, n_top;
+    bool prompt; /* the first has no log-probability: nothing stands before it */
+} run;
+
+/* JSON has no infinity: a token that could not be chosen gets what vLLM writes. */
+static void put_logprob(fl_bytes *out, float v) {
+    fl_bytes_printf(out, "%.9g", isfinite(v) ? (double)v : -9999.0);
+}
+
+static void put_top(fl_bytes *out, const fl_tokenizer *t, const fl_top *top, int64_t n) {
+    fl_bytes_putc(out, '[');
+    for (int64_t i = 0; i < n && top[i].id >= 0; i++) {
+        fl_bytes_printf(out, i ? ",[%d," : "[%d,", top[i].id);
+        put_logprob(out, top[i].logprob);
+        fl_bytes_putc(out, ',');
+        fl_put_token(out, t, top[i].id);
+        fl_bytes_putc(out, ']');
+    }
+    fl_bytes_putc(out, ']');
+}
+
+typedef enum { TOKENS, LOGPROBS, TEXTS, TOPS } column;
+
+static void put_cell(fl_bytes *out, const fl_tokenizer *t, const run *r, int64_t i, column what) {
+    const bool unknown = r->prompt && i == 0;
+    if (what == TOKENS)
+        fl_bytes_printf(out, "%d", r->ids[i]);
+    else if (what == TEXTS)
+        fl_put_token(out, t, r->ids[i]);
+    else if (unknown)
+        fl_bytes_puts(out, "null");
+    else if (what == LOGPROBS)
+        put_logprob(out, r->logprob[i]);
+    else
+        put_top(out, t, r->top + i * r->n_top, r->n_top);
+}
+
+static void put_column(fl_bytes *out, const fl_tokenizer *t, const run runs[2], column what) {
+    static const char *const name[] = {"\"t\":[", ",\"lp\":[", ",\"s\":[", ",\"top\":["};
+    bool first = true;
+    fl_bytes_puts(out, name[what]);
+    for (int k = 0; k < 2; k++) {
+        for (int64_t i = 0; i < runs[k].n; i++) {
+            if (!first) fl_bytes_putc(out, ',');
+            first = false;
+            put_cell(out, t, &runs[k], i, what);
+        }
+    }
+    fl_bytes_putc(out, ']');
+}
+
+static void put_usage(fl_bytes *out, const fl_generation *g) {
+    fl_usage all = {0};
+    for (int64_t i = 0; i < g->n_requests; i++) {
+        fl_usage u;
+        fl_request_usage(g->requests[i], &u);
+        all.prompt_tokens += u.prompt_tokens;
+        all.completion_tokens += u.completion_tokens;
+        all.cached_tokens += u.cached_tokens;
+        if (!i || u.first_token_s < all.first_token_s) all.first_token_s = u.first_token_s;
+        if (u.total_s > all.total_s) all.total_s = u.total_s;
+    }
+    fl_bytes_printf(out,
+                    ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
+                    "\"cached_tokens\":%lld,\"first_token_s\":%.6f,\"total_s\":%.6f}",
+                    (long long)all.prompt_tokens, (long long)all.completion_tokens,
+                    (long long)all.cached_tokens, all.first_token_s, all.total_s);
+}
+
+static void put_finish(fl_bytes *out, fl_generation *g, fl_request *r, const fl_update *u) {
+    fl_bytes_printf(out, ",\"fin\":\"%s\"", fl_finish_name(u->finish));
+    if (u->stop_id >= 0) fl_bytes_printf(out, ",\"reason\":%d", u->stop_id);
+    if (u->stop_text.data) {
+        fl_bytes_puts(out, ",\"reason\":");
+        fl_put_text(out, u->stop_text.data, u->stop_text.len);
+    }
+    if (u->finish == FL_FINISH_ERROR) {
+        const fl_err *err = fl_request_error(r);
+        fl_bytes_printf(out, ",\"code\":\"%s\",\"message\":", fl_code_name(err->code));
+        fl_put_text(out, err->msg, strlen(err->msg));
+    }
+    if (--g->n_unfinished == 0) put_usage(out, g);
+}
+
+static run prompt_run(fl_request *r) {
+    const fl_top *top;
+    int64_t n;
+    run p = {.prompt = true};
+    p.ids = fl_request_prompt(r, &p.n);
+    p.logprob = fl_request_prompt_logprobs(r, &top, &n);
+    p.top = top;
+    p.n_top = fl_max_i64(fl_request_params(r)->prompt_logprobs, 0);
+    return p;
+}
+
+/* "d": the text of the prompt, when it is shown, and the new text. */
+static void put_new_text(fl_bytes *out, const fl_tokenizer *t, const fl_request *r, const run *p,
+                         const fl_text *text) {
+    fl_bytes all = {0};
+    if (!p->n || !t) {
+        fl_put_text(out, text->data, text->len);
+        return;
+    }
+    fl_tokenizer_decode(t, p->ids, (size_t)p->n, fl_request_params(r)->skip_special_tokens, &all,
+                        NULL);
+    fl_bytes_put(&all, text->data, text->len);
+    fl_put_text(out, all.data, all.len);
+    out->failed = out->failed || all.failed;
+    fl_bytes_free(&all);
+}
+
+static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
+    fl_generation *g = &c->generation;
+    fl_request *r = g->requests[k];
+    const int64_t choice = k * g->n + u->index;
+    const fl_tokenizer *t = s->prompter.tokenizer;
+    run runs[2] = {{0}, {u->ids, u->logprob, u->top, u->n, u->n_top, false}};
+    fl_text text = {u->text.data, u->text.len};
+    if (g->hide_output) {
+        runs[1].n = 0;
+        text = (fl_text){NULL, 0};
+    }
+    if (g->echo && !g->written[choice] && u->finish != FL_FINISH_ERROR) runs[0] = prompt_run(r);
+    g->written[choice] = true;
+    fl_bytes_printf(&c->out, "{\"i\":%lld,", (long long)choice);
+    put_column(&c->out, t, runs, TOKENS);
+    if (fl_request_params(r)->logprobs >= 0) {
+        put_column(&c->out, t, runs, LOGPROBS);
+        put_column(&c->out, t, runs, TEXTS);
+        if (u->n_top) put_column(&c->out, t, runs, TOPS);
+    }
+    fl_bytes_puts(&c->out, ",\"d\":");
+    put_new_text(&c->out, t, r, &runs[0], &text);
+    if (u->finish) put_finish(&c->out, g, r, u);
+    fl_bytes_puts(&c->out, "}\n");
+}
+
+/* Everything that request k has for its reader. */
+static void write_news(fl_server *s, fl_conn *c, int64_t k) {
+    fl_generation *g = &c->generation;
+    while (c->out.len < FL_SERVE_OUT_BYTES) {
+        fl_read_result result;
+        if (fl_request_read(g->requests[k], &g->update, &result, NULL)) c->out.failed = true;
+        if (c->out.failed || result != FL_READ_UPDATE) return;
+        put_event(s, c, k, &g->update);
+    }
+}
+
+/* All completions of request k, once it has ended. */
+static void write_whole(fl_server *s, fl_conn *c, int64_t k) {
+    fl_generation *g = &c->generation;
+    if (g->written[k * g->n] || !fl_request_ended(g->requests[k])) return;
+    for (int64_t i = 0; i < g->n; i++) {
+        if (fl_request_result(g->requests[k], i, &g->update, NULL)) c->out.failed = true;
+        if (c->out.failed) return;
+        put_event(s, c, k, &g->update);
+    }
+}
+
+bool fl_events_write(fl_server *s, fl_conn *c) {
+    fl_generation *g = &c->generation;
+    for (int64_t k = 0; k < g->n_requests; k++) {
+        if (g->stream)
+            write_news(s, c, k);
+        else
+            write_whole(s, c, k);
+    }
+    return g->n_unfinished == 0;
+}

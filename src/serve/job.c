@@ -1,0 +1,265 @@
+/* The worker: reads a request, and answers it or starts its generation. */
+#include <string.h>
+#include <time.h>
+
+#include "serve/serve_priv.h"
+#include "util/mem.h"
+
+enum { MINUTE = 60, MAX_KEY_BYTES = 128, LIST_MIB = 256 };
+
+typedef struct envelope {
+    const char *op;
+    fl_jv body;
+    bool has_body;
+    fl_text key; /* {NULL, 0}: none */
+    int64_t max_running, tokens_per_minute;
+} envelope;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int read_limit(const fl_jv *key, const char *name, int64_t *out, fl_err *err) {
+    const fl_jv *v = fl_jv_get(key, name);
+    if (!v) return FL_OK;
+    if (v->kind != FL_JV_INT || v->integer < 0)
+        return fl_fail(err, FL_E_ARG, "key: %s: need an integer of at least 0", name);
+    *out = v->integer;
+    return FL_OK;
+}
+
+static int read_key(envelope *e, const fl_jv *key, fl_err *err) {
+    const fl_jv *name = fl_jv_get(key, "name");
+    if (!name || name->kind != FL_JV_STRING || !name->string.len ||
+        name->string.len > MAX_KEY_BYTES)
+        return fl_fail(err, FL_E_ARG, "key: name: need a text of 1 to %d bytes", MAX_KEY_BYTES);
+    e->key = (fl_text){name->string.data, name->string.len};
+    int rc = read_limit(key, "max_running", &e->max_running, err);
+    return rc ? rc : read_limit(key, "tokens_per_minute", &e->tokens_per_minute, err);
+}
+
+static int read_envelope(envelope *e, const fl_conn *c, fl_arena *arena, fl_err *err) {
+    const char *line = c->in.data;
+    fl_jv v;
+    int rc = fl_jv_parse(&v, arena, line + c->count, c->line - c->count, "request", err);
+    if (rc) return rc;
+    const fl_jv *op = fl_jv_get(&v, "op"), *key = fl_jv_get(&v, "key");
+    const fl_jv *body = fl_jv_get(&v, "body");
+    if (!op || op->kind != FL_JV_STRING) return fl_fail(err, FL_E_ARG, "request: need an op");
+    *e = (envelope){.op = op->string.data, .has_body = body || c->count};
+    if (key && (rc = read_key(e, key, err))) return rc;
+    if (c->count) return fl_jv_parse(&e->body, arena, line + c->line, c->body, "body", err);
+    if (body) e->body = *body;
+    return FL_OK;
+}
+
+/* With the lock held; NULL: no memory. */
+static fl_account *find_account(fl_server *s, const fl_text *name) {
+    fl_account *a = s->accounts;
+    while (a && (strlen(a->name) != name->len || memcmp(a->name, name->data, name->len) != 0))
+        a = a->next;
+    if (a || !(a = fl_alloc(sizeof(*a) + name->len + 1))) return a;
+    memcpy(a->name, name->data, name->len);
+    a->next = s->accounts;
+    s->accounts = a;
+    return a;
+}
+
+static int check_limits(fl_account *a, const envelope *e, fl_refusal *why) {
+    const double now = now_s();
+    if (now - a->minute_began >= MINUTE) {
+        a->minute_began = now;
+        a->tokens = 0;
+    }
+    if (e->max_running && a->running >= e->max_running) {
+        why->retry_after = 1;
+        return fl_fail(&why->err, FL_E_BUSY, "key: %lld requests of '%s' are running, limit %lld",
+                       (long long)a->running, a->name, (long long)e->max_running);
+    }
+    if (e->tokens_per_minute && a->tokens >= e->tokens_per_minute) {
+        why->retry_after = 1 + (int64_t)(a->minute_began + MINUTE - now);
+        return fl_fail(&why->err, FL_E_BUSY, "key: %lld tokens of '%s' in this minute, limit %lld",
+                       (long long)a->tokens, a->name, (long long)e->tokens_per_minute);
+    }
+    return FL_OK;
+}
+
+static int charge(fl_server *s, fl_generation *g, const envelope *e, fl_refusal *why) {
+    int rc = FL_OK;
+    pthread_mutex_lock(&s->lock);
+    fl_account *a = e->key.data ? find_account(s, &e->key) : NULL;
+    if (e->key.data) rc = a ? check_limits(a, e, why) : fl_fail(&why->err, FL_E_NOMEM, "key");
+    if (!rc && a) a->running++;
+    if (!rc) g->account = a;
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+/* Prefixes are shared within a key only, and there among equal salts. */
+static int salt(fl_submission *s, fl_params *p, const fl_text *key, fl_err *err) {
+    if (!key->data) return FL_OK;
+    const size_t n = key->len + 1 + p->cache_salt.len;
+    char *both = fl_arena_alloc(&s->arena, n);
+    if (!both) return fl_fail(err, FL_E_NOMEM, "cache_salt");
+    memcpy(both, key->data, key->len);
+    if (p->cache_salt.len) memcpy(both + key->len + 1, p->cache_salt.data, p->cache_salt.len);
+    p->cache_salt = (fl_text){both, n};
+    return FL_OK;
+}
+
+static int submit(fl_server *s, fl_generation *g, const fl_openai_request *o, const envelope *e,
+                  fl_refusal *why) {
+    for (uint32_t i = 0; i < o->n_prompts; i++) {
+        fl_submission one = {0};
+        fl_params params;
+        int rc = fl_openai_prompt(&one, &params, o, i, &s->prompter, &why->param, &why->err);
+        if (!rc) rc = salt(&one, &params, &e->key, &why->err);
+        if (rc) {
+            fl_arena_free(&one.arena);
+            return rc;
+        }
+        if ((rc = fl_engine_submit(s->engine, &g->requests[i], &one, &why->err))) {
+            if (rc == FL_E_BUSY) why->retry_after = 1;
+            if (rc == FL_E_ARG || rc == FL_E_LIMIT) why->param = fl_openai_param(o, &why->err);
+            return rc;
+        }
+        g->n_requests = i + 1;
+        g->n = params.n;
+        if (!o->stream) fl_request_collect(g->requests[i]);
+    }
+    g->n_unfinished = g->n_requests * g->n;
+    g->written = fl_alloc_array((size_t)g->n_unfinished, sizeof(*g->written));
+    return g->written ? FL_OK : fl_fail(&why->err, FL_E_NOMEM, "request");
+}
+
+static bool listed(char *const *names, const char *name) {
+    for (; *names; names++) {
+        if (!strcmp(*names, name)) return true;
+    }
+    return false;
+}
+
+static int check_names(const fl_server *s, const fl_openai_request *o, fl_refusal *why) {
+    if (o->model && s->names[0] && !listed(s->names, o->model)) {
+        why->param = "model";
+        return fl_fail(&why->err, FL_E_ARG, "model: '%.80s' is not served here", o->model);
+    }
+    if (o->policy.data && !listed(s->policies, o->policy.data)) {
+        why->param = "policy";
+        return fl_fail(&why->err, FL_E_ARG, "policy: '%.80s' is not offered", o->policy.data);
+    }
+    return FL_OK;
+}
+
+static const char *bool_text(bool v) {
+    return v ? "true" : "false";
+}
+
+static void put_start(fl_bytes *out, const fl_openai_request *o, const fl_generation *g) {
+    int64_t tokens = 0, n;
+    for (int64_t i = 0; i < g->n_requests; i++) {
+        fl_request_prompt(g->requests[i], &n);
+        tokens += n;
+    }
+    fl_bytes_printf(out,
+                    "{\"start\":{\"stream\":%s,\"include_usage\":%s,\"continuous_usage_stats\":%s,"
+                    "\"choices\":%lld,\"prompt_tokens\":%lld}}\n",
+                    bool_text(o->stream), bool_text(o->include_usage),
+                    bool_text(o->continuous_usage_stats), (long long)g->n_unfinished,
+                    (long long)tokens);
+}
+
+static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelope *e,
+                    fl_arena *arena, fl_refusal *why) {
+    fl_generation *g = &c->generation;
+    fl_openai_request o;
+    if (!e->has_body) return fl_fail(&why->err, FL_E_ARG, "body: need a JSON object");
+    int rc = fl_openai_read(&o, kind, &e->body, fl_model_generation_config(s->model), arena,
+                            &why->param, &why->err);
+    if (!rc) rc = check_names(s, &o, why);
+    if (!rc) rc = charge(s, g, e, why);
+    if (rc) return rc;
+    g->stream = o.stream;
+    g->echo = o.echo;
+    g->hide_output = o.hide_output;
+    g->requests = fl_alloc_array(o.n_prompts, sizeof(fl_request *));
+    rc = g->requests ? submit(s, g, &o, e, why) : fl_fail(&why->err, FL_E_NOMEM, "request");
+    if (rc) {
+        fl_generation_end(s, g);
+        return rc;
+    }
+    pthread_mutex_lock(&s->lock);
+    s->stats.generations++;
+    pthread_mutex_unlock(&s->lock);
+    put_start(&c->out, &o, g);
+    return FL_OK;
+}
+
+void fl_generation_end(fl_server *s, fl_generation *g) {
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < g->n_requests; i++) {
+        fl_usage u;
+        fl_request_usage(g->requests[i], &u);
+        tokens += u.prompt_tokens + u.completion_tokens;
+        fl_request_unref(g->requests[i]);
+    }
+    pthread_mutex_lock(&s->lock);
+    if (g->n_requests && g->written) s->stats.generations--;
+    if (g->account) {
+        g->account->running--;
+        g->account->tokens += tokens;
+    }
+    pthread_mutex_unlock(&s->lock);
+    fl_free(g->requests);
+    fl_free(g->written);
+    fl_update_free(&g->update);
+    *g = (fl_generation){0};
+}
+
+static void run_job(fl_server *s, fl_conn *c) {
+    fl_arena arena = {.limit = (size_t)LIST_MIB << 20};
+    fl_refusal why = {.param = NULL};
+    envelope e;
+    const size_t before = c->out.len;
+    int rc = read_envelope(&e, c, &arena, &why.err);
+    if (!rc && !strcmp(e.op, "chat"))
+        rc = generate(s, c, FL_OPENAI_CHAT, &e, &arena, &why);
+    else if (!rc && !strcmp(e.op, "completion"))
+        rc = generate(s, c, FL_OPENAI_COMPLETION, &e, &arena, &why);
+    else if (!rc)
+        rc = fl_answer(s, e.op, e.has_body ? &e.body : NULL, &c->out, &why);
+    if (rc) {
+        c->out.len = before;
+        fl_put_error(&c->out, &why);
+        pthread_mutex_lock(&s->lock);
+        s->stats.refused += rc != FL_E_BUSY;
+        s->stats.busy += rc == FL_E_BUSY;
+        pthread_mutex_unlock(&s->lock);
+    }
+    fl_arena_free(&arena);
+}
+
+/* Waits for a connection with a request; NULL: the server ends. */
+static fl_conn *next_job(fl_server *s) {
+    pthread_mutex_lock(&s->lock);
+    while (!s->todo && !s->quit) pthread_cond_wait(&s->work, &s->lock);
+    fl_conn *c = s->quit ? NULL : s->todo;
+    if (c && !(s->todo = c->queued)) s->todo_end = &s->todo;
+    pthread_mutex_unlock(&s->lock);
+    return c;
+}
+
+void *fl_job_thread(void *server) {
+    fl_server *s = server;
+    for (fl_conn *c; (c = next_job(s));) {
+        run_job(s, c);
+        pthread_mutex_lock(&s->lock);
+        c->queued = s->done;
+        s->done = c;
+        pthread_mutex_unlock(&s->lock);
+        fl_server_wake(s);
+    }
+    return NULL;
+}

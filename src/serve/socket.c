@@ -1,0 +1,66 @@
+/* The listening socket, and telling systemd.
+ *
+ * The socket is bound to a name of its own and renamed over the path: a server takes over from an
+ * older one without a moment in which nobody listens, and what a crash left behind is no obstacle. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "serve/serve_priv.h"
+
+enum { BACKLOG = 1024, SOCKET_MODE = 0660 }; /* the group's members are clients */
+
+static int fail_io(const fl_server *s, const char *what, fl_err *err) {
+    return fl_fail(err, FL_E_IO, "%s: %s: %s", s->path, what, strerror(errno));
+}
+
+int fl_socket_open(fl_server *s, fl_err *err) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct stat st;
+    snprintf(a.sun_path, sizeof(a.sun_path), "%s", s->temporary);
+    s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (s->listener < 0) return fail_io(s, "socket", err);
+    unlink(s->temporary);
+    if (bind(s->listener, (const struct sockaddr *)&a, sizeof(a))) return fail_io(s, "bind", err);
+    if (chmod(s->temporary, SOCKET_MODE) || stat(s->temporary, &st))
+        return fail_io(s, "chmod", err);
+    s->socket_dev = st.st_dev;
+    s->socket_ino = st.st_ino;
+    if (listen(s->listener, BACKLOG)) return fail_io(s, "listen", err);
+    return FL_OK;
+}
+
+int fl_socket_publish(fl_server *s, fl_err *err) {
+    return rename(s->temporary, s->path) ? fail_io(s, "rename", err) : FL_OK;
+}
+
+static void unlink_ours(const fl_server *s, const char *path) {
+    struct stat st;
+    if (!stat(path, &st) && st.st_dev == s->socket_dev && st.st_ino == s->socket_ino) unlink(path);
+}
+
+void fl_socket_close(fl_server *s) {
+    if (s->listener < 0) return;
+    close(s->listener);
+    s->listener = -1;
+    unlink_ours(s, s->temporary);
+    unlink_ours(s, s->path);
+}
+
+void fl_socket_notify(const fl_server *s, const char *state) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    const size_t n = s->notify ? strlen(s->notify) : 0;
+    if (!n || n >= sizeof(a.sun_path)) return;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    memcpy(a.sun_path, s->notify, n);
+    if (a.sun_path[0] == '@') a.sun_path[0] = 0; /* Linux's abstract names */
+    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&a,
+           (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    close(fd);
+}
