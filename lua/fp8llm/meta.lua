@@ -102,6 +102,23 @@ function fp8llm.tensor(dtype, shape, values) end
 ---@return fp8llm.code? code
 function fp8llm.quantize(options) end
 
+---@class fp8llm.described_tensor
+---@field name string
+---@field file string
+---@field dtype string as safetensors names it: "F8_E4M3"
+---@field shape integer[]
+---@field bytes integer
+---@field scale? fp8llm.inspect_scale
+
+---What a checkpoint directory is, from its JSON files, the headers of its weight files and its scales; no
+---weight is read. The module fp8llm.inspect makes a report of it.
+---@param dir string
+---@return {config: table, quantization: table, refused: string?, warnings: string[],
+---  tensors: fp8llm.described_tensor[]}? description
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.describe(dir) end
+
 ---What fp8llm.load can run on here.
 ---@return {device: string, name: string, mem_free: integer, mem_total: integer}[]
 function fp8llm.devices() end

@@ -75,5 +75,6 @@ void fl_register_safetensors(lua_State *L);
 void fl_register_quantize(lua_State *L);
 void fl_register_devices(lua_State *L);
 void fl_register_measure(lua_State *L);
+void fl_register_describe(lua_State *L);
 
 #endif

@@ -20,6 +20,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_measure(L);
     fl_register_model(L);
     fl_register_sequence(L);
+    fl_register_describe(L);
     fl_register_devices(L);
     fl_register_engine(L);
     fl_register_request(L);

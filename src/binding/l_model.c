@@ -152,8 +152,7 @@ static int l_info(lua_State *L) {
     return 1;
 }
 
-static int l_config(lua_State *L) {
-    const fl_config *c = fl_model_config(fl_check_model(L, 1));
+void fl_push_config(lua_State *L, const fl_config *c) {
     lua_newtable(L);
     set_int(L, "vocab_size", c->vocab_size);
     set_int(L, "hidden_size", c->hidden_size);
@@ -170,6 +169,10 @@ static int l_config(lua_State *L) {
     set_int(L, "bos_token_id", c->bos_id);
     fl_push_ids(L, c->eos_ids, (size_t)c->n_eos);
     lua_setfield(L, -2, "eos_token_ids");
+}
+
+static int l_config(lua_State *L) {
+    fl_push_config(L, fl_model_config(fl_check_model(L, 1)));
     return 1;
 }
 

@@ -13,4 +13,7 @@ int fl_model_tokenizer(lua_State *L, int idx, fl_tokenizer **out, fl_err *err);
 int fl_l_sequence_new(lua_State *L); /* model:sequence() */
 int fl_l_score(lua_State *L);        /* model:score(context, choices) */
 
+/* The table of model:config(). */
+void fl_push_config(lua_State *L, const fl_config *c);
+
 #endif

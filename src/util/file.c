@@ -82,6 +82,11 @@ void fl_file_release(const void *p, size_t n) {
     if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
+void fl_file_no_readahead(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)p & ~(page - 1);
+    if (n) madvise((void *)begin, (uintptr_t)p + n - begin, MADV_RANDOM);
+}
+
 int fl_file_read(char **out, size_t *size, const char *path, size_t max, fl_err *err) {
     int fd, rc;
     size_t n, got = 0;

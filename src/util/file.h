@@ -24,6 +24,8 @@ int fl_map_repeated(fl_mapping *out, const void *window, size_t window_bytes, si
                     fl_err *err);
 /* Give the whole pages inside [p, p+n) back; reading them again reads the file. */
 void fl_file_release(const void *p, size_t n);
+/* Only single pages of [p, p+n) will be read: no read-ahead, which can be megabytes a page. */
+void fl_file_no_readahead(const void *p, size_t n);
 
 /* Whole file, NUL-terminated after *size bytes; FL_E_LIMIT above max bytes.  Free with fl_free. */
 int fl_file_read(char **out, size_t *size, const char *path, size_t max, fl_err *err);

@@ -6,6 +6,8 @@
 #include <string.h>
 
 static fl_log_sink sink;
+static _Thread_local fl_log_listener listener;
+static _Thread_local void *listener_ctx;
 static const char *const level_name[] = {"error", "warn", "info", "debug"};
 
 static int threshold(void) {
@@ -17,16 +19,23 @@ static int threshold(void) {
 }
 
 void fl_log(fl_log_level level, const char *fmt, ...) {
-    if ((int)level > threshold()) return;
+    if (!listener && (int)level > threshold()) return;
     char msg[1024];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(msg, sizeof(msg), fmt, ap);
     va_end(ap);
-    if (sink)
+    if (listener)
+        listener(listener_ctx, level, msg);
+    else if (sink)
         sink(level, msg);
     else
         fprintf(stderr, "fp8llm: %s: %s\n", level_name[level], msg);
+}
+
+void fl_log_capture(fl_log_listener fn, void *ctx) {
+    listener = fn;
+    listener_ctx = ctx;
 }
 
 void fl_log_set_sink(fl_log_sink s) {

@@ -14,4 +14,8 @@ void fl_log(fl_log_level level, const char *fmt, ...) FL_PRINTF(2, 3);
 typedef void (*fl_log_sink)(fl_log_level level, const char *msg);
 void fl_log_set_sink(fl_log_sink sink);
 
+/* Messages of the calling thread go to fn instead; NULL ends that. */
+typedef void (*fl_log_listener)(void *ctx, fl_log_level level, const char *msg);
+void fl_log_capture(fl_log_listener fn, void *ctx);
+
 #endif

@@ -8,7 +8,7 @@ local must = common.must
 local M = {
   text = [[
 one token at a time: tokens/s, the bytes of weights read per second, and what part that
-is of the read bandwidth measured in the same run with the same threads and bytes]],
+is of the read bandwidth measured in the same run with the same threads and bytes (1 GiB at most)]],
   options = common.join({
     {"prompt", "integer", "N", "decode: tokens already there (default 64)"},
     {"tokens", "integer", "N", "decode: tokens per measurement (default 64)"},
@@ -30,11 +30,13 @@ end
 
 local function measure(model, opt)
   local info = model:info()
+  -- As many as the model has, that caches help both alike; beyond any cache no more memory than that.
+  local bytes = math.min(math.max(info.bytes_per_token, 2 ^ 20), 2 ^ 30)
   local rates, roof = {}, 0
   decode_once(model, opt) -- the first run meets cold caches and sleeping threads
   for i = 1, opt.runs do
     rates[i] = decode_once(model, opt)
-    local read = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = math.max(info.bytes_per_token, 2 ^ 20)})
+    local read = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes})
     roof = math.max(roof, read)
   end
   local rate = common.median(rates)
@@ -52,7 +54,7 @@ local function show(r)
   print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
     1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens))
   print(string.format("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9))
-  print(string.format("bandwidth  %.2f GB/s read over as many bytes: %.0f %% used", r.read_bandwidth / 1e9,
+  print(string.format("bandwidth  %.2f GB/s read by as many threads: %.0f %% used", r.read_bandwidth / 1e9,
     100 * r.fraction))
 end
 

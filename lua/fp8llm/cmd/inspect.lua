@@ -1,127 +1,142 @@
 local common = require "fp8llm.cmd.common"
-local fp8llm = require "fp8llm"
+local inspect = require "fp8llm.inspect"
 local json = require "fp8llm.json"
 local must = common.must
 
 local M = {
-  summary = "what is in a checkpoint",
+  summary = "what is in a checkpoint and what it needs",
   usage = "inspect DIR",
   text = [[
-Shape, number formats and sizes, read from config.json and the headers of the weight files; the
-weights themselves are not loaded.]],
+Flavour, number formats, scales, sparsity, KV cache, sizes, and the memory of each device: from
+config.json, the headers of the weight files and the scales in them; no weight is read.
+What --json prints is described in fp8llm/inspect.lua.]],
   options = {
+    {"context", "integer", "N", "plan: tokens of a sequence (default: the model's, at most 8192)"},
+    {"max-running", "integer", "N", "plan: sequences of that length at once (default 1)"},
+    {"tp", "integer", "N", "plan: devices that share the model (default 1)"},
+    {"kv", {"auto", "bf16", "fp8"}, "TYPE", "plan: numbers of the KV cache: auto, bf16, fp8 (default auto)"},
+    {"layers", "flag", "", "the linears of every layer with their scales"},
     {"tensors", "flag", "", "list every tensor"},
     {"json", "flag", "", "print one JSON object"},
   },
 }
 
-local function read_json(path)
-  local value, message = json.decode(common.read_file(path))
-  if value == nil then common.fail("%s: %s", path, message) end
-  if type(value) ~= "table" then common.fail("%s: an object is expected", path) end
-  return value
-end
-
-local function exists(path)
-  local f = io.open(path)
-  if f then f:close() end
-  return f ~= nil
-end
-
--- The weight files of a directory: those of the index, else model.safetensors.
-local function weight_files(dir)
-  local index = dir .. "/model.safetensors.index.json"
-  if not exists(index) then return {"model.safetensors"} end
-  local map = read_json(index).weight_map
-  if type(map) ~= "table" then common.fail("%s: no weight_map", index) end
-  local seen, files = {}, {}
-  for _, file in pairs(map) do
-    if type(file) == "string" and not seen[file] then
-      seen[file] = true
-      files[#files + 1] = file
-    end
-  end
-  table.sort(files)
-  return files
-end
-
-local element_bytes = {f64 = 8, i64 = 8, u64 = 8, f32 = 4, i32 = 4, u32 = 4, bf16 = 2, f16 = 2, i16 = 2, u16 = 2}
-
-local function collect(dir)
-  local tensors, by_type, bytes, parameters = json.array {}, {}, 0, 0
-  local files = weight_files(dir)
-  for _, file in ipairs(files) do
-    local st = must(fp8llm.safetensors(dir .. "/" .. file))
-    for _, name in ipairs(st:names()) do
-      local tensor = must(st:info(name))
-      local count = 1
-      for _, d in ipairs(tensor.shape) do count = count * d end
-      local size = count * (element_bytes[tensor.dtype] or 1)
-      tensors[#tensors + 1] = {
-        name = name, dtype = tensor.dtype, shape = json.array(tensor.shape), bytes = size, file = file,
-      }
-      local sum = by_type[tensor.dtype] or {tensors = 0, bytes = 0, elements = 0}
-      by_type[tensor.dtype] = {tensors = sum.tensors + 1, bytes = sum.bytes + size, elements = sum.elements + count}
-      bytes = bytes + size
-      if not name:match "scale$" and not name:match "scale_inv$" then parameters = parameters + count end
-    end
-    st:close()
-  end
-  return {tensors = tensors, types = by_type, bytes = bytes, parameters = parameters, files = json.array(files)}
-end
-
-local function quantization(config)
-  local q = config.quantization_config
-  if type(q) ~= "table" then return "none" end
-  local scheme = type(q.activation_scheme) == "string" and " " .. q.activation_scheme or ""
-  return tostring(q.quant_method or q.quant_algo or "unknown") .. scheme
-end
+local function line(name, format, ...) print(string.format("  %-22s " .. format, name, ...)) end
 
 local shape_keys = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-  "num_key_value_heads", "vocab_size", "max_position_embeddings", "tie_word_embeddings"}
+  "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "torch_dtype", "tie_word_embeddings"}
 
-local function show(r, list_tensors)
-  print(r.dir)
-  print(string.format("  %-24s %s", "architecture", r.architecture))
-  for _, key in ipairs(shape_keys) do
-    if r.config[key] ~= nil then print(string.format("  %-24s %s", key, json.encode(r.config[key]))) end
-  end
-  print(string.format("  %-24s %s", "quantization", r.quantization))
-  print(string.format("  %-24s %s", "chat template", r.chat_template and "yes" or "no"))
-  print(string.format("  %-24s %.1f million, %s in %d %s", "parameters", r.parameters / 1e6, common.bytes(r.bytes),
-    #r.files, #r.files == 1 and "file" or "files"))
-  local types = {}
-  for dtype in pairs(r.types) do types[#types + 1] = dtype end
-  table.sort(types)
-  for _, dtype in ipairs(types) do
+local function range(s)
+  if not s then return "-" end
+  if s.min == s.max then return string.format("%.4g", s.median) end
+  return string.format("%.3g / %.3g / %.3g", s.min, s.median, s.max)
+end
+
+local function quantization(r)
+  local q = r.quantization
+  if q.flavour == "none" then return "none" end
+  local words = {q.flavour, "activations " .. q.activations}
+  if q.block_columns then words[#words + 1] = string.format("blocks of %d x %d", q.block_rows, q.block_columns) end
+  return table.concat(words, ", ")
+end
+
+local function show_sizes(r)
+  local sparse = r.packed_bytes_per_token ~= r.bytes_per_token
+  line("parameters", "%.1f million", r.parameters / 1e6)
+  line("on disk", "%s in %d %s", common.bytes(r.bytes_on_disk), #r.files, #r.files == 1 and "file" or "files")
+  for _, dtype in ipairs {"F8_E4M3", "BF16", "F16", "F32", "U8", "I64"} do
     local t = r.types[dtype]
-    print(string.format("  %-24s %d tensors, %s", "  " .. dtype, t.tensors, common.bytes(t.bytes)))
+    if t then line("  " .. dtype, "%d tensors, %s", t.tensors, common.bytes(t.bytes)) end
   end
-  if not list_tensors then return end
-  for _, t in ipairs(r.tensors) do
-    print(string.format("  %-52s %-5s [%s]", t.name, t.dtype, table.concat(t.shape, ",")))
+  line("read for each token", "%s%s", common.bytes(r.bytes_per_token), sparse and " dense" or "")
+  if sparse then line("", "%s with 2:4 packed", common.bytes(r.packed_bytes_per_token)) end
+end
+
+local function show_quantization(r)
+  line("quantization", "%s", quantization(r))
+  if r.refused then line("", "not runnable: %s", r.refused) end
+  local note = r.sparsity == "2:4 declared" and " by config.json (weights are not read to check)" or ""
+  line("sparsity", "%s%s", r.sparsity, note)
+  local kv = r.kv_cache
+  line("KV cache", "%s%s", kv.dtype, kv.layers_with_scales > 0 and string.format(", scales in %d layers: k %s, v %s",
+    kv.layers_with_scales, range(kv.k), range(kv.v)) or kv.dtype == "F8_E4M3" and ", no scales: 1" or "")
+  line("not quantized", "%s", table.concat(r.unquantized, " "))
+end
+
+local function row(name, dtype, shape, weight_scale, input_scale)
+  print(string.format("  %-22s %-8s %-14s %-31s %s", name, dtype, shape, weight_scale, input_scale))
+end
+
+local function heading(what)
+  row(what, "dtype", "shape", "weight scale min/median/max", "input scale min/median/max")
+end
+
+local function shape_text(shape) return "[" .. table.concat(shape, ",") .. "]" end
+
+-- Linears of one kind, dtype and shape as one line.
+local function show_kinds(r)
+  local groups, order = {}, {}
+  for _, l in ipairs(r.linears) do
+    local key = l.kind .. l.dtype .. shape_text(l.shape)
+    local g = groups[key]
+    if not g then
+      g = {l = l, n = 0, weight = {}, input = {}}
+      groups[key] = g
+      order[#order + 1] = g
+    end
+    g.n = g.n + 1
+    g.weight[#g.weight + 1], g.input[#g.input + 1] = l.weight_scale, l.input_scale
+  end
+  heading "linears"
+  for _, kind in ipairs(inspect.kind_order) do
+    for _, g in ipairs(order) do
+      if g.l.kind == kind then
+        row(string.format("%3d x %s", g.n, kind), g.l.dtype, shape_text(g.l.shape), range(inspect.merge(g.weight)),
+          range(inspect.merge(g.input)))
+      end
+    end
+  end
+end
+
+local function show_layers(r)
+  heading "linears"
+  for _, l in ipairs(r.linears) do
+    row((l.layer and string.format("%3d ", l.layer) or "    ") .. l.kind, l.dtype, shape_text(l.shape),
+      range(l.weight_scale), range(l.input_scale))
+  end
+end
+
+local function show_plan(p)
+  line("memory of each device", "%s with tp %d, %d x %d tokens of context", common.bytes(p.total_bytes), p.tp,
+    p.max_running, p.context)
+  line("  weights", "%s", common.bytes(p.weight_bytes))
+  line("  KV cache", "%s: %s a token in %s, %d KV %s", common.bytes(p.kv_bytes), common.bytes(p.kv_bytes_per_token),
+    p.kv_dtype, p.kv_heads, p.kv_heads == 1 and "head" or "heads")
+  line("  activations", "%s for steps of %d rows", common.bytes(p.activation_bytes), p.max_step_rows)
+end
+
+local function show(r, opt)
+  print(r.dir)
+  line("architecture", "%s", r.architecture)
+  for _, key in ipairs(shape_keys) do line(key, "%s", tostring(r.config[key])) end
+  line("chat template", "%s", r.chat_template and "yes" or "no")
+  show_quantization(r)
+  show_sizes(r)
+  show_plan(r.plan)
+  if opt.layers then show_layers(r) else show_kinds(r) end
+  for _, w in ipairs(r.warnings) do print("  warning: " .. w) end
+  for _, t in ipairs(r.tensors or {}) do
+    print(string.format("  %-52s %-8s %s", t.name, t.dtype, shape_text(t.shape)))
   end
 end
 
 function M.run(opt, words)
   local dir = common.find(common.argument(words, 1, "DIR"))
   common.no_more(words, 1)
-  local config = read_json(dir .. "/config.json")
-  local result = collect(dir)
-  result.dir, result.config, result.quantization = dir, config, quantization(config)
-  local names = config.architectures
-  result.architecture = type(names) == "table" and type(names[1]) == "string" and names[1]
-    or tostring(config.model_type or "unknown")
-  result.chat_template = exists(dir .. "/chat_template.jinja")
-  if not result.chat_template and exists(dir .. "/tokenizer_config.json") then
-    result.chat_template = read_json(dir .. "/tokenizer_config.json").chat_template ~= nil
-  end
-  if opt.json then
-    if not opt.tensors then result.tensors = nil end
-    common.write(json.encode(result) .. "\n")
-  else
-    show(result, opt.tensors)
-  end
+  local r = must(inspect.inspect(dir, {
+    tensors = opt.tensors, context = opt.context, max_running = opt.max_running, tp = opt.tp, kv = opt.kv,
+  }))
+  if opt.json then common.write(json.encode(r) .. "\n") else show(r, opt) end
 end
 
 return M

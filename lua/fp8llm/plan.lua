@@ -1,0 +1,73 @@
+--- How much memory a checkpoint needs on each of tp devices, as Megatron splits a Llama: q, k, v,
+-- gate, up, embedding and head by rows, o and down by columns, norms on all.
+
+---@class fp8llm.memory_plan bytes are those of one device
+---@field tp integer devices
+---@field context integer tokens of one sequence
+---@field max_running integer sequences of that length at once
+---@field kv_dtype string
+---@field kv_heads integer KV heads on one device; with fewer heads than devices each is kept more than once
+---@field weight_bytes integer
+---@field kv_bytes integer
+---@field kv_bytes_per_token integer
+---@field activation_bytes integer of one step of max_step_rows rows
+---@field max_step_rows integer
+---@field total_bytes integer
+
+local LOGIT_ROWS = 32 -- rows of logits computed at once
+
+local function up(a, b) return math.ceil(a / b) end
+
+-- What a step of t rows keeps, as src/model/scratch.c lays it out: activations, their FP8 form, logits.
+local function activations(c, t, tp)
+  local d, f = c.hidden_size, up(c.intermediate_size, tp)
+  local q, kv = up(c.num_attention_heads, tp) * c.head_dim, up(c.num_key_value_heads, tp) * c.head_dim
+  local halves = 2 * t * (3 * d + 2 * q + 2 * kv + 3 * f) + t * (d + q + f) + 4 * 3 * t
+  return halves + LOGIT_ROWS * (3 * d + 4) + 4 * LOGIT_ROWS * up(c.vocab_size, tp)
+end
+
+-- Bytes of all linears and vocabularies on one device.
+local function weights(report, tp, kv_heads)
+  local c = report.config
+  local sum = 0
+  for _, l in ipairs(report.linears) do
+    -- Heads that do not split leave copies: k and v by what a device holds of them.
+    local part = 1 / tp
+    if l.kind == "k_proj" or l.kind == "v_proj" then part = kv_heads / c.num_key_value_heads end
+    sum = sum + l.packed_bytes * part
+  end
+  return sum + report.embedding_bytes / tp + report.norm_bytes
+end
+
+--- options: context (default the model's, at most 8192), max_running (1), tp (1), kv ("auto",
+-- "bf16", "fp8"), max_step_rows (256). On misuse nil and a message.
+---@param report fp8llm.inspect_report
+---@param options table
+---@return fp8llm.memory_plan?
+---@return string? message
+local function plan(report, options)
+  local c = report.config
+  local tp, running = options.tp or 1, options.max_running or 1
+  local context = options.context or math.min(c.max_position_embeddings, 8192)
+  local rows = math.min(options.max_step_rows or 256, context)
+  if tp < 1 or running < 1 or context < 1 then return nil, "tp, max_running and context: at least 1 expected" end
+  if context > c.max_position_embeddings then
+    return nil, string.format("context: %d, the model has %d positions", context, c.max_position_embeddings)
+  end
+  if c.num_attention_heads % tp ~= 0 then
+    return nil, string.format("tp: %d attention heads do not split into %d", c.num_attention_heads, tp)
+  end
+  local kv = report.kv_cache.dtype
+  if options.kv == "fp8" then kv = "F8_E4M3" elseif options.kv == "bf16" and kv == "F8_E4M3" then kv = "BF16" end
+  local kv_heads = up(c.num_key_value_heads, tp)
+  local per_token = 2 * c.num_hidden_layers * kv_heads * c.head_dim * (kv == "F8_E4M3" and 1 or 2)
+  local p = {
+    tp = tp, context = context, max_running = running, kv_dtype = kv, kv_heads = kv_heads,
+    weight_bytes = math.ceil(weights(report, tp, kv_heads)), kv_bytes_per_token = per_token,
+    kv_bytes = per_token * context * running, max_step_rows = rows, activation_bytes = activations(c, rows, tp),
+  }
+  p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes
+  return p
+end
+
+return plan

@@ -1,0 +1,181 @@
+/* fp8llm.describe(dir): what a checkpoint directory is, from its JSON files, the headers of its
+ * weight files and its scales; no weight is read. */
+#include <string.h>
+
+#include "binding/binding.h"
+#include "binding/l_model.h"
+#include "formats/checkpoint.h"
+#include "formats/linear_source.h"
+#include "formats/scale_summary.h"
+#include "util/bytes.h"
+#include "util/file.h"
+#include "util/log.h"
+#include "util/mem.h"
+
+#define FL_MT_DESCRIPTION "fp8llm.description"
+
+typedef struct description { /* in a box while Lua copies it, for Lua may raise */
+    fl_config config;
+    fl_quant_plan plan;
+    fl_err refusal; /* why the plan is no plan; code FL_OK: it is one */
+    fl_checkpoint *checkpoint;
+    fl_bytes warnings; /* each ended by NUL */
+} description;
+
+static void description_free(description *d) {
+    if (!d) return;
+    fl_checkpoint_close(d->checkpoint);
+    fl_bytes_free(&d->warnings);
+    fl_free(d);
+}
+
+static int l_free(lua_State *L) {
+    void **box = fl_box_raw(L, 1, FL_MT_DESCRIPTION);
+    description_free(*box);
+    *box = NULL;
+    return 0;
+}
+
+static void on_warning(void *ctx, fl_log_level level, const char *msg) {
+    description *d = ctx;
+    if (level <= FL_LOG_WARN) fl_bytes_put(&d->warnings, msg, strlen(msg) + 1);
+}
+
+static int read_files(description *d, const char *dir, fl_err *err) {
+    fl_generation_config gen;
+    int rc;
+    if ((rc = fl_config_load(&d->config, &gen, dir, err))) return rc;
+    if (fl_quant_plan_load(&d->plan, dir, &d->refusal) == FL_E_NOMEM) {
+        *err = d->refusal;
+        return FL_E_NOMEM;
+    }
+    if ((rc = fl_checkpoint_open(&d->checkpoint, dir, err))) return rc;
+    if (!d->refusal.code) fl_quant_cross_check(d->checkpoint, &d->plan);
+    if (d->warnings.failed) return fl_fail(err, FL_E_NOMEM, "%s: warnings", dir);
+    return FL_OK;
+}
+
+static void set_number(lua_State *L, const char *key, double v) {
+    lua_pushnumber(L, (lua_Number)v);
+    lua_setfield(L, -2, key);
+}
+static void set_string(lua_State *L, const char *key, const char *v) {
+    lua_pushstring(L, v);
+    lua_setfield(L, -2, key);
+}
+static void set_bool(lua_State *L, const char *key, bool v) {
+    lua_pushboolean(L, v);
+    lua_setfield(L, -2, key);
+}
+
+static void push_plan(lua_State *L, const fl_quant_plan *p) {
+    static const char *const act[] = {"none", "static", "token", "group"};
+    lua_newtable(L);
+    set_string(L, "flavour", fl_quant_flavour_name(p->flavour));
+    set_string(L, "activations", act[p->act]);
+    set_bool(L, "kv_fp8", p->kv_fp8);
+    set_bool(L, "declared_2of4", p->sparse24);
+    if (p->act_scale_ub > 0) set_number(L, "activation_scale_ub", p->act_scale_ub);
+    if (!p->block_k) return;
+    set_number(L, "block_rows", (double)p->block_n);
+    set_number(L, "block_columns", (double)p->block_k);
+}
+
+static void push_summary(lua_State *L, const fl_scale_summary *s) {
+    lua_createtable(L, 0, 6);
+    set_number(L, "min", s->min);
+    set_number(L, "median", s->median);
+    set_number(L, "max", s->max);
+    set_number(L, "count", (double)s->n);
+    set_number(L, "zeros", (double)s->zeros);
+    set_number(L, "broken", (double)s->broken);
+}
+
+/* Also reads what the tensor holds when it is a scale. */
+static int push_tensor(lua_State *L, const fl_st_tensor *t, fl_err *err) {
+    fl_scale_summary s;
+    const bool scale = fl_is_scale(t);
+    if (scale) {
+        int rc = fl_scale_summarize(&s, t, err);
+        if (rc) return rc;
+    }
+    lua_createtable(L, 0, 6);
+    set_string(L, "name", t->name);
+    set_string(L, "file", t->file);
+    set_string(L, "dtype", fl_dtype_name(t->dtype));
+    set_number(L, "bytes", (double)t->bytes);
+    lua_createtable(L, t->ndim, 0);
+    for (int i = 0; i < t->ndim; i++) {
+        lua_pushnumber(L, (lua_Number)t->dim[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "shape");
+    if (!scale) return FL_OK;
+    push_summary(L, &s);
+    lua_setfield(L, -2, "scale");
+    return FL_OK;
+}
+
+static int push_tensors(lua_State *L, const fl_checkpoint *ck, fl_err *err) {
+    const size_t n = fl_checkpoint_count(ck);
+    /* Of a file of many gigabytes a few scales are read: not what lies beside them. */
+    for (size_t i = 0; i < n; i++)
+        fl_file_no_readahead(fl_checkpoint_at(ck, i)->data, (size_t)fl_checkpoint_at(ck, i)->bytes);
+    lua_createtable(L, (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        int rc = push_tensor(L, fl_checkpoint_at(ck, i), err);
+        if (rc) return rc;
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return FL_OK;
+}
+
+static void push_warnings(lua_State *L, const fl_bytes *b) {
+    int n = 0;
+    lua_newtable(L);
+    for (size_t at = 0; at < b->len; at += strlen(b->data + at) + 1) {
+        lua_pushstring(L, b->data + at);
+        lua_rawseti(L, -2, ++n);
+    }
+}
+
+/* fp8llm.describe(dir) -> table | nil, message, CODE */
+static int l_describe(lua_State *L) {
+    const char *dir = luaL_checkstring(L, 1);
+    fl_err err;
+    int rc;
+    void **box = fl_box_new(L, FL_MT_DESCRIPTION);
+    description *d = *box = fl_alloc(sizeof(*d));
+    if (!d) {
+        fl_fail(&err, FL_E_NOMEM, "%s", dir);
+        return fl_push_err(L, &err);
+    }
+    const int bottom = lua_gettop(L);
+    fl_log_capture(on_warning, d);
+    rc = read_files(d, dir, &err);
+    fl_log_capture(NULL, NULL);
+    if (rc) goto done;
+    lua_newtable(L);
+    fl_push_config(L, &d->config);
+    lua_setfield(L, -2, "config");
+    push_plan(L, &d->plan);
+    lua_setfield(L, -2, "quantization");
+    if (d->refusal.code) set_string(L, "refused", d->refusal.msg);
+    push_warnings(L, &d->warnings);
+    lua_setfield(L, -2, "warnings");
+    if ((rc = push_tensors(L, d->checkpoint, &err))) goto done;
+    lua_setfield(L, -2, "tensors");
+done:
+    *box = NULL;
+    description_free(d);
+    if (!rc) return 1;
+    lua_settop(L, bottom);
+    return fl_push_err(L, &err);
+}
+
+void fl_register_describe(lua_State *L) {
+    static const luaL_Reg none[] = {{NULL, NULL}};
+    static const luaL_Reg functions[] = {{"describe", l_describe}, {NULL, NULL}};
+    fl_class(L, FL_MT_DESCRIPTION, none, NULL, l_free);
+    fl_set_functions(L, functions);
+}
