@@ -14,7 +14,7 @@ end
 describe("dummy weights", function()
   local wanted = {
     bf16 = "none", f16 = "none", fp8 = "autofp8 static", ["fp8-dynamic"] = "compressed-tensors dynamic",
-    ["fp8-2of4"] = "compressed-tensors dynamic",
+    ["fp8-2of4"] = "compressed-tensors dynamic", ["fp8-block"] = "autofp8 block",
   }
   for dtype in pairs(wanted) do
     it("run as " .. dtype, function()

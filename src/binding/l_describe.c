@@ -5,7 +5,7 @@
 #include "binding/binding.h"
 #include "binding/l_model.h"
 #include "formats/checkpoint.h"
-#include "formats/linear_source.h"
+#include "formats/quant_check.h"
 #include "formats/scale_summary.h"
 #include "util/bytes.h"
 #include "util/file.h"

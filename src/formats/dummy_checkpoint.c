@@ -101,8 +101,8 @@ static void add_linear(dummy *d, int64_t layer, const char *leaf, int64_t n, int
     char module[96], name[128];
     snprintf(module, sizeof(module), "model.layers.%lld.%s", (long long)layer, leaf);
     snprintf(name, sizeof(name), "%s.weight", module);
-    add(d, name, quantized ? FL_DTYPE_E4M3 : d->config->dtype, quantized ? CODES : RANDOM, shape,
-        2);
+    const bool codes = quantized && !d->plan->frozen;
+    add(d, name, codes ? FL_DTYPE_E4M3 : d->config->dtype, codes ? CODES : RANDOM, shape, 2);
     if (quantized) add_weight_scale(d, module, n, k);
     snprintf(name, sizeof(name), "%s.bias", module);
     if (bias) add_vector(d, name, ZEROS, n);
