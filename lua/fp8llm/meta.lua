@@ -507,9 +507,9 @@ function tensor:add_at(id, value) end
 ---@return fp8llm.tensor self
 function tensor:mask_fill(mask, value) end
 
----To E4M3 with one scale for the tensor, each row of a weight (channel) or each row of an
----activation (token): real value = code x scale.
----@param options? {scheme?: "token"|"tensor"|"channel"} default token
+---To E4M3 with one scale for the tensor, each row of a weight (channel), each row of an
+---activation (token) or each 128 values of such a row (group): real value = code x scale.
+---@param options? {scheme?: "token"|"tensor"|"channel"|"group"} default token
 ---@return fp8llm.tensor? codes e4m3
 ---@return fp8llm.tensor|string scales f32
 ---@return fp8llm.code? code
@@ -523,9 +523,9 @@ function tensor:quantize(options) end
 function tensor:dequantize(scale, dtype) end
 
 ---@class fp8llm.linear_options
----@field scale? number|fp8llm.tensor of an e4m3 weight: one, or one a row
+---@field scale? number|fp8llm.tensor of an e4m3 weight: one, one a row, or [N,ceil(K/128)]: one for each 128 columns
 ---@field bias? fp8llm.tensor
----@field act? "none"|"token"|"static" how x is quantized before it is multiplied (default "none")
+---@field act? "none"|"token"|"static"|"group" how x is quantized before it is multiplied (default "none")
 ---@field x_scale? number with act = "static"
 ---@field out? "f32"|"bf16"|"f16" default f32
 

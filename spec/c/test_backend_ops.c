@@ -168,28 +168,32 @@ static void test_quant_all(void) {
     ops->close(be);
 }
 
-static void test_embed(fl_dtype w, fl_dtype x) {
+static void test_embed(fl_dtype w, fl_dtype x, int64_t w_block, bool sparse24) {
     static const linear_case c = {.t = 4, .n = 53, .k = 300, .w = BF16, .parts = 1};
     linear_case mine = c;
     mine.w = w;
     mine.x = x;
+    mine.w_block = w_block;
+    mine.sparse24 = sparse24;
+    mine.k = 304;
     fl_backend *be = ref_open(ops, isa, 2, 4);
     linear_data d = make_linear(&mine);
     fl_linear *table = NULL;
-    fl_tensor out = ref_tensor(x, c.t, c.k);
+    fl_tensor out = ref_tensor(x, mine.t, mine.k);
     int32_t ids[] = {52, 0, 17, 31};
-    fl_tensor id = fl_tensor_1d(ids, FL_DTYPE_I32, c.t);
+    fl_tensor id = fl_tensor_1d(ids, FL_DTYPE_I32, mine.t);
     fl_err err;
     ops->linear_new(be, &table, &d.spec, NULL);
     int64_t bad = !!ops->embed(be, &out, table, &id, NULL);
-    for (int64_t i = 0; i < c.t * c.k; i++) {
-        int32_t row = ids[i / c.k];
-        double want = ref_get(d.w, w, row * c.k + i % c.k);
-        if (w == FL_DTYPE_E4M3) want *= (double)d.w_scale[row];
+    for (int64_t i = 0; i < mine.t * mine.k; i++) {
+        int32_t row = ids[i / mine.k];
+        double want = ref_get(d.w, w, row * mine.k + i % mine.k);
+        if (w == FL_DTYPE_E4M3)
+            want *= (double)d.w_scale[w_block ? row * 3 + i % mine.k / 128 : row];
         bad += !ref_close(x, ref_get(out.data, x, i), want, fabs(want) * 0x1p-24);
     }
-    check(!bad, "%s: embed %s into %s (%lld wrong)", isa, fl_dtype_name(w), fl_dtype_name(x),
-          (long long)bad);
+    check(!bad, "%s: embed %s%s into %s (%lld wrong)", isa, fl_dtype_name(w),
+          sparse24 ? " 2:4" : "", fl_dtype_name(x), (long long)bad);
     ids[2] = 53;
     check(ops->embed(be, &out, table, &id, &err) == FL_E_ARG && strstr(err.msg, "53"),
           "%s: an id outside the table is refused by name", isa);
@@ -282,8 +286,18 @@ static void test_memory(void) {
     ops->close(be);
 }
 
-static void test_allocation_failure(void) {
-    static const linear_case c = {1, 20, 30, E4M3, FL_ACT_STATIC, BF16, F32, true, .parts = 1};
+static void test_allocation_failure(int64_t w_block, bool sparse24) {
+    const linear_case c = {1,
+                           20,
+                           32,
+                           E4M3,
+                           FL_ACT_STATIC,
+                           BF16,
+                           F32,
+                           true,
+                           .parts = 1,
+                           .w_block = w_block,
+                           .sparse24 = sparse24};
     linear_data d = make_linear(&c);
     int64_t live = fl_mem_live();
     bool clean = true;
@@ -356,12 +370,15 @@ int main(void) {
             test_silu(FL_DTYPE_F16, widths[w], acts[w % 3]);
         }
         test_quant_all();
-        test_embed(FL_DTYPE_BF16, FL_DTYPE_BF16);
-        test_embed(FL_DTYPE_F16, FL_DTYPE_F16);
-        test_embed(FL_DTYPE_E4M3, FL_DTYPE_BF16);
+        test_embed(FL_DTYPE_BF16, FL_DTYPE_BF16, 0, false);
+        test_embed(FL_DTYPE_F16, FL_DTYPE_F16, 0, false);
+        test_embed(FL_DTYPE_E4M3, FL_DTYPE_BF16, 0, false);
+        test_embed(FL_DTYPE_E4M3, FL_DTYPE_BF16, 128, true);
+        test_embed(FL_DTYPE_BF16, FL_DTYPE_F16, 0, true);
         test_gather_absmax();
         test_memory();
-        test_allocation_failure();
+        test_allocation_failure(0, false);
+        test_allocation_failure(128, true);
     }
     return tap_done();
 }

@@ -321,6 +321,34 @@ describe("linear", function()
     end
   end)
 
+  it("knows scales of blocks of 128 columns", function()
+    local wide, w = tensor("f32", {3, 300}), tensor("e4m3", {20, 300})
+    local scale = tensor("f32", {20, 3})
+    for k = 1, 300 do
+      for t = 1, 3 do wide:set(t, k, ((t * 7 + k * 3) % 9 - 4) * (k > 256 and 100 or 1)) end
+      for n = 1, 20 do w:set(n, k, (n * 5 + k * 2) % 7 - 3) end
+    end
+    for n = 1, 20 do
+      for b = 1, 3 do scale:set(n, b, 2 ^ ((n + b) % 4 - 2)) end
+    end
+    local q, x_scale = wide:quantize {scheme = "group"}
+    assert.same({3, 3}, x_scale:shape())
+    assert.is_true(math.abs(x_scale:get(1, 1) * 448 - 3) < 1e-5)
+    assert.is_true(math.abs(x_scale:get(1, 3) * 448 - 300) < 1e-3)
+    local xd, wd = q:dequantize(x_scale):totable(), w:dequantize(scale):totable()
+    assert.equal(w:get(7, 129) * scale:get(7, 2), wd[7][129])
+    local want = {}
+    for t = 1, 3 do
+      want[t] = {}
+      for n = 1, 20 do
+        local sum = 0
+        for k = 1, 300 do sum = sum + xd[t][k] * wd[n][k] end
+        want[t][n] = sum
+      end
+    end
+    close(want, assert(wide:linear(w, {scale = scale, act = "group"})), 0.01)
+  end)
+
   it("takes more rows than the backend does at once", function()
     local x = tensor("f32", {600, 48})
     for t = 1, 600 do x:row(t):copy(tensor("f32", {48}, X[(t - 1) % 5 + 1])) end

@@ -7,6 +7,7 @@ typedef struct linear_run {
     fl_backend *be;
     const fl_host_linear *l;
     int64_t rows, n, k;
+    bool blocks; /* w_scale is [N,blocks] */
     fl_dtype act_dtype;
     fl_host_tensor *x, *w_scale, *bias; /* brought to the types the backend takes */
     fl_linear *lin;
@@ -41,7 +42,10 @@ static int check(linear_run *r, fl_err *err) {
     if (w->dtype != FL_DTYPE_E4M3 && (l->w_scale || l->act != FL_ACT_NONE))
         return fl_fail(err, FL_E_ARG, "linear: scale and act need an e4m3 weight, this is %s",
                        fl_dtype_name(w->dtype));
-    if (l->w_scale) rc = check_vector("scale", l->w_scale, r->n, true, err);
+    const int64_t blocks = fl_act_groups(r->k);
+    r->blocks = l->w_scale && l->w_scale->t.ndim == 2 && l->w_scale->t.dim[0] == r->n &&
+                l->w_scale->t.dim[1] == blocks;
+    if (l->w_scale && !r->blocks) rc = check_vector("scale", l->w_scale, r->n, true, err);
     if (!rc && l->bias) rc = check_vector("bias", l->bias, r->n, false, err);
     return rc;
 }
@@ -63,13 +67,15 @@ static int pack(linear_run *r, fl_err *err) {
     const fl_host_linear *l = r->l;
     bool fp8 = l->w->t.dtype == FL_DTYPE_E4M3;
     int rc = FL_OK;
-    if (fp8 && (rc = as_vector(&r->w_scale, l->w_scale, r->n, err))) return rc;
+    int64_t scales = r->blocks ? r->n * fl_act_groups(r->k) : r->n;
+    if (fp8 && (rc = as_vector(&r->w_scale, l->w_scale, scales, err))) return rc;
     if (l->bias && (rc = as_vector(&r->bias, l->bias, r->n, err))) return rc;
     fl_linear_spec spec = {.part = {{.data = l->w->t.data, .rows = r->n}},
                            .n_parts = 1,
                            .k = r->k,
                            .dtype = l->w->t.dtype,
                            .w_scale = fp8 ? r->w_scale->t.data : NULL,
+                           .w_block = r->blocks ? FL_ACT_GROUP_K : 0,
                            .bias = r->bias ? r->bias->t.data : NULL,
                            .act = l->act,
                            .x_scale = l->x_scale};

@@ -72,13 +72,14 @@ typedef enum {
     FL_QUANT_TENSOR,  /* one scale: absmax / 448                                           */
     FL_QUANT_CHANNEL, /* one per row: absmax / 448; 1 for a row of zeros                   */
     FL_QUANT_TOKEN,   /* one per row as activations have it: at least 1 / (448 * 512)      */
+    FL_QUANT_GROUP,   /* as TOKEN, one for each FL_ACT_GROUP_K elements of a row           */
 } fl_quant_scheme;
 
-/* q [same shape, E4M3] and scale [1] or [rows] F32, element = q * scale.  A row is an index
+/* q [same shape, E4M3] and scale [1], [rows] or [rows,groups] F32, element = q * scale.  A row is an index
  * of the first dimension; a vector is one row.  FL_E_ARG: an element is NaN or infinite. */
 int fl_host_tensor_quantize(fl_host_tensor **q, fl_host_tensor **scale, const fl_host_tensor *t,
                             fl_quant_scheme scheme, fl_err *err);
-/* out = q * scale; scale has one element or one per row. */
+/* out = q * scale; scale has one element, one per row, or one per group of a row. */
 int fl_host_tensor_dequantize(fl_host_tensor **out, const fl_host_tensor *q,
                               const fl_host_tensor *scale, fl_dtype dtype, fl_err *err);
 
@@ -86,9 +87,10 @@ int fl_host_tensor_dequantize(fl_host_tensor **out, const fl_host_tensor *q,
 typedef struct fl_host_linear {
     const fl_host_tensor *x;       /* [T,K] or [K]; rounded to BF16 unless F16                   */
     const fl_host_tensor *w;       /* [N,K], not I32                                             */
-    const fl_host_tensor *w_scale; /* E4M3 only: [1] or [N]; NULL = 1                      */
+    const fl_host_tensor *w_scale; /* E4M3 only: [1], [N] or, for blocks of FL_ACT_GROUP_K
+                                      columns, [N,blocks]; NULL = 1                        */
     const fl_host_tensor *bias;    /* [N], or NULL                                         */
-    fl_act_scheme act;             /* NONE, or for E4M3 weights TOKEN or STATIC            */
+    fl_act_scheme act;             /* NONE, or any for E4M3 weights                        */
     float x_scale;                 /* STATIC                                               */
     fl_dtype out;                  /* F32, or the type x was rounded to                    */
 } fl_host_linear;

@@ -170,16 +170,19 @@ int fl_host_tensor_quantize(fl_host_tensor **q_out, fl_host_tensor **scale_out,
                             const fl_host_tensor *t, fl_quant_scheme scheme, fl_err *err) {
     fl_host_tensor *q = NULL, *scale = NULL;
     int64_t rows = scheme == FL_QUANT_TENSOR ? 1 : n_rows(t);
+    const bool group = scheme == FL_QUANT_GROUP, act = group || scheme == FL_QUANT_TOKEN;
     int64_t total = fl_host_tensor_numel(t), n = rows ? total / rows : 0;
+    int64_t len = group ? FL_ACT_GROUP_K : n, shape[2] = {rows, group ? fl_act_groups(n) : 1};
     int rc;
     if ((rc = fl_host_tensor_new(&q, FL_DTYPE_E4M3, t->t.dim, t->t.ndim, err)) ||
-        (rc = fl_host_tensor_new(&scale, FL_DTYPE_F32, &rows, 1, err)))
+        (rc = fl_host_tensor_new(&scale, FL_DTYPE_F32, shape, group ? 2 : 1, err)))
         goto done;
-    for (int64_t r = 0; r < rows; r++) {
-        float amax, *s = (float *)scale->t.data + r;
-        if ((rc = absmax(&amax, t, r * n, n, err))) goto done;
-        *s = scheme == FL_QUANT_TOKEN ? fl_act_scale(amax) : fl_weight_scale(amax);
-        quantize_row(q, t, r * n, n, *s);
+    for (int64_t i = 0; i < rows * shape[1]; i++) {
+        int64_t k = i % shape[1] * len, at = i / shape[1] * n + k, here = fl_min_i64(len, n - k);
+        float amax, *s = (float *)scale->t.data + i;
+        if ((rc = absmax(&amax, t, at, here, err))) goto done;
+        *s = act ? fl_act_scale(amax) : fl_weight_scale(amax);
+        quantize_row(q, t, at, here, *s);
     }
     *q_out = q;
     *scale_out = scale;
@@ -196,18 +199,21 @@ int fl_host_tensor_dequantize(fl_host_tensor **out, const fl_host_tensor *q,
     double x[BLOCK], s;
     int64_t rows = n_rows(q), n_scales = fl_host_tensor_numel(scale);
     int64_t total = fl_host_tensor_numel(q), n = rows ? total / rows : 0;
+    int64_t groups = scale->t.ndim == 2 ? fl_act_groups(n) : 1;
+    int64_t len = groups > 1 ? FL_ACT_GROUP_K : n;
     int rc;
-    if (n_scales != 1 && n_scales != rows)
+    if (n_scales != 1 && n_scales != rows * groups)
         return fl_fail(err, FL_E_ARG, "dequantize: %lld scales for %lld rows", (long long)n_scales,
                        (long long)rows);
     if ((rc = fl_host_tensor_new(&y, dtype, q->t.dim, q->t.ndim, err))) return rc;
     for (int64_t at = 0; at < total;) {
-        int64_t row = at / n, len = fl_min_i64(BLOCK, (row + 1) * n - at);
-        fl_host_tensor_load(&s, scale, n_scales == 1 ? 0 : row, 1);
-        fl_host_tensor_load(x, q, at, len);
-        for (int64_t i = 0; i < len; i++) x[i] *= s;
-        fl_host_tensor_store(y, x, at, len);
-        at += len;
+        int64_t row = at / n, group = at % n / len;
+        int64_t here = fl_min_i64(fl_min_i64(len - at % n % len, n - at % n), BLOCK);
+        fl_host_tensor_load(&s, scale, n_scales == 1 ? 0 : row * groups + group, 1);
+        fl_host_tensor_load(x, q, at, here);
+        for (int64_t i = 0; i < here; i++) x[i] *= s;
+        fl_host_tensor_store(y, x, at, here);
+        at += here;
     }
     *out = y;
     return FL_OK;

@@ -12,10 +12,10 @@ static int one_of(lua_State *L, int opts, const char *key, const char *const *na
     return luaL_error(L, "option '%s': '%s' is none of its values", key, value);
 }
 
-/* t:quantize{scheme="token"|"tensor"|"channel"} -> e4m3 tensor, f32 scales */
+/* t:quantize{scheme="token"|"tensor"|"channel"|"group"} -> e4m3 tensor, f32 scales */
 int fl_l_quantize(lua_State *L) {
     static const char *const known[] = {"scheme", NULL};
-    static const char *const schemes[] = {"tensor", "channel", "token", NULL};
+    static const char *const schemes[] = {"tensor", "channel", "token", "group", NULL};
     fl_err err;
     const fl_host_tensor *t = fl_tensor_check(L, 1);
     fl_opt_only(L, 2, known);
@@ -102,10 +102,10 @@ static const fl_host_tensor *tensor_option(lua_State *L, int opts, const char *k
     return tensor_or_number(L, idx, err, rc);
 }
 
-/* x:linear(w, {scale=, bias=, act="none"|"token"|"static", x_scale=, out="f32"|"bf16"}) */
+/* x:linear(w, {scale=, bias=, act="none"|"static"|"token"|"group", x_scale=, out="f32"|"bf16"}) */
 int fl_l_linear(lua_State *L) {
     static const char *const known[] = {"scale", "bias", "act", "x_scale", "out", NULL};
-    static const char *const acts[] = {"none", "static", "token", NULL};
+    static const char *const acts[] = {"none", "static", "token", "group", NULL};
     static const char *const outs[] = {"f32", "bf16", "f16", NULL};
     static const fl_dtype out_dtypes[] = {FL_DTYPE_F32, FL_DTYPE_BF16, FL_DTYPE_F16};
     fl_err err;

@@ -23,10 +23,10 @@ float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max); /* attend
 /* E4M3 codes in the high bytes of 16-bit words as F16 of value / 256: the bits only move,
  * subnormals included.  NaN codes become NaN if asked for; else they read as 480. */
 INLINE __m256i e4m3_to_f16(__m256i w, const bool nan) {
-    __m256i mag = _mm256_and_si256(_mm256_srli_epi16(w, 1), _mm256_set1_epi16(0x3f80));
-    __m256i h = _mm256_or_si256(mag, _mm256_and_si256(w, _mm256_set1_epi16((short)0x8000)));
+    __m256i h = _mm256_and_si256(_mm256_srai_epi16(w, 1), _mm256_set1_epi16((short)0xbf80));
     if (!nan) return h;
-    __m256i all = _mm256_cmpeq_epi16(mag, _mm256_set1_epi16(0x3f80));
+    const __m256i ones = _mm256_set1_epi16(0x3f80);
+    __m256i all = _mm256_cmpeq_epi16(_mm256_and_si256(h, ones), ones);
     return _mm256_or_si256(h, _mm256_and_si256(all, _mm256_set1_epi16(0x7e00)));
 }
 
