@@ -108,7 +108,7 @@ class LongModel(reference.Model):
 
     def logits_at(self, ids, positions):
         self.layer_index, self.positions = 0, positions
-        return reference.matmul(self.hidden(ids)[positions], self.head_t, self.wide)
+        return self.head(self.hidden(ids)[positions], self.wide)
 
 
 def main():

@@ -23,6 +23,11 @@ def bf16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(F32)
 
 
+def f16(x):
+    """Nearest F16, as f32."""
+    return np.asarray(x, dtype=F32).astype(np.float16).astype(F32)
+
+
 def e4m3(x):
     """Nearest E4M3 (ties to even), saturating at +-448, as f32."""
     x = np.clip(np.asarray(x, dtype=F32), -E4M3_MAX, E4M3_MAX)
@@ -50,7 +55,7 @@ def e4m3_codes(x):
 
 
 def read_safetensors(path):
-    """name -> array; BF16, F16 and F32 as f32, F8_E4M3 as raw uint8 codes."""
+    """name -> array; BF16, F16 and F32 as f32, F8_E4M3 as raw uint8 codes, U8 too, I64 as it is."""
     with open(path, "rb") as f:
         data = f.read()
     n = struct.unpack("<Q", data[:8])[0]
@@ -61,8 +66,10 @@ def read_safetensors(path):
         raw = data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]
         if t["dtype"] == "BF16":
             a = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(F32)
-        elif t["dtype"] == "F8_E4M3":
+        elif t["dtype"] in ("F8_E4M3", "U8"):
             a = np.frombuffer(raw, np.uint8)
+        elif t["dtype"] == "I64":
+            a = np.frombuffer(raw, "<i8")
         else:
             a = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[t["dtype"]]).astype(F32)
         out[name] = a.reshape(t["shape"])
@@ -72,25 +79,56 @@ def read_safetensors(path):
 # ---- model ------------------------------------------------------------------------------------------
 
 
-class Linear:
-    """y = x @ w^T; static FP8 when the file holds codes and an input_scale (AutoFP8 layout)."""
+GROUP = 128  # columns of a block of weights and of a group of activations
+ACT_SCALE_MIN = F32(1) / F32(448 * 512)
 
-    def __init__(self, tensors, name):
+
+class Linear:
+    """y = x @ w^T + bias.  weight: [N,K] f32, or E4M3 codes beside w_scale [N,B] with B = 1 or ceil(K / 128).
+    act: None, "static" (x_scale), "token" or "group"; x_ub: the bound on a token's absmax."""
+
+    def __init__(self, weight, w_scale=None, act=None, x_scale=None, x_ub=None, bias=None, round=bf16):
+        self.act, self.x_scale, self.x_ub, self.bias, self.round = act, x_scale, x_ub, bias, round
+        self.w_scale = w_scale
+        self.wt = np.ascontiguousarray((weight if w_scale is None else e4m3_table()[weight]).T)
+
+    @staticmethod
+    def autofp8(tensors, name):
+        """From the names of an AutoFP8 checkpoint with static scales, or of a plain one."""
         w = tensors[name + ".weight"]
-        self.x_scale = None
-        self.w_scale = F32(1)
-        if w.dtype == np.uint8:
-            w = e4m3_table()[w]
-            self.w_scale = F32(tensors[name + ".weight_scale"].reshape(()))
-            self.x_scale = F32(tensors[name + ".input_scale"].reshape(()))
-        self.wt = np.ascontiguousarray(w.T)
+        if w.dtype != np.uint8:
+            return Linear(w)
+        scale = np.full((len(w), 1), tensors[name + ".weight_scale"].reshape(()), F32)
+        return Linear(w, scale, "static", F32(tensors[name + ".input_scale"].reshape(())))
+
+    def quantize(self, x):
+        """Codes as f32, and their scale as [T,1] or [T,groups]."""
+        if self.act == "static":
+            return e4m3(x * (F32(1) / self.x_scale)), np.full((len(x), 1), self.x_scale, F32)
+        spans = groups(x.shape[1]) if self.act == "group" else [slice(None)]
+        amax = np.stack([np.abs(x[:, s]).max(1) for s in spans], 1)
+        if self.x_ub:
+            amax = np.minimum(amax, F32(self.x_ub))
+        scale = np.maximum(amax / E4M3_MAX, ACT_SCALE_MIN)
+        q = np.concatenate([e4m3(x[:, s] / scale[:, i:i + 1]) for i, s in enumerate(spans)], 1)
+        return q, scale
 
     def __call__(self, x, wide):
-        scale = F32(1)
-        if self.x_scale is not None:
-            x = e4m3(x * (F32(1) / self.x_scale))
-            scale = self.x_scale * self.w_scale
-        return bf16(matmul(x, self.wt, wide) * scale)
+        if self.act:
+            x, x_scale = self.quantize(x)
+        else:
+            x_scale = np.ones((len(x), 1), F32)
+        w_scale = np.ones((self.wt.shape[1], 1), F32) if self.w_scale is None else self.w_scale
+        blocks = max(x_scale.shape[1], w_scale.shape[1])
+        y = 0
+        for b, s in enumerate(groups(x.shape[1]) if blocks > 1 else [slice(None)]):
+            xs, ws = x_scale[:, min(b, x_scale.shape[1] - 1)], w_scale[:, min(b, w_scale.shape[1] - 1)]
+            y = y + matmul(x[:, s], self.wt[s], wide) * (xs[:, None] * ws)
+        return self.round(y if self.bias is None else y + self.bias)
+
+
+def groups(k):
+    return [slice(i, min(i + GROUP, k)) for i in range(0, k, GROUP)]
 
 
 def matmul(a, b, wide):
@@ -107,6 +145,8 @@ def inverse_frequencies(config, dim):
     scaling = config.get("rope_scaling")
     if scaling is None:
         return inv
+    if scaling["rope_type"] == "linear":
+        return inv / F32(scaling["factor"])
     assert scaling["rope_type"] == "llama3", scaling
     factor, low, high = (F32(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
     wavelength = F32(2 * np.pi) / inv
@@ -128,21 +168,25 @@ class Model:
 
     def init(self, tensors, kv, wide):
         c = self.config
+        self.round = f16 if c.get("torch_dtype") == "float16" else bf16
         self.heads, self.kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
         self.dim = c.get("head_dim") or c["hidden_size"] // self.heads
         self.inv_freq = inverse_frequencies(c, self.dim)
         self.eps, self.kv, self.wide = F32(c["rms_norm_eps"]), kv, wide
         self.embed = tensors["model.embed_tokens.weight"]
         self.norm = tensors["model.norm.weight"]
-        head = self.embed if c.get("tie_word_embeddings") else tensors["lm_head.weight"]
-        self.head_t = np.ascontiguousarray(head.T)
+        tied = c.get("tie_word_embeddings")
+        self.head = self.linear(tensors, "model.embed_tokens" if tied else "lm_head")
+        self.head.round = lambda x: x  # logits are f32
         self.layers = [self.layer(tensors, f"model.layers.{i}.") for i in range(c["num_hidden_layers"])]
 
-    @staticmethod
-    def layer(tensors, prefix):
-        layer = {n: Linear(tensors, prefix + "self_attn." + n) for n in
+    def linear(self, tensors, name):
+        return Linear.autofp8(tensors, name)
+
+    def layer(self, tensors, prefix):
+        layer = {n: self.linear(tensors, prefix + "self_attn." + n) for n in
                  ("q_proj", "k_proj", "v_proj", "o_proj")}
-        layer.update({n: Linear(tensors, prefix + "mlp." + n) for n in
+        layer.update({n: self.linear(tensors, prefix + "mlp." + n) for n in
                       ("gate_proj", "up_proj", "down_proj")})
         for n in ("input_layernorm", "post_attention_layernorm"):
             layer[n] = tensors[prefix + n + ".weight"]
@@ -150,7 +194,7 @@ class Model:
 
     def rms_norm(self, x, weight):
         mean = np.mean(np.square(x, dtype=np.float64 if self.wide else F32), -1, keepdims=True)
-        return bf16(weight * bf16(x / np.sqrt(mean.astype(F32) + self.eps)))
+        return self.round(weight * self.round(x / np.sqrt(mean.astype(F32) + self.eps)))
 
     def rotate(self, x, positions):
         """x [T, heads, dim]; halves j and j + dim/2 rotate together."""
@@ -159,10 +203,10 @@ class Model:
         a, b = np.split(x, 2, -1)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
-    def store(self, x):
+    def store(self, x, scale=F32(1)):
         """K (rotated) and V as the cache keeps them: BF16 first, as in engines whose cache write is an op
-        of its own, then E4M3 with scale 1."""
-        return e4m3(bf16(x)) if self.kv == "fp8" else bf16(x)
+        of its own, then E4M3 of x / scale."""
+        return e4m3(self.round(x) / scale) * scale if self.kv == "fp8" else self.round(x)
 
     def attend(self, q, k, v):
         """q [T,H,E] at positions 0..T-1 of the same sequence as k, v [T,G,E]."""
@@ -172,19 +216,20 @@ class Model:
         for h in range(self.heads):
             scores = matmul(q[:, h], k[:, h // group].T, self.wide) * F32(self.dim ** -0.5)
             out[:, h] = matmul(softmax(scores + future), v[:, h // group], self.wide)
-        return bf16(out)
+        return self.round(out)
 
     def block(self, x, layer, positions, attend):
         t = len(x)
         h = self.rms_norm(x, layer["input_layernorm"])
         q, k, v = (layer[n](h, self.wide).reshape(t, -1, self.dim) for n in ("q_proj", "k_proj", "v_proj"))
-        q, k = bf16(self.rotate(q, positions)), self.store(self.rotate(k, positions))
-        a = attend(q, k, self.store(v)).reshape(t, -1)
-        x = bf16(x + layer["o_proj"](a, self.wide))
+        k_scale, v_scale = layer.get("kv_scales", (F32(1), F32(1)))
+        q, k = self.round(self.rotate(q, positions)), self.store(self.rotate(k, positions), k_scale)
+        a = attend(q, k, self.store(v, v_scale)).reshape(t, -1)
+        x = self.round(x + layer["o_proj"](a, self.wide))
         h = self.rms_norm(x, layer["post_attention_layernorm"])
         gate, up = layer["gate_proj"](h, self.wide), layer["up_proj"](h, self.wide)
-        h = bf16(gate / (1 + np.exp(-gate)) * up)
-        return bf16(x + layer["down_proj"](h, self.wide))
+        h = self.round(gate / (1 + np.exp(-gate)) * up)
+        return self.round(x + layer["down_proj"](h, self.wide))
 
     def hidden(self, ids):
         x, positions = self.embed[np.asarray(ids)], np.arange(len(ids))
@@ -194,7 +239,7 @@ class Model:
 
     def logits(self, ids):
         """[T, vocab] f32, teacher-forced."""
-        return matmul(self.hidden(ids), self.head_t, self.wide)
+        return self.head(self.hidden(ids), self.wide)
 
 
 def log_softmax(logits):

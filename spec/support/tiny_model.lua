@@ -24,9 +24,16 @@ local defaults = {
   theta = 10000,
   rope = nil, -- "llama3", "linear"
   dtype = "BF16", -- BF16, F16, F32
-  quant = nil, -- AutoFP8: "fp8-static", "fp8-dynamic"; also "ct-static", "ct-dynamic", "modelopt"
-  kv_scales = false, -- self_attn.k_scale and v_scale
+  quant = nil, -- a name of `recipes` below
+  scale_dtype = "F32", -- of weight and input scales
+  scale_ub = 1200, -- FBGEMM's bound on a token's absmax
+  kv_scales = false, -- keys and values in FP8, with calibrated scales; a number: times that
+  kv_names = nil, -- how they are spelled, a name of `kv_spellings` below; nil: as the layout does
   split_scales = false, -- q, k, v (and gate, up) with different static input scales
+  fused = nil, -- qkv_proj and gate_up_proj as one tensor: "tensor" (one scale), "part" (one a part)
+  quant_head = false, -- lm_head as the other linears
+  sparse = nil, -- 2:4: "dense", "24-bitmask", "bitmask", "old-bitmask" (all tensors, not with quant)
+  nested = false, -- the older compression_config
   tied = false,
   attention_bias = false,
   mlp_bias = false,
@@ -73,6 +80,32 @@ function tiny.json(v)
 end
 
 -- Numbers ------------------------------------------------------------------------------------
+
+-- layout of the files; scheme of the inputs; what shares a weight scale; frozen: weights left plain
+local recipes = {
+  ["fp8-static"] = { layout = "autofp8", act = "static", grain = "tensor" },
+  ["fp8-dynamic"] = { layout = "autofp8", act = "token", grain = "tensor" },
+  ["fp8-block"] = { layout = "autofp8", act = "group", grain = "block" },
+  ["ct-static"] = { layout = "ct", act = "static", grain = "tensor" },
+  ["ct-dynamic"] = { layout = "ct", act = "token", grain = "row" },
+  ["ct-block"] = { layout = "ct", act = "group", grain = "block" },
+  ["ct-weight-only"] = { layout = "ct", grain = "row" },
+  ["ct-frozen"] = { layout = "ct", act = "static", grain = "tensor", frozen = true },
+  ["modelopt"] = { layout = "modelopt", act = "static", grain = "tensor", algo = "FP8" },
+  ["modelopt-rows"] = { layout = "modelopt", act = "token", grain = "row", algo = "FP8_PER_CHANNEL_PER_TOKEN" },
+  ["modelopt-block"] = { layout = "modelopt", grain = "block", algo = "FP8_PB_WO" },
+  ["fbgemm"] = { layout = "fbgemm", act = "token", grain = "row" },
+}
+
+local kv_spellings = {
+  self_attn = { "k_scale", "v_scale" },
+  proj = { "k_proj.k_scale", "v_proj.v_scale" },
+  output = { "k_proj.output_scale", "v_proj.output_scale" },
+  qkv = { "qkv_proj.k_scale", "qkv_proj.v_scale" },
+  attn = { "attn.k_scale", "attn.v_scale" },
+  both = { "kv_scale" },
+  only_v = { nil, "v_scale" },
+}
 
 local formats = { -- mantissa bits, smallest normal exponent, bytes, largest code
   F32 = { 23, -126, 4, 0x7f7fffff },
@@ -180,54 +213,132 @@ function Model:put(name, dtype, shape, data)
   t.dtype, t.shape, t.data = dtype, tiny.array(shape), data
 end
 
-local function round_f32(x) return tiny.value("F32", tiny.code("F32", x)) end
-
--- [n,k] of weights as E4M3 with one scale, or one for each row; amax / 448.
-local function quantize(w, n, k, per_row)
-  local scales, codes = {}, {}
-  for row = 0, n - 1 do
-    local from, to = row * k + 1, row * k + k
-    if not per_row then from, to = 1, n * k end
-    if per_row or row == 0 then
-      local amax = 0
-      for i = from, to do amax = math.max(amax, math.abs(w[i])) end
-      scales[row + 1] = round_f32(amax / 448)
-    end
-    local scale = scales[per_row and row + 1 or 1]
-    for i = row * k + 1, row * k + k do
-      codes[i] = string.char(tiny.code("F8_E4M3", w[i] / scale))
-    end
+-- Calls f with the first and last element of each part of a [n,k] weight that shares a scale, in
+-- the order of the scales. rows: of the linears in it.
+local function each_grain(grain, rows, n, k, f)
+  local function block(row, rows_of, column, columns)
+    local spans = {}
+    for r = row, row + rows_of - 1 do spans[#spans + 1] = { r * k + column + 1, r * k + column + columns } end
+    f(spans)
   end
+  if grain == "row" then
+    for row = 0, n - 1 do block(row, 1, 0, k) end
+  elseif grain == "block" then
+    for row = 0, n - 1, 128 do
+      for column = 0, k - 1, 128 do
+        block(row, math.min(128, n - row), column, math.min(128, k - column))
+      end
+    end
+  elseif grain == "part" then
+    local row = 0
+    for _, count in ipairs(rows) do
+      block(row, count, 0, k)
+      row = row + count
+    end
+  else
+    block(0, n, 0, k)
+  end
+end
+
+-- [n,k] of weights as E4M3 with a scale for each grain, amax / 448 in the scales' type.
+local function quantize(w, grain, rows, n, k, dtype)
+  local scales, codes = {}, {}
+  each_grain(grain, rows, n, k, function(spans)
+    local amax = 0
+    for _, s in ipairs(spans) do
+      for i = s[1], s[2] do amax = math.max(amax, math.abs(w[i])) end
+    end
+    local scale = tiny.value(dtype, tiny.code(dtype, amax / 448))
+    scales[#scales + 1] = scale
+    for _, s in ipairs(spans) do
+      for i = s[1], s[2] do codes[i] = string.char(tiny.code("F8_E4M3", w[i] / scale)) end
+    end
+  end)
   return table.concat(codes), scales
 end
 
-local function add_linear(m, module, n, k, bias)
-  local o, w = m.options, {}
+-- Zeros for the two smallest of every four.
+local function prune(w)
+  for i = 1, #w - 3, 4 do
+    for _ = 1, 2 do
+      local least
+      for j = i, i + 3 do
+        if w[j] ~= 0 and (not least or math.abs(w[j]) < math.abs(w[least])) then least = j end
+      end
+      if least then w[least] = 0 end
+    end
+  end
+end
+
+local function weight_scale_shape(recipe, grain, rows, n, k)
+  if grain == "row" then return recipe.layout == "modelopt" and { n } or { n, 1 } end
+  if grain == "part" then return { #rows } end
+  if grain == "tensor" then return recipe.layout == "ct" and { 1 } or {} end
+  local blocks = { math.ceil(n / 128), math.ceil(k / 128) }
+  return recipe.layout == "modelopt" and { blocks[1], 1, blocks[2], 1 } or blocks
+end
+
+-- One input has one scale: q, k and v share it, gate and up too.
+local function input_scale(o, module)
+  local into_attention = module:match("[qkv]_proj$") or module:match("qkv_proj$")
+  local into_mlp = module:match("gate_proj$") or module:match("up_proj$")
+  if o.split_scales and module:match("%.[kv]_proj$") then return 3 / 448 end
+  if o.split_scales and module:match("%.up_proj$") then return 5 / 448 end
+  return ((into_attention or into_mlp) and 4 or 2) / 448
+end
+
+-- Random rows of a linear, and its bias.
+local function make_part(m, n, k, bias)
+  local w, b = {}, bias and {}
   local width = 1 / math.sqrt(k)
   for i = 1, n * k do w[i] = m.random() * width end
-  if o.quant then
-    local per_row = o.quant == "ct-dynamic"
-    local codes, scales = quantize(w, n, k, per_row)
-    local ct = o.quant:match("^ct")
-    m:put(module .. ".weight", "F8_E4M3", { n, k }, codes)
-    m:put(module .. ".weight_scale", "F32", per_row and { n, 1 } or ct and { 1 } or {}, scales)
-    if not o.quant:match("dynamic") then
-      -- One input has one scale: q, k and v share it, gate and up too.
-      local group = module:match("[qkv]_proj$") or module:match("gate_proj$") or module:match("up_proj$")
-      local scale = 4 / 448
-      if not group then scale = 2 / 448 end
-      if o.split_scales and module:match("[kv]_proj$") then scale = 3 / 448 end
-      if o.split_scales and module:match("up_proj$") then scale = 5 / 448 end
-      m:put(module .. ".input_scale", "F32", ct and { 1 } or {}, { scale })
-    end
-  else
-    m:put(module .. ".weight", o.dtype, { n, k }, w)
-  end
+  if m.options.sparse then prune(w) end
   if bias then
-    local b = {}
     for i = 1, n do b[i] = m.random() * 0.1 end
-    m:put(module .. ".bias", o.dtype, { n }, b)
   end
+  return w, b
+end
+
+local function store_quantized(m, module, w, rows, n, k)
+  local o, recipe = m.options, recipes[m.options.quant]
+  local grain = o.fused == "part" and recipe.grain == "tensor" and #rows > 1 and "part" or recipe.grain
+  local codes, scales = quantize(w, grain, rows, n, k, o.scale_dtype)
+  if recipe.frozen then
+    m:put(module .. ".weight", o.dtype, { n, k }, w)
+  else
+    m:put(module .. ".weight", "F8_E4M3", { n, k }, codes)
+  end
+  local leaf = o.quant == "fp8-block" and ".weight_scale_inv" or ".weight_scale"
+  m:put(module .. leaf, o.scale_dtype, weight_scale_shape(recipe, grain, rows, n, k), scales)
+  if recipe.act == "static" then
+    m:put(module .. ".input_scale", o.scale_dtype, recipe.layout == "ct" and { 1 } or {}, { input_scale(o, module) })
+  end
+end
+
+-- names and rows of linears with the same input: each for itself, or fused under the last name.
+local function add_linears(m, prefix, names, rows, k, bias, fused)
+  local o = m.options
+  local all, all_bias, n = {}, bias and {}, 0
+  for i, name in ipairs(names) do
+    local w, b = make_part(m, rows[i], k, bias)
+    if fused then
+      for _, x in ipairs(w) do all[#all + 1] = x end
+      for _, x in ipairs(b or {}) do all_bias[#all_bias + 1] = x end
+      n = n + rows[i]
+    elseif o.quant then
+      store_quantized(m, prefix .. name, w, { rows[i] }, rows[i], k)
+    else
+      m:put(prefix .. name .. ".weight", o.dtype, { rows[i], k }, w)
+    end
+    if b and not fused then m:put(prefix .. name .. ".bias", o.dtype, { rows[i] }, b) end
+  end
+  if not fused then return end
+  if o.quant then
+    store_quantized(m, prefix .. fused, all, rows, n, k)
+  else
+    m:put(prefix .. fused .. ".weight", o.dtype, { n, k }, all)
+  end
+  if bias then m:put(prefix .. fused .. ".bias", o.dtype, { n }, all_bias) end
 end
 
 local function add_norm(m, name, n)
@@ -242,6 +353,16 @@ local function add_embedding(m, name, width)
   m:put(name, o.dtype, { o.vocab, o.hidden }, w)
 end
 
+local function add_kv_scales(m, attn)
+  local o = m.options
+  local times = type(o.kv_scales) == "number" and o.kv_scales or 1
+  local modelopt = o.quant and recipes[o.quant].layout == "modelopt"
+  local names = kv_spellings[o.kv_names or (modelopt and "proj" or "self_attn")]
+  for i = 1, 2 do
+    if names[i] then m:put(attn .. names[i], "F32", {}, { (6 - i) / 448 * times }) end
+  end
+end
+
 local function add_tensors(m)
   local o = m.options
   local e = o.head_dim
@@ -250,23 +371,88 @@ local function add_tensors(m)
     local layer = "model.layers." .. i .. "."
     local attn, mlp = layer .. "self_attn.", layer .. "mlp."
     add_norm(m, layer .. "input_layernorm.weight", o.hidden)
-    add_linear(m, attn .. "q_proj", o.heads * e, o.hidden, o.attention_bias)
-    add_linear(m, attn .. "k_proj", o.kv_heads * e, o.hidden, o.attention_bias)
-    add_linear(m, attn .. "v_proj", o.kv_heads * e, o.hidden, o.attention_bias)
-    add_linear(m, attn .. "o_proj", o.hidden, o.heads * e, o.attention_bias)
+    add_linears(m, attn, { "q_proj", "k_proj", "v_proj" }, { o.heads * e, o.kv_heads * e, o.kv_heads * e }, o.hidden,
+      o.attention_bias, o.fused and "qkv_proj")
+    add_linears(m, attn, { "o_proj" }, { o.hidden }, o.heads * e, o.attention_bias)
     add_norm(m, layer .. "post_attention_layernorm.weight", o.hidden)
-    add_linear(m, mlp .. "gate_proj", o.ffn, o.hidden, o.mlp_bias)
-    add_linear(m, mlp .. "up_proj", o.ffn, o.hidden, o.mlp_bias)
-    add_linear(m, mlp .. "down_proj", o.hidden, o.ffn, o.mlp_bias)
-    if o.kv_scales then
-      local k, v = "k_scale", "v_scale"
-      if o.quant == "modelopt" then k, v = "k_proj.k_scale", "v_proj.v_scale" end
-      m:put(attn .. k, "F32", {}, { 5 / 448 })
-      m:put(attn .. v, "F32", {}, { 4 / 448 })
-    end
+    add_linears(m, mlp, { "gate_proj", "up_proj" }, { o.ffn, o.ffn }, o.hidden, o.mlp_bias, o.fused and "gate_up_proj")
+    add_linears(m, mlp, { "down_proj" }, { o.hidden }, o.ffn, o.mlp_bias)
+    if o.kv_scales then add_kv_scales(m, attn) end
   end
   add_norm(m, "model.norm.weight", o.hidden)
-  if not o.tied then add_embedding(m, "lm_head.weight", 1 / math.sqrt(o.hidden)) end
+  if o.tied then return end
+  if o.quant_head then
+    add_linears(m, "", { "lm_head" }, { o.vocab }, o.hidden, false)
+  else
+    add_embedding(m, "lm_head.weight", 1 / math.sqrt(o.hidden))
+  end
+end
+
+-- Bitmasks -----------------------------------------------------------------------------------
+
+-- The values that are not zero, and one bit for each value; fill: at least two of each four.
+local function compress_row(data, first, k, bytes, fill)
+  local kept, bits = {}, {}
+  local function is_set(c)
+    local value = data:sub(first + c * bytes, first + (c + 1) * bytes - 1)
+    return value:sub(1, -2):find("[^%z]") or value:byte(-1) % 128 ~= 0
+  end
+  for group = 0, k - 1, 4 do
+    local n = 0
+    for c = group, math.min(group + 3, k - 1) do
+      bits[c] = is_set(c) and 1 or 0
+      n = n + bits[c]
+    end
+    for c = group, group + 3 do
+      if fill and n < 2 and bits[c] == 0 then bits[c], n = 1, n + 1 end
+    end
+  end
+  local mask = {}
+  for c = 0, k - 1 do
+    if bits[c] == 1 then kept[#kept + 1] = data:sub(first + c * bytes, first + (c + 1) * bytes - 1) end
+    local at = math.floor(c / 8) + 1
+    mask[at] = (mask[at] or 0) + bits[c] * 2 ^ (c % 8)
+  end
+  for i, byte in ipairs(mask) do mask[i] = string.char(byte) end
+  return table.concat(kept), table.concat(mask), #kept
+end
+
+local function integers(list)
+  local out = {}
+  for i, x in ipairs(list) do out[i] = little_endian(x, 8) end
+  return table.concat(out)
+end
+
+--- Stores the tensor `name` as compressed values and a bitmask, called prefix .. ".compressed" etc.
+function Model:compress(name, prefix, format)
+  local t = assert(self:tensor(name), name)
+  local bytes, shape = formats[t.dtype][3], t.shape
+  local n, k = #shape == 2 and shape[1] or 1, shape[#shape]
+  local kept, masks, offsets, total = {}, {}, {}, 0
+  for row = 0, n - 1 do
+    local count
+    kept[row + 1], masks[row + 1], count = compress_row(t.data, row * k * bytes + 1, k, bytes, format == "24-bitmask")
+    offsets[row + 1], total = total, total + count
+  end
+  local two = #shape == 2
+  self:remove(name)
+  local is_24 = format == "24-bitmask"
+  self:put(prefix .. ".compressed", t.dtype, is_24 and { n, k / 2 } or { total }, table.concat(kept))
+  local width = math.ceil(k / 8)
+  self:put(prefix .. ".bitmask", "U8", two and { n, width } or { width }, table.concat(masks))
+  self:put(prefix .. ".shape", "I64", is_24 and { #shape, 1 } or { #shape }, integers(shape))
+  if not is_24 then self:put(prefix .. ".row_offsets", "I64", two and { n } or {}, integers(offsets)) end
+end
+
+local function compress_all(m)
+  local format = m.options.sparse
+  local names = {}
+  for _, t in ipairs(m.tensors) do
+    if format == "old-bitmask" or t.name:match("_proj%.weight$") then names[#names + 1] = t.name end
+  end
+  for _, name in ipairs(names) do
+    m:compress(name, format == "old-bitmask" and name or name:gsub("%.weight$", ""), format)
+  end
 end
 
 -- Files --------------------------------------------------------------------------------------
@@ -276,33 +462,65 @@ local torch_dtype = { BF16 = "bfloat16", F16 = "float16", F32 = "float32" }
 local function ct_args(strategy, dynamic)
   return {
     num_bits = 8, type = "float", symmetric = true, strategy = strategy, dynamic = dynamic,
-    group_size = tiny.null, actorder = tiny.null, block_structure = tiny.null,
+    group_size = strategy == "group" and 128 or tiny.null, actorder = tiny.null,
+    block_structure = strategy == "block" and tiny.array({ 128, 128 }) or tiny.null,
     observer = dynamic and tiny.null or "minmax",
   }
 end
 
+local ct_strategies = { tensor = "tensor", row = "channel", block = "block", static = "tensor", token = "token", group = "group" }
+
+local function ct_config(o, recipe)
+  local inputs = recipe.act and ct_args(ct_strategies[recipe.act], recipe.act ~= "static") or tiny.null
+  return {
+    quant_method = "compressed-tensors",
+    format = recipe.frozen and "dense" or recipe.act and "float-quantized" or "naive-quantized",
+    quantization_status = recipe.frozen and "frozen" or "compressed", ignore = tiny.array({ "lm_head" }),
+    kv_cache_scheme = o.kv_scales and ct_args("tensor", false) or tiny.null,
+    config_groups = { group_0 = {
+      targets = tiny.array({ "Linear" }), weights = ct_args(ct_strategies[recipe.grain], false),
+      input_activations = inputs, output_activations = tiny.null,
+    } },
+  }
+end
+
+local sparsity_formats = {
+  dense = "dense", ["24-bitmask"] = "sparse-24-bitmask", bitmask = "sparse-bitmask", ["old-bitmask"] = "sparse-bitmask",
+}
+
+local function sparsity_config(o)
+  return o.sparse and {
+    format = sparsity_formats[o.sparse], sparsity_structure = "2:4", global_sparsity = 0.5,
+    targets = tiny.array({ "Linear" }), ignore = tiny.array({ "lm_head" }), registry_requires_subclass = false,
+  }
+end
+
 local function quantization_config(o)
-  if o.quant == "fp8-static" or o.quant == "fp8-dynamic" then
-    return {
-      quant_method = "fp8", activation_scheme = o.quant:sub(5),
-      ignored_layers = tiny.array({ "lm_head" }),
-      kv_cache_scheme = o.kv_scales and "static" or nil,
+  local recipe = recipes[o.quant]
+  local config
+  if o.quant and not recipe then error("no recipe " .. o.quant) end
+  if not recipe then
+    config = o.sparse and { quant_method = "compressed-tensors" }
+  elseif recipe.layout == "autofp8" then
+    config = {
+      quant_method = "fp8", activation_scheme = recipe.act == "static" and "static" or "dynamic",
+      ignored_layers = tiny.array({ "lm_head" }), kv_cache_scheme = o.kv_scales and "static" or nil,
+      weight_block_size = recipe.grain == "block" and tiny.array({ 128, 128 }) or nil,
     }
+  elseif recipe.layout == "fbgemm" then
+    config = { quant_method = "fbgemm_fp8", activation_scale_ub = o.scale_ub, modules_to_not_convert = tiny.array({ "lm_head" }) }
+  elseif recipe.layout == "ct" then
+    config = ct_config(o, recipe)
   end
-  if o.quant == "ct-static" or o.quant == "ct-dynamic" then
-    local static = o.quant == "ct-static"
-    return {
-      quant_method = "compressed-tensors", format = "float-quantized",
-      quantization_status = "compressed", ignore = tiny.array({ "lm_head" }),
-      kv_cache_scheme = o.kv_scales and ct_args("tensor", false) or tiny.null,
-      config_groups = { group_0 = {
-        targets = tiny.array({ "Linear" }),
-        weights = ct_args(static and "tensor" or "channel", false),
-        input_activations = ct_args(static and "tensor" or "token", not static),
-        output_activations = tiny.null,
-      } },
-    }
-  end
+  if config then config.sparsity_config = sparsity_config(o) end
+  return config or nil
+end
+
+-- Sparsity beside quantization, as compressed-tensors wrote it before quantization_config was both.
+local function nest(config)
+  local sparsity = config.sparsity_config
+  config.sparsity_config = nil
+  return { quantization_config = config.config_groups and config or nil, sparsity_config = sparsity }
 end
 
 local function make_config(o)
@@ -324,7 +542,8 @@ local function make_config(o)
     rope_scaling = rope or tiny.null, tie_word_embeddings = o.tied,
     attention_bias = o.attention_bias, mlp_bias = o.mlp_bias,
     bos_token_id = 262, eos_token_id = 263, torch_dtype = torch_dtype[o.dtype],
-    quantization_config = quantization_config(o),
+    quantization_config = not o.nested and quantization_config(o) or nil,
+    compression_config = o.nested and nest(quantization_config(o)) or nil,
   }
 end
 
@@ -400,16 +619,18 @@ local function build(o)
     m.tokenizer = make_tokenizer()
     m.tokenizer_config = make_tokenizer_config(o)
   end
-  if o.quant == "modelopt" then
+  local recipe = recipes[o.quant]
+  if recipe and recipe.algo then
     m.hf_quant_config = {
       producer = { name = "modelopt", version = "0.15.1" },
       quantization = {
-        quant_algo = "FP8", kv_cache_quant_algo = o.kv_scales and "FP8" or tiny.null,
+        quant_algo = recipe.algo, kv_cache_quant_algo = o.kv_scales and "FP8" or tiny.null,
         exclude_modules = tiny.array({ "lm_head" }),
       },
     }
   end
   add_tensors(m)
+  if o.sparse and o.sparse ~= "dense" then compress_all(m) end
   return m
 end
 
