@@ -209,7 +209,7 @@ help:
 	@echo "make test       install what is missing and run every test; ends with 'N passed, N failed'"
 	@echo "make test-c     only the C tests"
 	@echo "make test-cuda  the CUDA parts, on an emulated GPU (needs nvcc)"
-	@echo "make test-long  tokenizer and templates against the reference packages, many minutes"
+	@echo "make test-long  reference packages, storm and trials of invariance in full: half an hour"
 	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
 	@echo "make bench      decode, prefill and tokenizer speed on the demo model"

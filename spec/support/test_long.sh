@@ -1,6 +1,6 @@
 #!/bin/sh
 # test_long.sh MAKE BUILD - tokenizer and templates against the reference packages, which it
-# fetches from PyPI into BUILD/venv, and the storm in full.  Half an hour; run by
+# fetches from PyPI into BUILD/venv, storm and trials of invariance in full.  Half an hour; run by
 # `make test-long`.  The last line is "N passed, N failed"; what a part printed is in BUILD/log/.
 make=$1
 build=$2
@@ -37,7 +37,7 @@ export LUA_CPATH="$build/?.so;;" LUA_PATH="lua/?.lua;;"
 part build $make -s "$build/fp8llm.so" "$build/spec/support/run_template_cases" "$build/spec/c/test_tokenizer"
 part packages packages
 part variants "$python" spec/support/gen_tokenizer_goldens.py "$variants"
-[ -d "$build/models/SmolLM2-135M-Instruct" ] || part model $make model
+[ -d "$build/models/SmolLM2-135M-Instruct-FP8" ] || part model $make fp8-model
 for dir in "$build/models/SmolLM2-135M-Instruct" "$variants"/*/; do
     part "tokenizer-$(basename "$dir")" "$python" spec/support/compare_tokenizer.py --quick --ids 5000 "${dir%/}"
 done
@@ -51,6 +51,8 @@ storm() {
 }
 luajit spec/support/tiny_model.lua "$build/spec/storm" quant=fp8-dynamic kv_heads=1
 part storm-300s storm
+part invariance-tiny luajit spec/support/invariance.lua "$build/spec/storm" 10000 1
+part invariance luajit spec/support/invariance.lua "$build/models/SmolLM2-135M-Instruct-FP8" 200 1
 part storm-asan sanitized asan "-fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
     "-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
 part storm-tsan sanitized tsan -fsanitize=thread "-O1 -fno-sanitize=thread"
