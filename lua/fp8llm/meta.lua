@@ -27,6 +27,7 @@ local fp8llm = {}
 ---@field tp? integer tensor-parallel ranks; 1 on the CPU
 ---@field load_format? "auto"|"dummy" dummy: random weights of the right flavour, config.json is enough (default auto)
 ---@field config_json? string with dummy: the text of a config.json in place of dir's; dir is then only a name
+---@field time_ops? boolean count what each op of the backend takes, for model:op_times() (default false)
 ---@field progress? fun(part: number) called while loading, 0 <= part <= 1
 
 ---Load a checkpoint directory: config.json, tokenizer.json, *.safetensors; BF16, F16, F32 or FP8.
@@ -135,6 +136,36 @@ function fp8llm.clock() end
 ---@return fp8llm.code? code
 function fp8llm.read_bandwidth(options) end
 
+---Multiplications and additions a second that threads make together out of registers: what the
+---vector units can do at best.
+---@param options? {threads?: integer} default: one per physical core
+---@return number? flops
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.flop_peak(options) end
+
+---Seconds of processor time of the calling thread.
+---@return number
+function fp8llm.thread_clock() end
+
+---@class fp8llm.schedule_item
+---@field running? boolean holds pages
+---@field parked? boolean gets no rows now
+---@field paused? boolean parked because its reader lags: leaves when others need room
+---@field length? integer tokens in the cache
+---@field pending integer known tokens that are not: 1 = decode, more = prompt
+---@field pages? integer held
+---@field shared_tail? boolean the page of its next token must be copied first
+---@field rows? integer answer: rows of the next step
+---@field preempt? boolean answer: gives its pages back now
+
+---The engine's scheduler by itself, for simulations: fills rows and preempt of each item. Items come
+---in the order they should be served.
+---@param items fp8llm.schedule_item[]
+---@param limits {max_rows: integer, max_seqs: integer, max_running: integer, free_pages: integer, page_tokens: integer}
+---@return fp8llm.schedule_item[] items
+function fp8llm.schedule(items, limits) end
+
 ---C blocks alive now: for leak tests.
 ---@return integer
 function fp8llm._live() end
@@ -160,6 +191,11 @@ local model = {}
 
 ---@return fp8llm.info
 function model:info() end
+
+---What the backend's ops took since the last call; empty unless loaded with time_ops. bytes is what an op
+---must at least read and write, flops its multiplications and additions (linear, attend).
+---@return {op: string, n: integer, k: integer, dtype?: string, calls: integer, rows: integer, seconds: number, bytes: number, flops: number}[]
+function model:op_times() end
 
 ---config.json as it was understood: hidden_size, num_hidden_layers, vocab_size, eos_token_ids, ...
 ---@return table<string, any>

@@ -76,5 +76,6 @@ void fl_register_quantize(lua_State *L);
 void fl_register_devices(lua_State *L);
 void fl_register_measure(lua_State *L);
 void fl_register_describe(lua_State *L);
+void fl_register_schedule(lua_State *L);
 
 #endif

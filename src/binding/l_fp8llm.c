@@ -18,6 +18,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     lua_newtable(L);
     fl_set_functions(L, functions);
     fl_register_measure(L);
+    fl_register_schedule(L);
     fl_register_model(L);
     fl_register_sequence(L);
     fl_register_describe(L);

@@ -25,9 +25,9 @@ fl_model *fl_check_model(lua_State *L, int idx) {
 }
 
 static const char *const load_options[] = {
-    "device",      "isa",           "threads", "context",  "kv",
-    "kv_tokens",   "max_step_rows", "tp",      "progress", "prefix_cache",
-    "load_format", "config_json",   NULL};
+    "device",      "isa",           "threads",  "context",  "kv",
+    "kv_tokens",   "max_step_rows", "tp",       "progress", "prefix_cache",
+    "load_format", "config_json",   "time_ops", NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -52,6 +52,7 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
+    fl_opt_bool(L, 2, "time_ops", &o->time_ops);
     fl_opt_string(L, 2, "load_format", &format);
     fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
@@ -255,7 +256,31 @@ static int l_tensor(lua_State *L) {
     return fl_push_err(L, &err);
 }
 
+/* model:op_times() -> {{op=, n=, k=, dtype=, calls=, rows=, seconds=, bytes=, flops=}, ...} since
+ * the last call; empty without time_ops */
+static int l_op_times(lua_State *L) {
+    fl_model *m = fl_check_model(L, 1);
+    fl_op_time t;
+    lua_newtable(L);
+    for (int i = 0; fl_model_op_time(m, i, &t); i++) {
+        lua_createtable(L, 0, 9);
+        set_string(L, "op", t.op);
+        set_int(L, "n", t.n);
+        set_int(L, "k", t.k);
+        if (t.dtype != FL_DTYPE_NONE) set_string(L, "dtype", fl_dtype_name(t.dtype));
+        set_number(L, "calls", (double)t.calls);
+        set_number(L, "rows", (double)t.rows);
+        set_number(L, "seconds", t.seconds);
+        set_number(L, "bytes", t.bytes);
+        set_number(L, "flops", t.flops);
+        lua_rawseti(L, -2, i + 1);
+    }
+    fl_model_op_times_reset(m);
+    return 1;
+}
+
 static const luaL_Reg methods[] = {{"info", l_info},
+                                   {"op_times", l_op_times},
                                    {"config", l_config},
                                    {"generation_config", l_generation_config},
                                    {"tokenizer", l_tokenizer},

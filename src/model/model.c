@@ -21,7 +21,19 @@ static int open_backend(fl_model *m, const fl_model_options *o, int64_t rows, fl
     const char *device = o->device && strcmp(o->device, "auto") ? o->device : "cpu";
     fl_backend_params p = {.threads = o->threads, .max_rows = rows, .isa = o->isa};
     int rc = fl_backend_find(&m->ops, device, err);
-    return rc ? rc : m->ops->open(&m->be, &p, err);
+    if (!rc) rc = m->ops->open(&m->be, &p, err);
+    if (!rc && o->time_ops) {
+        rc = fl_op_times_begin(&m->ops, &m->be, err);
+        m->times_ops = !rc;
+    }
+    return rc;
+}
+
+bool fl_model_op_time(const fl_model *m, int i, fl_op_time *out) {
+    return m->times_ops && fl_op_times_get(m->be, i, out);
+}
+void fl_model_op_times_reset(fl_model *m) {
+    if (m->times_ops) fl_op_times_reset(m->be);
 }
 
 static int64_t range_option(const char *name, int64_t v, int64_t fallback, int64_t max, int *rc,

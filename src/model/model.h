@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "backend/backend.h"
+#include "backend/op_times.h"
 #include "formats/checkpoint.h"
 #include "formats/hf_config.h"
 #include "formats/quant_config.h"
@@ -28,6 +28,7 @@ typedef struct fl_model_options {
     fl_load_format load_format; /* DUMMY: random weights (dummy_checkpoint.h), no weight files   */
     const char *config_json;    /* with DUMMY: a config.json's text; dir is then only a name     */
     bool no_prefix_cache;       /* full KV pages are not shared by later sequences           */
+    bool time_ops;              /* count the backend's ops; see fl_model_op_time             */
     void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */
     void *progress_ctx;
 } fl_model_options;
@@ -58,6 +59,11 @@ typedef struct fl_model_info {
     const char *quantization; /* "autofp8 static", "none"                           */
 } fl_model_info;
 void fl_model_info_get(const fl_model *m, fl_model_info *out);
+
+/* With time_ops: entry i of what the backend's ops took since the last reset (op_times.h),
+ * false past the last.  Not during a step. */
+bool fl_model_op_time(const fl_model *m, int i, fl_op_time *out);
+void fl_model_op_times_reset(fl_model *m);
 
 /* Calibration: what the steps since observe_begin have shown of each distinct input of a
  * layer's linears, and of what goes into the KV cache. */

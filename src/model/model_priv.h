@@ -28,6 +28,7 @@ struct fl_model {
     fl_checkpoint *checkpoint;
     const fl_backend_ops *ops;
     fl_backend *be;
+    bool times_ops; /* ops and be are those of op_times.h */
     fl_weights weights;
     fl_scratch scratch;
     fl_step_buffers step;
