@@ -192,9 +192,20 @@ local model = {}
 ---@return fp8llm.info
 function model:info() end
 
+---@class fp8llm.op_time
+---@field op string
+---@field n integer of a linear or embed, its shape n x k; else 0
+---@field k integer
+---@field dtype? string of its weight
+---@field calls integer
+---@field rows integer
+---@field seconds number
+---@field bytes number
+---@field flops number
+
 ---What the backend's ops took since the last call; empty unless loaded with time_ops. bytes is what an op
 ---must at least read and write, flops its multiplications and additions (linear, attend).
----@return {op: string, n: integer, k: integer, dtype?: string, calls: integer, rows: integer, seconds: number, bytes: number, flops: number}[]
+---@return fp8llm.op_time[]
 function model:op_times() end
 
 ---config.json as it was understood: hidden_size, num_hidden_layers, vocab_size, eos_token_ids, ...

@@ -51,7 +51,7 @@ end
 local function answer(step)
   local prompt, output = step:history()
   local logits = step.logits
-  logits:add_at((prompt[#prompt] * 31 + #output * 17) % #logits + 1, 6)
+  logits:add_at((prompt[#prompt] * 31 + #output * 17) % #logits, 6)
   step:sample()
 end
 

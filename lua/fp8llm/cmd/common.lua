@@ -76,7 +76,8 @@ function common.load(name, opt)
   local dir = opt.config_json and name or common.find(name)
   local model, message = fp8llm.load(dir, {
     device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, kv_tokens = opt.kv_tokens,
-    prefix_cache = opt.prefix_cache, load_format = opt.load_format, config_json = opt.config_json,
+    prefix_cache = opt.prefix_cache, time_ops = opt.time_ops,
+    load_format = opt.load_format, config_json = opt.config_json,
     progress = function(part) bar("loading", part) end,
   })
   bar()
