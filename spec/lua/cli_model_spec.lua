@@ -210,6 +210,38 @@ describe("the command on a model", function()
     end
   end)
 
+  it("bench throughput relates many requests to one", function()
+    local r = json.decode((succeed("bench", "throughput", dir, "--requests", "6", "--isl", "20", "--osl", "8", "--runs",
+      "2", "--json")))
+    assert.equal(2, #r.runs)
+    assert.is_true(math.abs(r.ratio - r.tokens_per_second / r.one_tokens_per_second) < 0.5 * r.ratio)
+    assert.is_true(r.finish_ratio >= 1 and r.flop_peak > r.flops and r.flops > 0)
+    assert.is_true(r.schedule_fraction > 0 and r.calculated_tokens_per_second > 0)
+    assert.is_true(math.abs(r.processed_tokens_per_second / r.tokens_per_second - 27 / 8) < 1e-6)
+  end)
+
+  it("bench ops lists every op of a token and of a prompt", function()
+    local r = json.decode((succeed("bench", "ops", dir, "--tokens", "4", "--json")))
+    local sum, calls = r.decode.outside, {}
+    for _, t in ipairs(r.decode.ops) do sum, calls[t.op] = sum + t.part, t.calls end
+    assert.is_true(math.abs(sum - 1) < 1e-6)
+    assert.equal(2, calls.attend)
+    assert.equal(5, calls.norm)
+    assert.equal(#r.decode.ops, #r.prefill.ops)
+  end)
+
+  it("bench startup runs a process of its own", function()
+    local r = json.decode((succeed("bench", "startup", dir, "--runs", "1", "--json")))
+    assert.is_true(r.first_token_seconds > r.load_seconds and r.process_seconds > 0)
+    assert.is_true(math.abs(r.bytes_per_second * r.load_seconds / r.weight_bytes - 1) < 1e-6)
+  end)
+
+  it("bench prefix finds the shared pages", function()
+    local r = json.decode((succeed("bench", "prefix", dir, "--isl", "200", "--runs", "2", "--json")))
+    assert.equal(192, r.cached_tokens)
+    assert.is_true(r.ratio > 0)
+  end)
+
   it("bench prefill measures lengths that fit", function()
     local r = json.decode((succeed("bench", "prefill", dir, "--runs", "1", "--context", "100", "--json")))
     assert.equal(2, #r.prefill)

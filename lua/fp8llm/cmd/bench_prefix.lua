@@ -23,7 +23,7 @@ end
 
 function M.run(opt, name)
   local shared = opt.isl or 1500
-  opt.context = opt.context or shared + 128
+  opt.context = opt.context or shared + 64
   opt.kv_tokens = 2 * opt.context
   local model = common.load(name, opt)
   local info, vocab = model:info(), model:config().vocab_size

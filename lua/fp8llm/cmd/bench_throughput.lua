@@ -127,7 +127,6 @@ function M.run(opt, name)
   opt.requests, opt.isl, opt.osl = opt.requests or 64, opt.isl or 64, opt.osl or 64
   local pages = math.floor((opt.isl + opt.osl) / 32) + 1
   opt.kv_tokens = math.max(opt.requests * pages * 32, 1024)
-  opt.context = opt.context or math.max(1024, pages * 32)
   return bench_model.run(name, opt, measure)
 end
 
