@@ -109,7 +109,7 @@ $(BUILD)/spec/support/%.o: FLAGS += -Ispec/c
 test-templates: $(BUILD)/spec/support/run_template_cases
 	$< $(CASES)
 
-# libFuzzer targets over text; only make fuzz builds them, with clang, under BUILD/fuzz.
+# libFuzzer targets over files and text; only make fuzz builds them, with clang, under BUILD/fuzz.
 SECONDS   ?= 60
 FUZZERS   := $(patsubst spec/fuzz/%.c,%,$(wildcard spec/fuzz/fuzz_*.c))
 FUZZ_CORE := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/util/*.c src/formats/*.c src/text/*.c) spec/fuzz/fuzz.c)

@@ -11,8 +11,11 @@ for target; do
     corpus=$build/corpus/$target
     log=$build/log/$target.log
     mkdir -p "$corpus"
-    dict=spec/fuzz/template.dict
-    [ "$target" != fuzz_tokenizer_json ] || dict=spec/fuzz/tokenizer_json.dict
+    case $target in
+    fuzz_tokenizer_json) dict=spec/fuzz/tokenizer_json.dict ;;
+    fuzz_safetensors | fuzz_config | fuzz_bitmask) dict=spec/fuzz/formats.dict ;;
+    *) dict=spec/fuzz/template.dict ;;
+    esac
     if ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
         "$build/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -max_len=60000 \
         -dict=$dict -artifact_prefix="$build/crash/$target-" \

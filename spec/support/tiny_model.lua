@@ -468,7 +468,10 @@ local function ct_args(strategy, dynamic)
   }
 end
 
-local ct_strategies = { tensor = "tensor", row = "channel", block = "block", static = "tensor", token = "token", group = "group" }
+local ct_strategies = {
+  tensor = "tensor", row = "channel", block = "block", -- weights
+  static = "tensor", token = "token", group = "group", -- inputs
+}
 
 local function ct_config(o, recipe)
   local inputs = recipe.act and ct_args(ct_strategies[recipe.act], recipe.act ~= "static") or tiny.null
@@ -508,7 +511,10 @@ local function quantization_config(o)
       weight_block_size = recipe.grain == "block" and tiny.array({ 128, 128 }) or nil,
     }
   elseif recipe.layout == "fbgemm" then
-    config = { quant_method = "fbgemm_fp8", activation_scale_ub = o.scale_ub, modules_to_not_convert = tiny.array({ "lm_head" }) }
+    config = {
+      quant_method = "fbgemm_fp8", activation_scale_ub = o.scale_ub,
+      modules_to_not_convert = tiny.array({ "lm_head" }),
+    }
   elseif recipe.layout == "ct" then
     config = ct_config(o, recipe)
   end
