@@ -115,7 +115,7 @@ local function read_line(line, number)
 end
 
 --- Run a file of OpenAI batch lines: {custom_id, method, url, body} -> {id, custom_id, response, error}.
--- options: model_name, tokenizer, ordered, progress(done, total, tokens). What `out` holds already is
+-- options: model_name, tokenizer, ordered, progress(done, to_do, tokens). What `output` holds already is
 -- not run again. Returns {total, skipped, done, failed, tokens}.
 function batch.run_file(eng, input, output, options)
   local done_ids, skipped = finished(output)
@@ -165,9 +165,72 @@ function batch.run_file(eng, input, output, options)
     }, "\n"))
     assert(out:flush())
     report.done = report.done + 1
-    if options.progress then options.progress(skipped + report.done, total, report.tokens) end
+    if options.progress then options.progress(report.done, math.max(0, total - skipped), report.tokens) end
   end
   assert(out:close())
+  return report
+end
+
+-- A line of a file of prompts -> request | nil, message. What it does not say, `defaults` say.
+local function prompt_request(line, is_json, defaults)
+  local own = {prompt = line}
+  if is_json then
+    local message
+    own, message = json.decode(line)
+    if type(own) ~= "table" or own[1] ~= nil then return nil, message or "not a JSON object" end
+  end
+  if own.policy then return nil, "policy: nobody answers it here", own.custom_id end
+  local request = {}
+  for name, value in pairs(defaults) do request[name] = value end
+  for name, value in pairs(own) do
+    if name ~= "custom_id" and value ~= json.null then request[name] = value end
+  end
+  return request, nil, own.custom_id
+end
+
+local function prompt_answer(result)
+  local first, u = result.choices[1], result.usage
+  local object = {
+    text = first.d, finish_reason = first.fin, prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
+  }
+  if result.choices[2] then
+    object.choices = json.array {}
+    for i, choice in ipairs(result.choices) do
+      object.choices[i] = {text = choice.d, finish_reason = choice.fin}
+    end
+  end
+  if first.fin == "error" then object.error = {code = "CANCELLED", message = first.message} end
+  return object
+end
+
+--- Run a file of prompts, one a line; where the first line is a JSON object each line is one, with the
+-- members of eng:submit and a custom_id. write(object) is given, in order, {line, custom_id, text,
+-- finish_reason, prompt_tokens, completion_tokens, choices (with n > 1)} or {line, custom_id, error}.
+-- options: defaults (members of a request), progress(done, total, tokens). Returns {total, failed, tokens}.
+function batch.run_prompts(eng, input, write, options)
+  local lines, number, is_json = io.lines(input), 0, nil
+  local report = {total = count_lines(input), failed = 0, tokens = 0}
+  local function next_item()
+    local line
+    repeat
+      line = lines()
+      number = number + 1
+    until line == nil or line:find "%S"
+    if line == nil then return nil end
+    if is_json == nil then is_json = line:find "^%s*{" ~= nil end
+    local request, message, id = prompt_request(line, is_json, options.defaults or {})
+    return {line = number, id = id}, request, message, "ARG"
+  end
+  local done = 0
+  for key, result, message, code in run(eng, next_item, true) do
+    local object = result and prompt_answer(result) or {error = {code = code, message = message}}
+    object.line, object.custom_id = key.line, key.id
+    report.tokens = report.tokens + (object.completion_tokens or 0)
+    if object.error then report.failed = report.failed + 1 end
+    write(object)
+    done = done + 1
+    if options.progress then options.progress(done, report.total, report.tokens) end
+  end
   return report
 end
 

@@ -121,6 +121,22 @@ describe("a batch file", function()
     end
   end)
 
+  it("tells its progress over what is still to do", function()
+    os.remove(output)
+    write(input, text)
+    local told = {}
+    local function tell(done, to_do, tokens) told[#told + 1] = {done, to_do, tokens} end
+    local report = run_file {progress = tell}
+    assert.same({3, 3, report.tokens}, told[3])
+    local lines = {}
+    for l in io.lines(output) do lines[#lines + 1] = l end
+    write(output, lines[1] .. "\n")
+    told = {}
+    run_file {progress = tell}
+    assert.same({1, 2}, {told[1][1], told[1][2]})
+    assert.same({2, 2}, {told[2][1], told[2][2]})
+  end)
+
   it("is what the command runs", function()
     os.remove(output)
     write(input, text)
@@ -133,5 +149,59 @@ describe("a batch file", function()
     out, err, status = run("lua/fp8llm/cli.lua")("batch", "no/such.jsonl", output, "--model", dir)
     assert.equal(1, status)
     assert.is_true(out == "" and err:find("no/such.jsonl", 1, true) ~= nil)
+  end)
+end)
+
+describe("a file of prompts", function()
+  local function prompts(defaults)
+    local eng, list = assert(model:engine {}), {}
+    local report = batch.run_prompts(eng, input, function(object) list[#list + 1] = object end, {defaults = defaults})
+    eng:close()
+    return list, report
+  end
+
+  it("is answered line by line, in order", function()
+    local text = {}
+    for i = 1, 40 do text[i] = "line " .. i .. "\n" .. (i % 7 == 0 and "  \n" or "") end
+    write(input, table.concat(text))
+    local list, report = prompts {max_tokens = 4, temperature = 0, ignore_eos = true}
+    assert.equal(40, #list)
+    assert.same({total = 40, failed = 0, tokens = 160}, report)
+    local eng = assert(model:engine {})
+    for _, i in ipairs {1, 7, 8, 40} do
+      local alone = eng:submit {prompt = "line " .. i, max_tokens = 4, temperature = 0, ignore_eos = true}
+      assert.equal(alone:result().choices[1].d, list[i].text)
+    end
+    assert.equal(9, list[8].line) -- an empty line counts as one
+    eng:close()
+  end)
+
+  it("may hold requests; a bad one fails alone", function()
+    write(input, '{"ids":[1,2],"max_tokens":3,"custom_id":"x","n":2}\n{"prompt":"a","top_p":7}\n{oops\n' ..
+      '{"prompt":"a","policy":true}\n{"messages":[{"role":"user","content":"b"}]}\n')
+    local list, report = prompts {max_tokens = 2, ignore_eos = true, seed = 4}
+    assert.equal(3, report.failed)
+    assert.same({"x", 2, 6}, {list[1].custom_id, #list[1].choices, list[1].completion_tokens})
+    for i, part in pairs {[2] = "top_p", [3] = "line 1", [4] = "policy"} do
+      assert.equal("ARG", list[i].error.code)
+      assert.is_true(list[i].error.message:find(part, 1, true) ~= nil, list[i].error.message)
+    end
+    assert.equal(2, list[5].completion_tokens)
+  end)
+
+  it("is what generate --input runs", function()
+    write(input, "one\ntwo\n")
+    os.remove(output)
+    local cli = run("lua/fp8llm/cli.lua")
+    local out, err, status = cli("generate", dir, "--input", input, "--max-tokens", "3", "--temperature", "0")
+    assert.equal(0, status)
+    assert.is_true(err:find("2 prompts, 0 failed", 1, true) ~= nil)
+    local first = json.decode(out:match "^[^\n]+")
+    assert.equal(1, first.line)
+    out = cli("generate", dir, "--input", input, "--output", output, "--max-tokens", "3", "--temperature", "0")
+    assert.same({"", first.text}, {out, read_lines(output)[1].text})
+    local _, message, failure = cli("generate", dir, "--input", "no/such", "--max-tokens", "3")
+    assert.equal(1, failure)
+    assert.is_true(message:find("no/such", 1, true) ~= nil)
   end)
 end)

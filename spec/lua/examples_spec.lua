@@ -56,6 +56,28 @@ describe("examples on a tiny model", function()
   end)
   it("contrastive.lua", function() assert.is_true(#succeed("contrastive.lua", dir, dir, "hi") > 1) end)
 
+  it("alpaca_eval.lua writes what AlpacaEval reads", function()
+    local fp8llm, json = require "fp8llm", require "fp8llm.json"
+    local input, output = "build/spec/alpaca.json", "build/spec/alpaca-out.json"
+    local said = {"Name a colour.", "Say \"hi\".", "Why?"}
+    local items = json.array {}
+    for i, text in ipairs(said) do items[i] = {instruction = text, dataset = "test", output = "of another model"} end
+    tiny.write_file(input, json.encode(items))
+    succeed("alpaca_eval.lua", dir, input, output, "tiny", "12")
+    local file = assert(io.open(output, "rb"))
+    local answers = assert(json.decode(file:read "*a"))
+    file:close()
+    assert.equal(3, #answers)
+    local model = assert(fp8llm.load(dir))
+    local engine = assert(model:engine {})
+    for i, answer in ipairs(answers) do
+      local alone = engine:submit {messages = {{role = "user", content = said[i]}}, temperature = 0, max_tokens = 12}
+      assert.same({instruction = said[i], output = alone:result().choices[1].d, generator = "tiny", dataset = "test"},
+        answer)
+    end
+    engine:close()
+  end)
+
   it("are all named here", function()
     local f = assert(io.open "spec/lua/examples_spec.lua")
     local me = f:read "*a"

@@ -29,6 +29,17 @@ describe("fp8llm.progress", function()
     assert.equal("\r\27[K", env.said[2])
   end)
 
+  it("keeps its estimate while the note changes", function()
+    local bar, env = bar_on(true)
+    bar("lines", 0, "0 tokens/s")
+    env.now = 20
+    bar("lines", 0.5, "7 tokens/s")
+    assert.is_true(env.said[#env.said]:find("50%% 7 tokens/s, 0:20 left") ~= nil)
+    env.now = 30
+    bar("lines", 0, "8 tokens/s")
+    assert.is_true(env.said[#env.said]:find("0%% 8 tokens/s\27") ~= nil)
+  end)
+
   it("estimates each phase from its own beginning", function()
     local bar, env = bar_on(true)
     env.now = 10

@@ -15,8 +15,8 @@ Requests run together. A run that was stopped goes on where it was: what OUT hol
   options = common.join({
     {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
     {"ordered", "flag", "", "write in the order of IN, not as they end"},
-    {"max-running", "int", "N", "completions computed together (default 64)"},
-    {"kv-tokens", "int", "N", "tokens that all together can hold (default 64 per completion and more)"},
+    {"max-running", "integer", "N", "completions computed together (default 64)"},
+    {"kv-tokens", "integer", "N", "tokens that all together can hold (default 64 per completion and more)"},
     {"json", "flag", "", "print the report as one JSON object"},
   }, common.model_options),
 }
@@ -36,9 +36,7 @@ function M.run(opt, words)
   local bar, start = progress(), fp8llm.clock()
   local report = batch.run_file(engine, input, output, {
     model_name = opt.model, tokenizer = must(model:tokenizer()), ordered = opt.ordered,
-    progress = function(done, total, tokens)
-      bar(string.format("%d of %d, %.0f tokens/s", done, total, tokens / (fp8llm.clock() - start)), done / total)
-    end,
+    progress = common.batch_progress(bar, start),
   })
   bar()
   engine:close()

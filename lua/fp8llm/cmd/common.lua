@@ -84,19 +84,21 @@ function common.load(name, opt)
   return must(model, message)
 end
 
---- A sampler of what the user asked for, else of the model's own generation_config.json.
-function common.sampler(model, opt)
+--- Sampling as the user asked for, else as the model's own generation_config.json has it.
+function common.sampling(model, opt)
   local default = model:generation_config()
   if default.do_sample == false then default.temperature = 0 end
-  return must(fp8llm.sampler {
+  return {
     temperature = opt.temperature or default.temperature,
     top_p = opt.top_p or default.top_p,
     top_k = opt.top_k or default.top_k,
     min_p = opt.min_p or default.min_p,
     repetition_penalty = opt.repetition_penalty or default.repetition_penalty,
     seed = opt.seed,
-  })
+  }
 end
+
+function common.sampler(model, opt) return must(fp8llm.sampler(common.sampling(model, opt))) end
 
 --- "1.23 GB", decimal units as disks and memory bandwidths are sold.
 function common.bytes(n)
@@ -104,6 +106,14 @@ function common.bytes(n)
     if n >= unit[1] then return string.format("%.3g %s", n / unit[1], unit[2]) end
   end
   return string.format("%d bytes", n)
+end
+
+--- progress(done, total, tokens) of a batch, on a bar.
+function common.batch_progress(bar, start)
+  return function(done, total, tokens)
+    local rate = tokens / math.max(1e-9, fp8llm.clock() - start)
+    bar("requests", total > 0 and done / total or 1, string.format("%d of %d, %.0f tokens/s", done, total, rate))
+  end
 end
 
 function common.rate(count, seconds) return seconds > 0 and count / seconds or 0 end

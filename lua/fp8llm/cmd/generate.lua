@@ -1,24 +1,64 @@
+local batch = require "fp8llm.batch"
 local common = require "fp8llm.cmd.common"
+local fp8llm = require "fp8llm"
 local generate = require "fp8llm.generate"
 local json = require "fp8llm.json"
+local progress = require "fp8llm.progress"
 local must = common.must
 
 local M = {
   summary = "continue a text",
-  usage = "generate MODEL [--prompt TEXT]",
+  usage = "generate MODEL [--prompt TEXT | --input FILE]",
   text = [[
-The prompt is taken as it is, without a chat template; without --prompt it is read from stdin.]],
+The prompt is taken as it is, without a chat template; without --prompt it is read from stdin.
+With --input every line of FILE is a prompt, or a JSON object: prompt, messages or ids, and any
+other member of a request. All run together; each answer is a JSON object on a line, in order.]],
   options = common.join({
     {"prompt", "string", "TEXT", "the text to continue"},
+    {"input", "string", "FILE", "a file of prompts or requests, a line each"},
+    {"output", "string", "FILE", "with --input: where the answers go (default stdout)"},
+    {"max-running", "integer", "N", "with --input: completions computed together (default 64)"},
+    {"kv-tokens", "integer", "N", "with --input: tokens that all together can hold (default 512 each)"},
     {"special", "flag", "", "read special tokens written in the prompt as such"},
     {"echo", "flag", "", "print the prompt too"},
     {"json", "flag", "", "print one JSON object"},
   }, common.sampling_options, common.model_options),
 }
 
+local function open_output(path)
+  if not path then return io.stdout end
+  return must(io.open(path, "wb"))
+end
+
+local function run_file(opt, name)
+  if opt.prompt or opt.echo or opt.special then common.usage "--input: not with --prompt, --echo or --special" end
+  must(io.open(opt.input, "rb")):close()
+  local running = opt.max_running or 64
+  opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
+  local model = common.load(name, opt)
+  local engine, out = must(model:engine {max_running = running}), open_output(opt.output)
+  local bar, start = progress(), fp8llm.clock()
+  local function write(object)
+    if out:write(json.encode(object), "\n") and out:flush() then return end
+    common.fail("%s: cannot be written", opt.output or "stdout")
+  end
+  local defaults = common.sampling(model, opt)
+  defaults.max_tokens = opt.max_tokens or 256
+  local report = batch.run_prompts(engine, opt.input, write, {
+    defaults = defaults, progress = common.batch_progress(bar, start),
+  })
+  bar()
+  engine:close()
+  if out ~= io.stdout then out:close() end
+  local seconds = fp8llm.clock() - start
+  io.stderr:write(string.format("%s: %d prompts, %d failed, %d tokens, %.1f s, %.1f tokens/s\n", opt.input,
+    report.total, report.failed, report.tokens, seconds, common.rate(report.tokens, seconds)))
+end
+
 function M.run(opt, words)
   local name = common.argument(words, 1, "MODEL")
   common.no_more(words, 1)
+  if opt.input then return run_file(opt, name) end
   local model = common.load(name, opt)
   local prompt = opt.prompt or io.read "*a"
   local tokenizer = must(model:tokenizer())
