@@ -12,7 +12,7 @@ local engine = assert(strong:engine {})
 
 local amateur = assert(weak:sequence())
 local doubts = assert(amateur:feed(assert(weak:template():encode(messages, {add_generation_prompt = true}))))
-local request = assert(engine:submit {messages = messages, policy = true, max_tokens = 40})
+local request = assert(engine:submit {messages = messages, policy = true, policy_logits = true, max_tokens = 40})
 for step in request:steps() do
   local index, p = step.logits:clone():softmax():topk(20)
   local q = doubts:clone():softmax()

@@ -21,7 +21,8 @@ local without = assert(model:sequence())
 local last = assert(without:feed(assert(model:template():encode({{role = "user", content = "Write one sentence."}},
                                                                 {add_generation_prompt = true}))))
 local request = assert(engine:submit {
-  messages = {{role = "user", content = instruction}}, policy = true, temperature = 0, max_tokens = 40,
+  messages = {{role = "user", content = instruction}}, temperature = 0, max_tokens = 40,
+  policy = true, policy_logits = true,
 })
 for step in request:steps() do
   local free = log_softmax(last:clone())

@@ -128,6 +128,11 @@ function fp8llm.devices() end
 ---@return number
 function fp8llm.clock() end
 
+---What a request may ask for, from the table that checks it: name, type, min and max (of a number, of
+---the items of a list, of the bytes of a text), default (if it has one) and doc of each field.
+---@return {name: string, type: string, min: number, max: number, default: any, doc: string}[]
+function fp8llm.request_fields() end
+
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
 ---passes. A buffer that fits the last-level cache measures that cache.
 ---@param options? {threads?: integer, bytes?: integer} default: one per physical core, 256 MiB
@@ -618,6 +623,10 @@ function safetensors:close() end
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request may be ahead of its reader (default 4096)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
+---@field max_policy_rows? integer whole rows of logits lent to policies at a time (default 64)
+---@field num_speculative_tokens? integer guesses a step by prompt lookup, 0 to 32; results stay the same (default 0)
+---@field prompt_lookup_min? integer equal tokens a guess needs (default 2)
+---@field prompt_lookup_max? integer tokens compared at most (default 4)
 
 ---Many requests in one batch, computed by a thread of its own. One at a time or hundreds: each gets
 ---the tokens it would get alone.
@@ -642,35 +651,41 @@ local engine = {}
 ---@field add_generation_prompt? boolean (default true)
 ---@field continue_final_message? boolean go on writing the last message (default false)
 ---@field add_special_tokens? boolean BOS and the like before a text (default true)
----@field n? integer completions of the one prompt, 1 to 128 (default 1)
----@field max_tokens? integer (default: to the end of the context)
----@field min_tokens? integer no end before so many (default 0)
----@field stop? string|string[] texts that end it
----@field stop_token_ids? fp8llm.ids
----@field include_stop_str_in_output? boolean
----@field ignore_eos? boolean
----@field bad_words? string|string[] texts that may not be completed
----@field allowed_token_ids? fp8llm.ids
----@field logit_bias? table<integer, number> in [-100, 100]
----@field temperature? number
----@field top_k? integer
----@field top_p? number
----@field min_p? number
----@field repetition_penalty? number
----@field frequency_penalty? number
----@field presence_penalty? number
+---@field n? integer completions of the one prompt (default 1)
+---@field max_tokens? integer else to the end of the context; 0 only to echo or score the prompt
+---@field min_tokens? integer no end of text before so many tokens (default 0)
+---@field temperature? number 0 is greedy (default 1)
+---@field top_k? integer keep the k likeliest; 0 and -1 keep all (default 0)
+---@field top_p? number keep the likeliest that hold p together (default 1)
+---@field min_p? number keep those with p times the best probability (default 0)
+---@field repetition_penalty? number on ids of prompt and output (default 1)
+---@field frequency_penalty? number times the count in the output (default 0)
+---@field presence_penalty? number on ids in the output (default 0)
+---@field seed? integer same seed, same tokens; -1 is one from the system (default -1)
+---@field logit_bias? table<integer, number> added to the logits, each in [-100, 100]
+---@field allowed_token_ids? fp8llm.ids only these may be chosen
 ---@field order? string[] order of the sampler's stages
----@field seed? integer same seed, same tokens
----@field logprobs? integer log-probability of each token and of so many alternatives, 0 to 64
+---@field stop? string|string[] texts that end the completion
+---@field stop_token_ids? fp8llm.ids ids that end the completion
+---@field bad_words? string|string[] texts that may not be completed
+---@field include_stop_str_in_output? boolean keep the stop text (default false)
+---@field ignore_eos? boolean end-of-text ids do not end it (default false)
+---@field skip_special_tokens? boolean not in the text (default true)
+---@field echo? boolean the completion begins with the prompt (default false)
+---@field logprobs? integer log-probability of each token and of so many alternatives
 ---@field prompt_logprobs? integer the same for the prompt
----@field truncate_prompt_tokens? integer keep only the last so many
----@field skip_special_tokens? boolean (default true)
----@field timeout_ms? integer
+---@field truncate_prompt_tokens? integer keep only the last so many of the prompt
+---@field timeout_ms? integer end after so long
 ---@field priority? integer lower runs first (default 0)
 ---@field cache_salt? string prefixes are shared among equal salts only
----@field policy? boolean a policy chooses the tokens: see steps
+---@field num_speculative_tokens? integer guesses a step of what followed the same tokens; else as the engine has it
+---@field prompt_lookup_min? integer equal tokens a guess needs; else as the engine has it
+---@field prompt_lookup_max? integer tokens compared at most; else as the engine has it
+---@field policy? boolean a policy chooses the tokens (default false)
+---@field policy_candidates? integer the likeliest tokens that a policy is shown (default 64)
+---@field policy_logits? boolean a policy is given whole rows of logits instead (default false)
 
----Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit.
+---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit, or all rows of policies are lent.
 ---@param request fp8llm.request_options
 ---@return fp8llm.request?
 ---@return string? message
@@ -707,10 +722,20 @@ function engine:listen(path, options) end
 ---@return fun(): fp8llm.step?
 function engine:steps() end
 
----running, queued, parked, requests, finished, steps, prompt_tokens, cached_tokens, output_tokens,
----preemptions, and seconds: step_s, schedule_s.
----@return table<string, number>
+---Now: running and parked (completions), queued (requests), kv_pages, kv_pages_used. Since the engine
+---was made: requests, finished, steps, preemptions, prompt_tokens (computed), cached_tokens,
+---output_tokens, prefix_queries and prefix_hits (pages, of the whole model), draft_tokens and
+---accepted_tokens (guesses checked, and right), and of step_s the seconds before and after the model
+---(schedule_s) and of choosing tokens (sample_s). Histograms of seconds: step_s, queue_s (until the first
+---row), first_token_s, inter_token_s, total_s, policy_s (parked to answered).
+---@return table<string, number|fp8llm.histogram>
 function engine:stats() end
+
+---@class fp8llm.histogram
+---@field count integer
+---@field sum number
+---@field le number[] upper bounds of the buckets
+---@field n integer[] how many were at most that: cumulative, as Prometheus has it
 
 ---A file descriptor that is readable when any request has news; clear_fd makes it wait again.
 ---@return integer
@@ -753,7 +778,7 @@ function request:pieces() end
 ---@return fp8llm.code? code
 function request:result() end
 
----prompt_tokens, completion_tokens, cached_tokens, first_token_s, total_s.
+---prompt_tokens, completion_tokens, cached_tokens, queue_s, first_token_s, total_s.
 ---@return table<string, number>
 function request:usage() end
 
@@ -767,23 +792,32 @@ function request:cancel() end
 ---A request that is closed (or collected) is cancelled.
 function request:close() end
 
----One token to be chosen. `step.logits` is the row as a tensor, writable until the answer. A step that
----is dropped without an answer ends its completion with an error.
+---One token to be chosen. With `policy_logits` the row of logits is `step.logits`, a tensor that is
+---writable until the answer closes it. A step that is dropped without an answer ends its completion
+---with an error; using one that has been answered raises.
 ---@class fp8llm.step
 ---@field logits fp8llm.tensor
 local step = {}
 
+---The likeliest tokens, descending; without policy_logits.
+---@return fp8llm.ids ids
+---@return number[] logits
+function step:candidates() end
+
+---Any id may be accepted, candidate or not.
 ---@param id integer
 ---@return integer? id
----@return number|string logprob under the row as it is now
----@return fp8llm.code? code ARG: stale, answered already
+---@return number|string|nil logprob when the request has logprobs: under the row as it is now
+---@return fp8llm.code? code CANCELLED: the completion has ended
 function step:accept(id) end
 
----Let the request's own sampler choose from the row as it is now.
+---Let the request's own sampler choose: from the row as it is now, or without policy_logits what it
+---would have chosen without a policy. With `logits`: from the candidates with these instead of theirs.
+---@param logits? number[]
 ---@return integer? id
----@return number|string logprob
+---@return number|string|nil logprob
 ---@return fp8llm.code? code
-function step:sample() end
+function step:sample(logits) end
 
 ---End the completion here.
 ---@return boolean?

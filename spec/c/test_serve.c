@@ -157,7 +157,7 @@ static void test_refusals(void) {
         {"completion", "{\"prompt\":[[1],[-1]]}", "ARG", "prompt", "element 0"},
         {"completion", "{\"prompt\":\"a\",\"temperature\":\"hot\"}", "ARG", "temperature", "hot"},
         {"completion", "{\"prompt\":\"a\",\"temperature\":1e999}", "ARG", "temperature", "number"},
-        {"completion", "{\"prompt\":\"a\",\"max_tokens\":0}", "ARG", "max_tokens", "integer"},
+        {"completion", "{\"prompt\":\"a\",\"max_tokens\":0}", "ARG", "max_tokens", "echo"},
         {"completion", "{\"prompt\":\"a\",\"n\":129}", "ARG", "n", "128"},
         {"completion", "{\"prompt\":\"a\",\"n\":2,\"best_of\":3}", "ARG", "best_of", "n"},
         {"completion", "{\"prompt\":\"a\",\"suffix\":\"b\"}", "ARG", "suffix", "not offered"},
@@ -404,7 +404,9 @@ static void *serve_policies(void *steps) {
     while (fl_engine_next_parked(engine, NULL, &p)) {
         const fl_text *name = &fl_request_params(p.request)->policy_name;
         *(int *)steps += name->len == 5 && !memcmp(name->data, "first", 5);
-        fl_parked_accept(&p, 65, NULL, NULL, NULL);
+        const fl_parked_choice a = {65, NULL};
+        fl_pick got;
+        fl_parked_answer(&p, &a, &got, NULL);
         fl_request_unref(p.request);
     }
     return NULL;

@@ -46,6 +46,17 @@ describe("the API reference", function()
     end
   end)
 
+  -- The lines of the reference are made from the table of fields, so they say what it says.
+  it("lists the fields of a request as request_fields() has them", function()
+    local types = {["string or list of strings"] = "string|string[]", ["list of ids"] = "fp8llm.ids",
+      ["object of id to bias"] = "table<integer, number>", ["list of stages"] = "string[]"}
+    for _, f in ipairs(fp8llm.request_fields()) do
+      local line = ("---@field %s? %s %s"):format(f.name, types[f.type] or f.type, f.doc)
+      if f.default ~= nil then line = ("%s (default %s)"):format(line, tostring(f.default):gsub("%.0$", "")) end
+      assert.is_true(text:find("\n" .. line .. "\n", 1, true) ~= nil, line)
+    end
+  end)
+
   it("is Lua", function()
     assert.is_true(loadstring and loadstring(text) ~= nil or load(text) ~= nil) -- luacheck: ignore
   end)

@@ -228,65 +228,6 @@ describe("a request", function()
   end)
 end)
 
-describe("a policy in Lua", function()
-  it("chooses every token, and the others go on meanwhile", function()
-    local eng = assert(model:engine{})
-    local other = assert(eng:submit{ids = prompt_of(2, 20), max_tokens = 50, seed = 1, ignore_eos = true})
-    local mine = assert(eng:submit{ids = {9, 8}, policy = true, max_tokens = 6, ignore_eos = true})
-    local chosen = {}
-    for step in mine:steps() do
-      if #chosen == 0 then assert.equal(50, #other:result().choices[1].t) end
-      local prompt, output = step:history()
-      assert.same({9, 8}, prompt)
-      assert.same(chosen, output)
-      if #chosen % 2 == 0 then
-        chosen[#chosen + 1] = assert(step:accept(40 + #chosen))
-      else
-        step.logits:add_at(77, 1000)
-        chosen[#chosen + 1] = assert(step:sample())
-      end
-    end
-    assert.same({40, 77, 42, 77, 44, 77}, chosen)
-    assert.same(chosen, mine:result().choices[1].t)
-    eng:close()
-  end)
-
-  it("that gives up, is stale or silent ends only its own request", function()
-    local eng = assert(model:engine{policy_timeout_ms = 60})
-    local good = assert(eng:submit{ids = {1, 2, 3}, max_tokens = 30, seed = 1, ignore_eos = true})
-    local stopped = assert(eng:submit{ids = {4}, policy = true})
-    for step in stopped:steps() do -- luacheck: ignore 512
-      assert(step:sample())
-      local _, message, code = step:sample()
-      assert.equal("ARG", code)
-      assert.is_true(message:find("stale", 1, true) ~= nil)
-      break
-    end
-    for step in stopped:steps() do assert(step:stop()) end
-    assert.equal("stop", stopped:result().choices[1].fin)
-    local silent = assert(eng:submit{ids = {5}, policy = true})
-    local choice = silent:result().choices[1]
-    assert.equal("error", choice.fin)
-    assert.is_true(choice.message:find("silent", 1, true) ~= nil)
-    assert.equal(30, #good:result().choices[1].t)
-    eng:close()
-  end)
-
-  it("may serve all parked requests of an engine in one loop", function()
-    local eng = assert(model:engine{})
-    local list = {}
-    for i = 1, 5 do list[i] = assert(eng:submit{ids = {i}, policy = true, max_tokens = i, ignore_eos = true}) end
-    local steps = 0
-    for step in eng:steps() do
-      steps = steps + 1
-      assert(step:accept(step:arrival() + 10))
-    end
-    assert.equal(15, steps)
-    for i = 1, 5 do assert.equal(9 + i, list[i]:result().choices[1].t[1]) end
-    eng:close()
-  end)
-end)
-
 describe("closing an engine", function()
   it("cancels, or drains, and refuses more", function()
     local eng = assert(model:engine{})

@@ -133,7 +133,8 @@ static void put_any(client *c, fl_bytes *b, kind k) {
     if (!pick(c, 4)) fl_bytes_printf(b, ",\"cache_salt\":\"s%d\"", (int)pick(c, 2));
     if (!pick(c, 4)) fl_bytes_printf(b, ",\"priority\":%d", (int)pick(c, 3));
     if (k == LATE) fl_bytes_printf(b, ",\"timeout_ms\":%d", 1 + (int)pick(c, 6));
-    if (k == POLICY) fl_bytes_puts(b, ",\"policy\":true");
+    if (k == POLICY)
+        fl_bytes_printf(b, ",\"policy\":true,\"policy_logits\":%s", pick(c, 2) ? "true" : "false");
     if (k == CHOICES) fl_bytes_printf(b, ",\"n\":%d", 2 + (int)pick(c, 3));
     if (k == SCORES) fl_bytes_puts(b, ",\"prompt_logprobs\":2,\"logprobs\":3");
 }
@@ -202,14 +203,16 @@ static void run_policy(client *c, fl_engine *e, fl_request *r) {
     while (fl_engine_next_parked(e, r, &p)) {
         const int64_t way = pick(c, 40);
         int rc = FL_OK;
-        if (way == 0) p.row[pick(c, p.n)] = __builtin_nanf("");
+        const fl_parked_choice own = {-1, NULL}, any = {(int32_t)pick(c, p.vocab), NULL};
+        fl_pick got;
+        if (way == 0 && p.row) fl_row_logits(p.row)[pick(c, p.vocab)] = __builtin_nanf("");
         if (way == 1) nap(25000); /* beyond policy_timeout_ms */
         if (way == 2)
             rc = fl_parked_stop(&p, FL_FINISH_STOP, &err);
         else
-            rc = fl_parked_accept(&p, way & 1 ? (int32_t)pick(c, p.n) : -1, NULL, NULL, &err);
+            rc = fl_parked_answer(&p, way & 1 ? &any : &own, &got, &err);
         if (rc && way == 0) fl_parked_stop(&p, FL_FINISH_ERROR, NULL);
-        if (way > 30 && fl_parked_accept(&p, 1, NULL, NULL, &err) == FL_E_ARG)
+        if (way > 30 && fl_parked_answer(&p, &own, &got, &err) == FL_E_CANCELLED)
             atomic_fetch_add(&c->s->stale_refused, 1);
         fl_request_unref(p.request);
     }
@@ -237,7 +240,7 @@ static void begin(client *c, struct slot *slot) {
             atomic_fetch_add(&c->s->ended[NONSENSE][FL_FINISH_ERROR], 1);
         else
             atomic_fetch_add(&c->s->wrong, 1);
-    } else if (rc == FL_E_LIMIT) {
+    } else if (rc == FL_E_BUSY) {
         atomic_fetch_add(&c->s->refused_full, 1);
         nap(2000);
     } else if (rc && rc != FL_E_CANCELLED) {
@@ -340,8 +343,12 @@ static void *feeder_run(void *arg) {
 }
 
 static int open_engine(storm *s, fl_engine **out, fl_err *err) {
-    const fl_engine_options o = {
-        .max_running = 24, .max_queued = 12, .max_unread = 16, .policy_timeout_ms = 10};
+    const fl_engine_options o = {.max_running = 24,
+                                 .max_queued = 12,
+                                 .max_unread = 16,
+                                 .policy_timeout_ms = 10,
+                                 .num_speculative_tokens = 4,
+                                 .prompt_lookup_min = 1};
     atomic_fetch_add(&s->engines, 1);
     return fl_engine_new(out, s->model, s->tokenizer, &o, err);
 }
@@ -489,8 +496,10 @@ int main(int argc, char **argv) {
     if (learn(&clients[0])) run_threads(&s, clients);
     fl_engine_close(s.engine, false);
     report(&s);
-    check(fl_step_free_pages(s.model) == KV_TOKENS / 32, "every page is back: %d of %d",
-          (int)fl_step_free_pages(s.model), KV_TOKENS / 32);
+    fl_step_pool pool;
+    fl_step_pool_get(s.model, &pool);
+    check(pool.free_pages == pool.pages, "every page is back: %d of %d", (int)pool.free_pages,
+          (int)pool.pages);
     for (int i = 0; i < CLIENTS + 2; i++) {
         fl_update_free(&clients[i].update);
         fl_tokenizer_ctx_free(clients[i].ctx);

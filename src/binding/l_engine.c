@@ -19,6 +19,8 @@ typedef struct lua_engine {
 
 fl_engine *fl_check_engine(lua_State *L, int idx) {
     lua_engine *b = fl_box_check(L, idx, FL_MT_ENGINE);
+    fl_err err;
+    if (fl_engine_check_owner(b->engine, &err)) luaL_error(L, "%s", err.msg);
     return b->engine;
 }
 
@@ -50,22 +52,30 @@ static int open_text(lua_engine *b, fl_tokenizer *t, fl_err *err) {
     return rc;
 }
 
-static const char *const engine_options[] = {"max_running", "max_queued",        "max_step_tokens",
-                                             "max_unread",  "policy_timeout_ms", NULL};
+static const char *const engine_options[] = {"max_running",
+                                             "max_queued",
+                                             "max_step_tokens",
+                                             "max_unread",
+                                             "policy_timeout_ms",
+                                             "max_policy_rows",
+                                             "num_speculative_tokens",
+                                             "prompt_lookup_min",
+                                             "prompt_lookup_max",
+                                             NULL};
 
 /* model:engine{max_running=, max_queued=, ...} -> engine | nil, message, CODE */
 int fl_l_engine_new(lua_State *L) {
     fl_model *m = fl_check_model(L, 1);
     fl_engine_options o = {0};
+    int64_t *const field[] = {
+        &o.max_running,       &o.max_queued,      &o.max_step_tokens,        &o.max_unread,
+        &o.policy_timeout_ms, &o.max_policy_rows, &o.num_speculative_tokens, &o.prompt_lookup_min,
+        &o.prompt_lookup_max};
     fl_tokenizer *t = NULL;
     fl_err err;
     lua_settop(L, 2);
     fl_opt_only(L, 2, engine_options);
-    fl_opt_int(L, 2, "max_running", &o.max_running);
-    fl_opt_int(L, 2, "max_queued", &o.max_queued);
-    fl_opt_int(L, 2, "max_step_tokens", &o.max_step_tokens);
-    fl_opt_int(L, 2, "max_unread", &o.max_unread);
-    fl_opt_int(L, 2, "policy_timeout_ms", &o.policy_timeout_ms);
+    for (int i = 0; engine_options[i]; i++) fl_opt_int(L, 2, engine_options[i], field[i]);
     void **box = fl_box_new(L, FL_MT_ENGINE);
     if (fl_model_tokenizer(L, 1, &t, &err) && err.code != FL_E_IO) return fl_push_err(L, &err);
     lua_engine *b = fl_alloc(sizeof(*b));
@@ -201,22 +211,87 @@ static void set_number(lua_State *L, const char *key, double v) {
     lua_setfield(L, -2, key);
 }
 
+/* {count, sum, le = {bound, ...}, n = {how many up to it, ...}} */
+static void set_histogram(lua_State *L, const char *key, const fl_histogram *h) {
+    uint64_t n = 0;
+    lua_createtable(L, 0, 4);
+    set_number(L, "count", (double)h->count);
+    set_number(L, "sum", h->sum);
+    lua_createtable(L, FL_HISTOGRAM_BOUNDS, 0);
+    lua_createtable(L, FL_HISTOGRAM_BOUNDS, 0);
+    for (int i = 0; i < FL_HISTOGRAM_BOUNDS; i++) {
+        n += h->bucket[i];
+        lua_pushnumber(L, (lua_Number)fl_histogram_bound(i));
+        lua_rawseti(L, -3, i + 1);
+        lua_pushnumber(L, (lua_Number)n);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -3, "n");
+    lua_setfield(L, -2, "le");
+    lua_setfield(L, -2, key);
+}
+
 static int l_stats(lua_State *L) {
     fl_engine_stats s;
     fl_engine_stats_get(fl_check_engine(L, 1), &s);
+    const struct {
+        const char *name;
+        double value;
+    } number[] = {
+        {"running", (double)s.running},
+        {"queued", (double)s.queued},
+        {"parked", (double)s.parked},
+        {"kv_pages", (double)s.kv_pages},
+        {"kv_pages_used", (double)s.kv_pages_used},
+        {"requests", (double)s.requests},
+        {"finished", (double)s.finished},
+        {"steps", (double)s.steps},
+        {"preemptions", (double)s.preemptions},
+        {"prompt_tokens", (double)s.prompt_tokens},
+        {"cached_tokens", (double)s.cached_tokens},
+        {"output_tokens", (double)s.output_tokens},
+        {"prefix_queries", (double)s.prefix_queries},
+        {"prefix_hits", (double)s.prefix_hits},
+        {"draft_tokens", (double)s.draft_tokens},
+        {"accepted_tokens", (double)s.accepted_tokens},
+        {"schedule_s", s.schedule_s},
+        {"sample_s", s.sample_s},
+    };
+    lua_createtable(L, 0, 24);
+    for (size_t i = 0; i < sizeof(number) / sizeof(number[0]); i++)
+        set_number(L, number[i].name, number[i].value);
+    set_histogram(L, "step_s", &s.step_s);
+    set_histogram(L, "queue_s", &s.queue_s);
+    set_histogram(L, "first_token_s", &s.first_token_s);
+    set_histogram(L, "inter_token_s", &s.inter_token_s);
+    set_histogram(L, "total_s", &s.total_s);
+    set_histogram(L, "policy_s", &s.policy_s);
+    return 1;
+}
+
+/* fp8llm.request_fields() -> {{name =, type =, min =, max =, default =, doc =}, ...} */
+static int l_request_fields(lua_State *L) {
+    fl_param_info f;
     lua_newtable(L);
-    set_number(L, "running", (double)s.running);
-    set_number(L, "queued", (double)s.queued);
-    set_number(L, "parked", (double)s.parked);
-    set_number(L, "requests", (double)s.requests);
-    set_number(L, "finished", (double)s.finished);
-    set_number(L, "steps", (double)s.steps);
-    set_number(L, "prompt_tokens", (double)s.prompt_tokens);
-    set_number(L, "cached_tokens", (double)s.cached_tokens);
-    set_number(L, "output_tokens", (double)s.output_tokens);
-    set_number(L, "preemptions", (double)s.preemptions);
-    set_number(L, "step_s", s.step_s);
-    set_number(L, "schedule_s", s.schedule_s);
+    for (int i = 0; fl_params_field(i, &f); i++) {
+        lua_createtable(L, 0, 6);
+        lua_pushstring(L, f.name);
+        lua_setfield(L, -2, "name");
+        lua_pushstring(L, f.type);
+        lua_setfield(L, -2, "type");
+        lua_pushstring(L, f.doc);
+        lua_setfield(L, -2, "doc");
+        set_number(L, "min", f.min);
+        set_number(L, "max", f.max);
+        if (f.has_default && !strcmp(f.type, "boolean"))
+            lua_pushboolean(L, f.fallback != 0);
+        else if (f.has_default)
+            lua_pushnumber(L, (lua_Number)f.fallback);
+        else
+            lua_pushnil(L);
+        lua_setfield(L, -2, "default");
+        lua_rawseti(L, -2, i + 1);
+    }
     return 1;
 }
 
@@ -266,5 +341,7 @@ static const luaL_Reg methods[] = {
     {"close", l_close},           {"clear_fd", l_clear_fd}, {NULL, NULL}};
 
 void fl_register_engine(lua_State *L) {
+    static const luaL_Reg functions[] = {{"request_fields", l_request_fields}, {NULL, NULL}};
+    fl_set_functions(L, functions);
     fl_class(L, FL_MT_ENGINE, methods, NULL, l_close);
 }

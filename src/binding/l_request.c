@@ -19,13 +19,19 @@ void fl_l_request_fill(void *state, fl_request *r) {
     ((lua_request *)state)->request = r;
 }
 
+static lua_request *check_at(lua_State *L, int idx) {
+    lua_request *s = fl_box_check(L, idx, FL_MT_REQUEST);
+    fl_err err;
+    if (fl_engine_check_owner(fl_request_engine(s->request), &err)) luaL_error(L, "%s", err.msg);
+    return s;
+}
+
 static lua_request *check_state(lua_State *L) {
-    return fl_box_check(L, 1, FL_MT_REQUEST);
+    return check_at(L, 1);
 }
 
 fl_request *fl_check_request(lua_State *L, int idx) {
-    lua_request *s = fl_box_check(L, idx, FL_MT_REQUEST);
-    return s->request;
+    return check_at(L, idx)->request;
 }
 
 static void set_number(lua_State *L, const char *key, double v) {
@@ -46,7 +52,7 @@ static void push_tops(lua_State *L, const fl_top *top, int64_t n, int64_t k) {
     lua_createtable(L, (int)n, 0);
     for (int64_t i = 0; i < n; i++) {
         lua_createtable(L, (int)k, 0);
-        for (int64_t j = 0; j < k; j++) {
+        for (int64_t j = 0; j < k && top[i * k + j].id >= 0; j++) {
             lua_createtable(L, 2, 0);
             lua_pushinteger(L, top[i * k + j].id);
             lua_rawseti(L, -2, 1);
@@ -61,10 +67,11 @@ static void push_tops(lua_State *L, const fl_top *top, int64_t n, int64_t k) {
 static void push_usage(lua_State *L, fl_request *r) {
     fl_usage u;
     fl_request_usage(r, &u);
-    lua_createtable(L, 0, 5);
+    lua_createtable(L, 0, 6);
     set_number(L, "prompt_tokens", (double)u.prompt_tokens);
     set_number(L, "completion_tokens", (double)u.completion_tokens);
     set_number(L, "cached_tokens", (double)u.cached_tokens);
+    set_number(L, "queue_s", u.queue_s);
     set_number(L, "first_token_s", u.first_token_s);
     set_number(L, "total_s", u.total_s);
 }

@@ -8,10 +8,18 @@
 typedef struct lua_step {
     fl_parked parked; /* request: one handle */
     bool answered;
+    int logits; /* LUA_NOREF, or the tensor that shows the row */
 } lua_step;
 
 static lua_step *check_step(lua_State *L) {
     return fl_box_check(L, 1, FL_MT_STEP);
+}
+
+/* What it shows is gone with the answer: using it then is a mistake of the caller's. */
+static lua_step *check_open(lua_State *L) {
+    lua_step *s = check_step(L);
+    if (s->answered) luaL_error(L, "stale step: it has been answered");
+    return s;
 }
 
 /* Iterator: the next parked completion of the engine or request at 1. */
@@ -21,6 +29,7 @@ static int next_step(lua_State *L) {
     void **box = fl_box_new(L, FL_MT_STEP);
     lua_step *s = fl_alloc(sizeof(*s));
     if (!s) return luaL_error(L, "no memory for a step");
+    s->logits = LUA_NOREF;
     *box = s;
     return fl_engine_next_parked(e, only, &s->parked) ? 1 : 0;
 }
@@ -41,36 +50,68 @@ int fl_l_engine_steps(lua_State *L) {
     return 2;
 }
 
-static int accept_id(lua_State *L, int32_t id) {
-    lua_step *s = check_step(L);
-    int32_t chosen;
-    float logprob;
+/* The tensor of the row is closed, so that nobody reads the next row by it. */
+static void close_logits(lua_State *L, lua_step *s) {
+    if (s->logits == LUA_NOREF) return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->logits);
+    fl_host_tensor **box = (fl_host_tensor **)fl_box_raw(L, -1, FL_MT_TENSOR);
+    fl_host_tensor_free(*box);
+    *box = NULL;
+    lua_pop(L, 1);
+    luaL_unref(L, LUA_REGISTRYINDEX, s->logits);
+    s->logits = LUA_NOREF;
+}
+
+static int answer(lua_State *L, lua_step *s, const fl_parked_choice *a) {
+    fl_pick chosen;
     fl_err err;
-    if (fl_parked_accept(&s->parked, id, &chosen, &logprob, &err)) return fl_push_err(L, &err);
+    if (fl_parked_answer(&s->parked, a, &chosen, &err)) return fl_push_err(L, &err);
     s->answered = true;
-    lua_pushinteger(L, chosen);
-    lua_pushnumber(L, (lua_Number)logprob);
+    close_logits(L, s);
+    lua_pushinteger(L, chosen.id);
+    if (fl_request_params(s->parked.request)->logprobs < 0) return 1;
+    lua_pushnumber(L, (lua_Number)chosen.logprob);
     return 2;
 }
 
-/* step:accept(id) -> id, logprob */
+/* step:accept(id) -> id, its log-probability when the request has logprobs */
 static int l_accept(lua_State *L) {
+    lua_step *s = check_open(L);
     int64_t id = fl_check_int(L, 2);
     if (id < 0 || id > INT32_MAX) luaL_argerror(L, 2, "token id expected");
-    return accept_id(L, (int32_t)id);
+    const fl_parked_choice a = {(int32_t)id, NULL};
+    return answer(L, s, &a);
 }
 
-/* step:sample() -> id, logprob: the request's own sampler on the row as it is now */
+/* step:sample() -> id [, logprob]: the request's own sampler, from the row as it is now
+ * step:sample(logits): from the candidates, with these logits */
 static int l_sample(lua_State *L) {
-    return accept_id(L, -1);
+    lua_step *s = check_open(L);
+    float logit[FL_MAX_CANDIDATES];
+    const int32_t n = s->parked.candidates.n;
+    fl_parked_choice a = {-1, NULL};
+    if (!lua_isnoneornil(L, 2)) {
+        luaL_checktype(L, 2, LUA_TTABLE);
+        if (!n || (int32_t)lua_rawlen(L, 2) != n)
+            return luaL_error(L, "sample: %d logits for %d candidates", (int)lua_rawlen(L, 2), n);
+        for (int32_t i = 0; i < n; i++) {
+            lua_rawgeti(L, 2, i + 1);
+            if (lua_type(L, -1) != LUA_TNUMBER) return luaL_error(L, "sample: logit %d", i + 1);
+            logit[i] = (float)lua_tonumber(L, -1);
+            lua_pop(L, 1);
+        }
+        a.logits = logit;
+    }
+    return answer(L, s, &a);
 }
 
 /* step:stop() ends the completion */
 static int l_stop(lua_State *L) {
-    lua_step *s = check_step(L);
+    lua_step *s = check_open(L);
     fl_err err;
     if (fl_parked_stop(&s->parked, FL_FINISH_STOP, &err)) return fl_push_err(L, &err);
     s->answered = true;
+    close_logits(L, s);
     lua_pushboolean(L, true);
     return 1;
 }
@@ -80,28 +121,53 @@ static int l_fail(lua_State *L) {
     lua_step *s = check_step(L);
     if (!s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
     s->answered = true;
+    close_logits(L, s);
     return 0;
 }
 
-static void release_request(void *r) {
-    fl_request_unref(r);
+/* step:candidates() -> ids, logits: the likeliest, descending */
+static int l_candidates(lua_State *L) {
+    const fl_top_list *c = &check_open(L)->parked.candidates;
+    if (!c->n) return luaL_error(L, "candidates: the request has policy_logits: see step.logits");
+    fl_push_ids(L, c->id, (size_t)c->n);
+    lua_createtable(L, c->n, 0);
+    for (int32_t i = 0; i < c->n; i++) {
+        lua_pushnumber(L, (lua_Number)c->logit[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 2;
+}
+
+static void release_row(void *row) {
+    fl_row_unref(row);
 }
 
 /* step.logits: the row, writable until the answer */
 static int l_logits(lua_State *L) {
-    lua_step *s = check_step(L);
+    lua_step *s = check_open(L);
     fl_err err;
+    if (!s->parked.row) return luaL_error(L, "logits: the request has no policy_logits");
+    if (s->logits != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, s->logits);
+        return 1;
+    }
     fl_host_tensor **box = fl_tensor_box_new(L);
-    fl_tensor row = fl_tensor_1d(s->parked.row, FL_DTYPE_F32, s->parked.n);
-    const fl_keep keep = {release_request, fl_request_ref(s->parked.request), false};
-    if (!fl_host_tensor_view(box, &row, &keep, &err)) return 1;
-    fl_request_unref(s->parked.request);
-    return fl_push_err(L, &err);
+    lua_pushvalue(L, -1);
+    int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    fl_tensor row = fl_tensor_1d(fl_row_logits(s->parked.row), FL_DTYPE_F32, s->parked.vocab);
+    const fl_keep keep = {release_row, fl_row_ref(s->parked.row), false};
+    if (fl_host_tensor_view(box, &row, &keep, &err)) {
+        fl_row_unref(s->parked.row);
+        luaL_unref(L, LUA_REGISTRYINDEX, ref);
+        return fl_push_err(L, &err);
+    }
+    s->logits = ref;
+    return 1;
 }
 
 /* step:history() -> ids of the prompt, ids of the completion so far */
 static int l_history(lua_State *L) {
-    lua_step *s = check_step(L);
+    lua_step *s = check_open(L);
     fl_history h;
     fl_parked_history(&s->parked, &h);
     fl_push_ids(L, h.prompt, h.n_prompt);
@@ -138,6 +204,7 @@ static int l_gc(lua_State *L) {
     *box = NULL;
     if (!s) return 0;
     if (s->parked.request && !s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
+    close_logits(L, s);
     fl_request_unref(s->parked.request);
     fl_free(s);
     return 0;
@@ -151,10 +218,11 @@ static int l_get(lua_State *L) {
     return 1;
 }
 
-static const luaL_Reg methods[] = {
-    {"accept", l_accept}, {"sample", l_sample},   {"stop", l_stop},
-    {"index", l_index},   {"history", l_history}, {"arrival", l_arrival},
-    {"policy", l_policy}, {"fail", l_fail},       {NULL, NULL}};
+static const luaL_Reg methods[] = {{"accept", l_accept},   {"sample", l_sample},
+                                   {"stop", l_stop},       {"candidates", l_candidates},
+                                   {"index", l_index},     {"history", l_history},
+                                   {"arrival", l_arrival}, {"policy", l_policy},
+                                   {"fail", l_fail},       {NULL, NULL}};
 
 void fl_register_step(lua_State *L) {
     fl_class(L, FL_MT_STEP, methods, NULL, l_gc);

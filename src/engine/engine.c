@@ -30,6 +30,13 @@ static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
          fl_step_max_rows(e->model), &e->options.max_step_tokens},
         {"max_unread", g->max_unread, 4096, 1 << 30, &e->options.max_unread},
         {"policy_timeout_ms", g->policy_timeout_ms, 30000, 1 << 30, &e->options.policy_timeout_ms},
+        {"max_policy_rows", g->max_policy_rows, 64, 4096, &e->options.max_policy_rows},
+        {"num_speculative_tokens", g->num_speculative_tokens, 0, FL_MAX_GUESSES,
+         &e->options.num_speculative_tokens},
+        {"prompt_lookup_min", g->prompt_lookup_min, 2, FL_MAX_GUESSES,
+         &e->options.prompt_lookup_min},
+        {"prompt_lookup_max", g->prompt_lookup_max, 4, FL_MAX_GUESSES,
+         &e->options.prompt_lookup_max},
     };
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         if (fields[i].given < 0 || fields[i].given > fields[i].max)
@@ -37,6 +44,10 @@ static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
                            (long long)fields[i].given, (long long)fields[i].max);
         *fields[i].out = fields[i].given ? fields[i].given : fields[i].fallback;
     }
+    if (e->options.prompt_lookup_min > e->options.prompt_lookup_max)
+        return fl_fail(err, FL_E_ARG, "prompt_lookup_min: %lld is more than prompt_lookup_max %lld",
+                       (long long)e->options.prompt_lookup_min,
+                       (long long)e->options.prompt_lookup_max);
     return FL_OK;
 }
 
@@ -117,8 +128,11 @@ int fl_engine_fd(const fl_engine *e) {
 
 void fl_engine_clear_fd(fl_engine *e) {
     uint64_t count;
+    pthread_mutex_lock(&e->lock);
     while (read(e->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
+    e->fd_set = false;
+    pthread_mutex_unlock(&e->lock);
 }
 
 static void signal_fd(int fd) {
@@ -129,8 +143,10 @@ static void signal_fd(int fd) {
 
 void fl_engine_notify(fl_engine *e, fl_request *r) {
     pthread_cond_broadcast(&r->news);
-    signal_fd(e->fd);
     if (e->attached >= 0) signal_fd(e->attached);
+    if (e->fd_set) return; /* one call for all the news until somebody looks */
+    e->fd_set = true;
+    signal_fd(e->fd);
 }
 
 void fl_engine_attach(fl_engine *e, int fd) {
@@ -140,7 +156,7 @@ void fl_engine_attach(fl_engine *e, int fd) {
     pthread_mutex_unlock(&e->lock);
 }
 
-static int check_owner(const fl_engine *e, fl_err *err) {
+int fl_engine_check_owner(const fl_engine *e, fl_err *err) {
     if (e->owner == getpid()) return FL_OK;
     return fl_fail(err, FL_E_DEVICE, "engine: made in process %d, this is %d after a fork",
                    (int)e->owner, (int)getpid());
@@ -177,7 +193,7 @@ static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *
 
 static int64_t output_limit(const fl_engine *e, const fl_request *r) {
     int64_t left = e->capacity - r->n_prompt;
-    return r->params.max_tokens ? fl_min_i64(r->params.max_tokens, left) : left;
+    return r->params.max_tokens >= 0 ? fl_min_i64(r->params.max_tokens, left) : left;
 }
 
 /* The ids of one spelling of a bad word, into the request's arena. */
@@ -217,16 +233,28 @@ static int add_bad_words(fl_engine *e, fl_request *r, fl_err *err) {
     return rc;
 }
 
+/* With echo the prompt's text comes before the output's. */
+static int put_prompt_text(fl_choice *c, const fl_request *r, fl_err *err) {
+    const int64_t known = r->params.echo ? r->n_prompt : 0;
+    for (int64_t i = 0; i < known; i++) {
+        /* The model's vocabulary may be padded beyond the tokenizer's: such ids have no text. */
+        if (r->prompt[i] >= fl_tokenizer_size(c->detok.tokenizer)) continue;
+        int rc = fl_detok_push(&c->detok, r->prompt[i], &c->text, err);
+        if (rc) return rc;
+    }
+    c->text_start = c->text.len;
+    return c->text.failed ? fl_fail(err, FL_E_NOMEM, "echo of %zu bytes", c->text.len) : FL_OK;
+}
+
 static int prepare(fl_engine *e, fl_request *r, fl_err *err) {
-    const size_t vocab = (size_t)fl_model_config(e->model)->vocab_size;
     r->max_output = output_limit(e, r);
     r->submitted_at = fl_engine_now();
-    if (r->params.timeout_ms) r->deadline = r->submitted_at + (double)r->params.timeout_ms * 1e-3;
-    for (int64_t i = 0; i < r->params.n; i++) {
-        fl_choice *c = &r->choice[i];
-        if (e->tokenizer) fl_detok_init(&c->detok, e->tokenizer, r->params.skip_special_tokens);
-        if (r->params.policy && !(c->row = fl_alloc_array(vocab, sizeof(float))))
-            return fl_fail(err, FL_E_NOMEM, "policy: a row of %zu", vocab);
+    if (r->params.timeout_ms > 0)
+        r->deadline = r->submitted_at + (double)r->params.timeout_ms * 1e-3;
+    for (int64_t i = 0; e->tokenizer && i < r->params.n; i++) {
+        fl_detok_init(&r->choice[i].detok, e->tokenizer, r->params.skip_special_tokens);
+        int rc = put_prompt_text(&r->choice[i], r, err);
+        if (rc) return rc;
     }
     return add_bad_words(e, r, err);
 }
@@ -234,7 +262,7 @@ static int prepare(fl_engine *e, fl_request *r, fl_err *err) {
 /* The last so many ids, when the request asks for that. */
 static void truncate_prompt(fl_submission *s) {
     int64_t keep = s->params->truncate_prompt_tokens;
-    if (!keep || (int64_t)s->n_ids <= keep) return;
+    if (keep < 1 || (int64_t)s->n_ids <= keep) return;
     s->ids += (int64_t)s->n_ids - keep;
     s->n_ids = (size_t)keep;
 }
@@ -272,7 +300,7 @@ static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err) {
     fl_request *r;
     truncate_prompt(s);
-    int rc = check_owner(e, err);
+    int rc = fl_engine_check_owner(e, err);
     if (!rc) rc = check_submission(e, s, err);
     if (rc) {
         fl_arena_free(&s->arena);
@@ -325,8 +353,9 @@ void fl_request_unref(fl_request *r) {
 }
 
 void fl_engine_close(fl_engine *e, bool drain) {
+    if (e->owner != getpid()) return; /* its thread is the parent's */
     pthread_mutex_lock(&e->lock);
-    bool join = e->started && e->owner == getpid();
+    bool join = e->started;
     e->closing = true;
     e->draining = drain;
     e->started = false;
@@ -407,6 +436,7 @@ void fl_request_usage(fl_request *r, fl_usage *out) {
     pthread_mutex_lock(&r->engine->lock);
     *out = (fl_usage){.prompt_tokens = r->n_prompt, .cached_tokens = r->cached_tokens};
     for (int64_t i = 0; i < r->params.n; i++) out->completion_tokens += r->choice[i].n_output;
+    if (r->begun_at > 0) out->queue_s = r->begun_at - r->submitted_at;
     if (r->first_token_at > 0) out->first_token_s = r->first_token_at - r->submitted_at;
     if (r->last_token_at > 0) out->total_s = r->last_token_at - r->submitted_at;
     pthread_mutex_unlock(&r->engine->lock);

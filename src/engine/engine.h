@@ -1,24 +1,30 @@
 /* engine.h - many requests, one batch: a thread that schedules, steps, samples and emits.
  *
  * All functions may be called from any thread; none blocks but fl_request_wait,
- * fl_engine_next_parked and fl_engine_close.  The thread starts with the first request and sleeps when idle.  After
- * a fork the child's engine refuses with FL_E_DEVICE. */
+ * fl_engine_next_parked and fl_engine_close.  The thread starts with the first request and
+ * sleeps when idle.  In a child after a fork there is no such thread: fl_engine_check_owner
+ * says so, and only unref and close may be called. */
 #ifndef FL_ENGINE_ENGINE_H
 #define FL_ENGINE_ENGINE_H
 
 #include "engine/params.h"
+#include "engine/stats.h"
+#include "model/kv.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
 typedef struct fl_engine fl_engine;
 typedef struct fl_request fl_request;
 
-typedef struct fl_engine_options { /* 0: the default */
-    int64_t max_running;           /* completions that hold KV pages; 256              */
-    int64_t max_queued;            /* requests not begun; beyond FL_E_BUSY; 1024       */
-    int64_t max_step_tokens;       /* rows of a step; the model's max_step_rows        */
-    int64_t max_unread;            /* tokens ahead of the reader before it pauses; 4096 */
-    int64_t policy_timeout_ms;     /* silence of a policy that ends its request; 30000 */
+typedef struct fl_engine_options {  /* 0: the default */
+    int64_t max_running;            /* completions that hold KV pages; 256              */
+    int64_t max_queued;             /* requests not begun; beyond FL_E_BUSY; 1024      */
+    int64_t max_step_tokens;        /* rows of a step; the model's max_step_rows        */
+    int64_t max_unread;             /* tokens ahead of the reader before it pauses; 4096 */
+    int64_t policy_timeout_ms;      /* silence of a policy that ends its request; 30000 */
+    int64_t max_policy_rows;        /* whole rows of logits lent to policies; 64        */
+    int64_t num_speculative_tokens; /* guesses a step, for requests that do not say; 0 */
+    int64_t prompt_lookup_min, prompt_lookup_max; /* see fl_ngram; 2 and 4             */
 } fl_engine_options;
 
 /* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted. */
@@ -29,6 +35,7 @@ void fl_engine_unref(fl_engine *e); /* requests count one each; close comes befo
 /* No further submits; drain: finish what there is, else cancel it.  Joins the thread.
  * Idempotent; requests stay readable. */
 void fl_engine_close(fl_engine *e, bool drain);
+int fl_engine_check_owner(const fl_engine *e, fl_err *err); /* FL_E_DEVICE: see above */
 int fl_engine_fd(const fl_engine *e); /* an eventfd: readable when any request has news */
 void fl_engine_clear_fd(fl_engine *e);
 /* A server brings requests from now on: news also goes to its eventfd, and
@@ -61,11 +68,6 @@ typedef enum {
     FL_FINISH_ERROR
 } fl_finish;
 const char *fl_finish_name(fl_finish f); /* "stop", "length", "cancelled", ... */
-
-typedef struct fl_top { /* an alternative */
-    int32_t id;
-    float logprob;
-} fl_top;
 
 /* What is new in one completion since it was last read.  Zero-initialise before the first
  * use, reuse, free with fl_update_free. */
@@ -107,29 +109,44 @@ const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64
 
 /* ---- policies: a parked completion waits for somebody to choose its next token ---- */
 
+/* A row of logits lent to a policy.  Counted: it stays readable after the answer, and the
+ * completion is given another one; FL_E_LIMIT ends it when there are too many. */
+typedef struct fl_row fl_row;
+fl_row *fl_row_ref(fl_row *r);
+void fl_row_unref(fl_row *r);
+float *fl_row_logits(fl_row *r);
+
 typedef struct fl_parked {
     fl_request *request; /* counted: unref it */
     int64_t index;
     uint64_t ticket; /* names this one parking: answers with an old one are refused */
-    float *row;      /* [V] logits, yours to change until the answer */
-    int32_t n;
+    int32_t vocab;
+    fl_top_list candidates; /* descending, valid until the answer; none with policy_logits */
+    fl_row *row;            /* with policy_logits: yours to change until the answer, not counted */
 } fl_parked;
 /* Waits for a parked completion that has not been handed out yet, of `only` or (NULL) of
  * all; false when there can be none any more: that request, or all, have ended and no server
  * is attached. */
 bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out);
-/* id < 0: sample from the row as it is now with the request's sampler.  *chosen and
- * *logprob may be NULL.  FL_E_ARG: stale ticket, id outside the vocabulary. */
-int fl_parked_accept(const fl_parked *p, int32_t id, int32_t *chosen, float *logprob, fl_err *err);
+bool fl_parked_is_open(const fl_parked *p); /* not answered, its completion not ended */
 /* Valid until the answer. */
 void fl_parked_history(const fl_parked *p, fl_history *out);
+
+typedef struct fl_pick { /* a token that was chosen */
+    int32_t id;
+    float logprob; /* when the request has logprobs */
+    fl_top *top;   /* [params.logprobs] */
+} fl_pick;
+typedef struct fl_parked_choice {
+    int32_t id;          /* < 0: the request's sampler chooses */
+    const float *logits; /* not NULL: among the candidates, with these instead of theirs */
+} fl_parked_choice;
+/* Without candidates the sampler works on the row as it is now; with them on what the whole
+ * row was, or on a->logits.  chosen->top is not filled.  FL_E_ARG: id outside the vocabulary;
+ * FL_E_CANCELLED: the completion has ended. */
+int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *chosen, fl_err *err);
 int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err);
 
-typedef struct fl_engine_stats {
-    int64_t running, queued, parked;
-    uint64_t requests, finished, steps, prompt_tokens, output_tokens, cached_tokens, preemptions;
-    double step_s, schedule_s; /* seconds in all */
-} fl_engine_stats;
 void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include "engine/ngram.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "model/kv.h"
@@ -18,7 +19,8 @@ struct fl_engine {
     int n_eos;
     int64_t capacity; /* tokens one completion can have: context and pool bound it */
     pid_t owner;
-    int fd, attached; /* attached: the eventfd of a server, or -1; under the lock */
+    int fd, attached;    /* attached: the eventfd of a server, or -1; under the lock */
+    atomic_llong n_rows; /* lent to policies */
 
     /* The lock covers what follows up to `thread`, and the outputs of all requests. */
     pthread_mutex_t lock;
@@ -32,12 +34,14 @@ struct fl_engine {
     int64_t n_active, cap_active;
     fl_engine_stats stats;
     fl_sampler_work *answering; /* of policies' answers */
+    bool fd_set;                /* readable: nobody has cleared it since */
     pthread_t thread;
 
     /* The thread's own. */
     fl_sched_item *items;      /* [cap_active] */
     fl_choice **scheduled;     /* [cap_active] whom items[i] is about */
     fl_step_entry *entries;    /* [cap_active] */
+    double sample_s;           /* of the step that runs */
     float *row;                /* [V] a row with banned ids */
     fl_sampler_work *sampling; /* shared by all samplers */
 };
@@ -50,5 +54,23 @@ void fl_engine_on_row(void *choice, int64_t i, const float *logits);
 /* With the lock held: the token that was picked joins its completion. */
 int fl_choice_commit(fl_choice *c, fl_err *err);
 void *fl_engine_thread(void *engine);
+/* n more tokens of c, at `now`. */
+void fl_engine_count_tokens(fl_engine *e, fl_choice *c, int64_t n, double now);
+
+typedef struct fl_scored_row {
+    const float *logits;
+    int32_t n;
+    double lse; /* fl_logsumexp */
+} fl_scored_row;
+/* The k likeliest of a row with their log-probabilities; id -1 beyond its end. */
+void fl_engine_fill_top(fl_sampler_work *work, const fl_scored_row *row, fl_top *out, int64_t k);
+
+/* engine_policy.c: with the lock held but where a line says otherwise. */
+int fl_policy_init(fl_choice *c, fl_engine *e, fl_err *err); /* not held: before the submission */
+void fl_policy_deinit(fl_choice *c);                         /* not held: after the end */
+int fl_policy_prepare(fl_choice *c, fl_err *err);            /* before a step: room for its row */
+/* What the policy will see of a row (banned ids at -inf; raw is without).  Not held. */
+int fl_policy_keep(fl_choice *c, const float *row, const float *raw, fl_err *err);
+void fl_policy_park(fl_choice *c);
 
 #endif

@@ -9,37 +9,35 @@ static int32_t vocab_of(const fl_request *r) {
     return (int32_t)fl_model_config(r->engine->model)->vocab_size;
 }
 
-/* The k likeliest of a row with their log-probabilities. */
-static void fill_top(fl_sampler_work *work, fl_top *out, const float *logits, int32_t n, int64_t k,
-                     double lse) {
+void fl_engine_fill_top(fl_sampler_work *work, const fl_scored_row *row, fl_top *out, int64_t k) {
     int32_t ids[FL_MAX_LOGPROBS];
     float values[FL_MAX_LOGPROBS];
-    fl_top_list top = {(int32_t)(k < n ? k : n), ids, values};
-    if (k <= 0 || fl_topk(work, logits, n, &top, NULL)) return;
-    for (int64_t i = 0; i < k; i++)
-        out[i] = i < n ? (fl_top){ids[i], fl_logprob(values[i], lse)} : (fl_top){-1, -INFINITY};
+    fl_top_list top = {(int32_t)(k < row->n ? k : row->n), ids, values};
+    if (k <= 0 || fl_topk(work, row->logits, row->n, &top, NULL)) return;
+    for (int32_t i = 0; i < k; i++)
+        out[i] =
+            i < top.n ? (fl_top){ids[i], fl_logprob(values[i], row->lse)} : (fl_top){-1, -INFINITY};
 }
 
 static void score_prompt(fl_request *r, int64_t position, const float *logits) {
     const int64_t k = r->params.prompt_logprobs;
-    const double lse = fl_logsumexp(logits, vocab_of(r));
-    r->prompt_logprob[position] = fl_logprob(logits[r->prompt[position]], lse);
-    if (k > 0)
-        fill_top(r->engine->sampling, r->prompt_top + position * k, logits, vocab_of(r), k, lse);
+    const fl_scored_row row = {logits, vocab_of(r), fl_logsumexp(logits, vocab_of(r))};
+    r->prompt_logprob[position] = fl_logprob(logits[r->prompt[position]], row.lse);
+    fl_engine_fill_top(r->engine->sampling, &row, r->prompt_top + position * k, k);
     r->n_prompt_scored = position + 1;
 }
 
-static bool ends_with(const fl_choice *c, const int32_t *ids, size_t n) {
-    if ((int64_t)n > c->n_output) return false;
-    return !n || !memcmp(c->output + c->n_output - (int64_t)n, ids, n * sizeof(*ids));
+static bool ends_with(const int32_t *output, int64_t n_output, const int32_t *ids, size_t n) {
+    if ((int64_t)n > n_output) return false;
+    return !n || !memcmp(output + n_output - (int64_t)n, ids, n * sizeof(*ids));
 }
 
-/* Ids that may not be chosen now; true when there are any. */
-static bool ban(const fl_choice *c, float *row) {
+/* Ids that may not come after n_output tokens; true when there are any. */
+static bool ban(const fl_choice *c, int64_t n_output, float *row) {
     const fl_request *r = c->request;
     const fl_engine *e = r->engine;
     bool any = false;
-    if (c->n_output < r->params.min_tokens) {
+    if (n_output < r->params.min_tokens) {
         for (int i = 0; i < e->n_eos; i++) row[e->eos[i]] = -INFINITY;
         for (size_t i = 0; i < r->params.stop_token_ids.n; i++)
             row[r->params.stop_token_ids.ids[i]] = -INFINITY;
@@ -47,177 +45,85 @@ static bool ban(const fl_choice *c, float *row) {
     }
     for (size_t i = 0; i < r->n_bad; i++) {
         const fl_id_list *w = &r->bad[i];
-        if (!ends_with(c, w->ids, w->n - 1)) continue;
+        if (!ends_with(c->output, n_output, w->ids, w->n - 1)) continue;
         row[w->ids[w->n - 1]] = -INFINITY;
         any = true;
     }
     return any;
 }
 
-static bool may_ban(const fl_choice *c) {
-    return c->request->n_bad || c->n_output < c->request->params.min_tokens;
+static bool may_ban(const fl_choice *c, int64_t n_output) {
+    return c->request->n_bad || n_output < c->request->params.min_tokens;
 }
 
-/* Choose from `row`; log-probabilities are those of `raw`. */
-static int choose(fl_choice *c, fl_sampler_work *work, const float *row, const float *raw,
-                  fl_err *err) {
+/* Token j of the step from `row`; its log-probability is that of `raw`. */
+static int choose(fl_choice *c, int64_t j, const float *row, const float *raw, fl_err *err) {
     const fl_request *r = c->request;
     const int32_t n = vocab_of(r);
-    const fl_history h = {r->prompt, (size_t)r->n_prompt, c->output, (size_t)c->n_output};
-    fl_sampler_share_work(c->sampler, work);
-    fl_sampler_seek(c->sampler, (uint64_t)c->n_output);
-    int rc = fl_sampler_sample(c->sampler, row, n, &h, &c->pick.id, NULL, err);
-    if (rc) return rc;
-    if (r->params.logprobs >= 0) {
-        const double lse = fl_logsumexp(raw, n);
-        c->pick.logprob = fl_logprob(raw[c->pick.id], lse);
-        fill_top(work, c->pick.top, raw, n, r->params.logprobs, lse);
-    }
-    c->pick.ready = true;
+    const fl_history h = {r->prompt, (size_t)r->n_prompt, c->output, (size_t)(c->n_output + j)};
+    fl_pick *pick = &c->pick[j];
+    fl_sampler_share_work(c->sampler, r->engine->sampling);
+    fl_sampler_seek(c->sampler, (uint64_t)(c->n_output + j));
+    int rc = fl_sampler_sample(c->sampler, row, n, &h, &pick->id, NULL, err);
+    if (rc || r->params.logprobs < 0) return rc;
+    const fl_scored_row scored = {raw, n, fl_logsumexp(raw, n)};
+    pick->logprob = fl_logprob(raw[pick->id], scored.lse);
+    fl_engine_fill_top(r->engine->sampling, &scored, pick->top, r->params.logprobs);
     return FL_OK;
 }
 
-static void sample(fl_choice *c, const float *logits) {
+static void sample(fl_choice *c, int64_t j, const float *logits) {
     fl_request *r = c->request;
     fl_engine *e = r->engine;
-    const size_t bytes = (size_t)vocab_of(r) * sizeof(*logits);
     const float *row = logits;
-    if (r->params.policy) {
-        memcpy(c->row, logits, bytes);
-        ban(c, c->row);
-        c->pick.ready = true; /* commit parks it */
-        return;
+    int rc = FL_OK;
+    if (may_ban(c, c->n_output + j)) {
+        memcpy(e->row, logits, (size_t)vocab_of(r) * sizeof(*logits));
+        if (ban(c, c->n_output + j, e->row)) row = e->row;
     }
-    if (may_ban(c)) {
-        memcpy(e->row, logits, bytes);
-        if (ban(c, e->row)) row = e->row;
-    }
-    if (choose(c, e->sampling, row, logits, &r->error)) c->pick.ready = false;
+    if (r->params.policy) rc = fl_policy_keep(c, row, logits, &r->error);
+    if (!rc && !r->params.policy_logits) rc = choose(c, j, row, logits, &r->error);
+    c->n_picks = rc ? 0 : j + 1;
 }
 
-void fl_engine_on_row(void *choice, int64_t i, const float *logits) {
-    fl_choice *c = choice;
+/* Whether the guesses before place j of the step were right. */
+static bool still_right(const fl_choice *c, int64_t j) {
+    return c->n_picks == j && (!j || c->pick[j - 1].id == c->output[c->n_output + j - 1]);
+}
+
+static void take_row(fl_choice *c, int64_t i, const float *logits) {
     fl_request *r = c->request;
     const int64_t position = fl_sequence_length(c->seq) + i + 1; /* of the token it predicts */
+    const int64_t j = position - r->n_prompt - c->n_output;
     if (position < r->n_prompt) {
         if (c->index == 0 && position >= r->n_prompt_scored) score_prompt(r, position, logits);
         return;
     }
-    if (position < r->n_prompt + c->n_output) return; /* computed again after a preemption */
-    sample(c, logits);
+    if (j < 0 || !r->max_output) return; /* computed again after a preemption, or not wanted */
+    if (!still_right(c, j)) return;
+    sample(c, j, logits);
     /* The first row of a prompt serves all completions of it. */
     bool first = c->index == 0 && c->n_output == 0;
-    for (int64_t k = 1; first && k < r->params.n; k++) sample(&r->choice[k], logits);
+    for (int64_t k = 1; first && k < r->params.n; k++) sample(&r->choice[k], 0, logits);
+}
+
+void fl_engine_on_row(void *choice, int64_t i, const float *logits) {
+    fl_choice *c = choice;
+    const double t0 = fl_engine_now();
+    take_row(c, i, logits);
+    c->request->engine->sample_s += fl_engine_now() - t0;
 }
 
 int fl_choice_commit(fl_choice *c, fl_err *err) {
-    c->pick.ready = false;
-    if (!c->request->params.policy)
-        return fl_choice_append(c, c->pick.id, c->pick.logprob, c->pick.top, err);
-    c->parked = true;
-    c->handed = false;
-    c->ticket++;
-    c->parked_at = fl_engine_now();
-    pthread_cond_broadcast(&c->request->engine->parked);
-    return FL_OK;
-}
-
-/* ---- answers of policies ---- */
-
-static bool hand_parked(fl_engine *e, fl_request *only, fl_parked *out) {
-    bool found = false;
-    for (int64_t i = 0; !found && i < e->n_active; i++) {
-        fl_choice *c = e->active[i];
-        if (!c->parked || c->handed || (only && c->request != only)) continue;
-        c->handed = found = true;
-        c->request->handles++;
-        atomic_fetch_add(&c->request->refs, 1);
-        *out = (fl_parked){c->request, c->index, c->ticket, c->row, vocab_of(c->request)};
-    }
-    return found;
-}
-
-static bool may_park(const fl_engine *e, const fl_request *only) {
-    if (only) return only->n_done < only->params.n;
-    return e->n_active || e->queue || e->attached >= 0;
-}
-
-bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out) {
-    pthread_mutex_lock(&e->lock);
-    bool found = hand_parked(e, only, out);
-    while (!found && may_park(e, only)) {
-        pthread_cond_wait(&e->parked, &e->lock);
-        found = hand_parked(e, only, out);
-    }
-    pthread_mutex_unlock(&e->lock);
-    return found;
-}
-
-void fl_parked_history(const fl_parked *p, fl_history *out) {
-    const fl_choice *c = &p->request->choice[p->index];
-    *out = (fl_history){p->request->prompt, (size_t)p->request->n_prompt, c->output,
-                        (size_t)c->n_output};
-}
-
-static fl_choice *still_parked(const fl_parked *p, fl_err *err) {
-    fl_choice *c = &p->request->choice[p->index];
-    if (c->parked && c->ticket == p->ticket) return c;
-    fl_fail(err, FL_E_ARG, "stale step: answered already, or the request has ended (%s)",
-            fl_finish_name(c->finish));
-    return NULL;
-}
-
-/* Ends the parking with c->pick. */
-static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
-    c->parked = false;
-    c->pick.ready = false;
-    int rc = fl_choice_append(c, c->pick.id, c->pick.logprob, c->pick.top, err);
-    if (rc) return rc;
-    c->request->last_token_at = fl_engine_now();
-    if (!(c->request->first_token_at > 0)) c->request->first_token_at = c->request->last_token_at;
-    e->stats.output_tokens++;
-    fl_engine_notify(e, c->request);
-    pthread_cond_signal(&e->work);
-    return FL_OK;
-}
-
-int fl_parked_accept(const fl_parked *p, int32_t id, int32_t *chosen, float *logprob, fl_err *err) {
-    fl_engine *e = p->request->engine;
     int rc = FL_OK;
-    if (id >= p->n)
-        return fl_fail(err, FL_E_ARG, "accept: token id %d, vocabulary has %d", id, p->n);
-    pthread_mutex_lock(&e->lock);
-    fl_choice *c = still_parked(p, err);
-    if (!c)
-        rc = FL_E_ARG;
-    else if (id < 0)
-        rc = choose(c, e->answering, c->row, c->row, err);
-    else {
-        c->pick.id = id;
-        const double lse = fl_logsumexp(c->row, p->n);
-        c->pick.logprob = fl_logprob(c->row[id], lse);
-        fill_top(e->answering, c->pick.top, c->row, p->n, p->request->params.logprobs, lse);
+    if (c->request->params.policy) {
+        fl_policy_park(c);
+        return FL_OK;
     }
-    if (!rc) {
-        if (chosen) *chosen = c->pick.id;
-        if (logprob) *logprob = c->pick.logprob;
-        rc = answer(e, c, err);
-    }
-    pthread_mutex_unlock(&e->lock);
+    for (int64_t j = 0; !rc && !c->finish && j < c->n_picks; j++)
+        rc = fl_choice_append(c, &c->pick[j], err);
+    /* What was computed for wrong guesses is forgotten; the last token has yet to run. */
+    if (!rc && !c->finish && c->n_guesses)
+        rc = fl_sequence_rewind(c->seq, c->request->n_prompt + c->n_output - 1, err);
     return rc;
-}
-
-int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err) {
-    fl_engine *e = p->request->engine;
-    pthread_mutex_lock(&e->lock);
-    fl_choice *c = still_parked(p, err);
-    if (c) {
-        if (why == FL_FINISH_ERROR)
-            fl_fail(&c->request->error, FL_E_CANCELLED, "policy: a step was left unanswered");
-        fl_choice_finish(c, why);
-        fl_engine_notify(e, c->request);
-        pthread_cond_signal(&e->work);
-    }
-    pthread_mutex_unlock(&e->lock);
-    return c ? FL_OK : FL_E_ARG;
 }

@@ -1,4 +1,5 @@
 /* The engine's thread: take what is new, schedule, step, commit; sleep when idle. */
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -6,9 +7,8 @@
 #include "util/mem.h"
 #include "util/num.h"
 
-/* How long to sleep when only the clock (a deadline, pages that a sequence may give back)
- * can change anything. */
-static const int64_t POLL_NS = 5000000;
+/* How long to sleep when pages are missing that a sequence may give back. */
+static const double POLL_S = 5e-3;
 
 static bool before(const fl_choice *a, const fl_choice *b) {
     const fl_request *x = a->request, *y = b->request;
@@ -94,8 +94,11 @@ static void check_clock(fl_engine *e) {
 }
 
 static void begin(fl_engine *e, fl_request *r) {
-    if (!r->begun) e->n_queued--;
+    if (r->begun) return;
+    e->n_queued--;
     r->begun = true;
+    r->begun_at = fl_engine_now();
+    fl_histogram_add(&e->stats.queue_s, r->begun_at - r->submitted_at, 1);
 }
 
 /* Finished completions leave, and their requests with the last of them. */
@@ -112,6 +115,7 @@ static void sweep(fl_engine *e) {
         if (--r->n_active) continue;
         begin(e, r);
         e->stats.finished++;
+        fl_histogram_add(&e->stats.total_s, fl_engine_now() - r->submitted_at, 1);
         fl_request_drop(r);
     }
     e->n_active = kept;
@@ -126,13 +130,26 @@ static int64_t known(const fl_choice *c) {
 /* Too far ahead of its reader.  Draining waits for no reader: it may be the one who drains. */
 static bool is_paused(const fl_engine *e, const fl_choice *c) {
     if (c->finish || c->parked || c->request->wants_all || e->draining) return false;
-    return c->n_output - c->seen_tokens >= e->options.max_unread;
+    return fl_choice_unread(c) >= e->options.max_unread;
 }
 
 static bool wants_rows(const fl_engine *e, const fl_choice *c) {
     if (c->finish || c->parked || is_paused(e, c)) return false;
     /* Later completions start from the pages of the first one's prompt. */
     return c->index == 0 || c->n_output > 0 || c->request->choice[0].finish;
+}
+
+/* Guesses at what follows, behind the output; how many.  No more than can still be needed or
+ * than the reader may be left behind. */
+static int64_t guess(const fl_engine *e, fl_choice *c) {
+    const fl_request *r = c->request;
+    const fl_ngram g = {r->params.prompt_lookup_min, r->params.prompt_lookup_max};
+    int64_t most = fl_min_i64(r->params.num_speculative_tokens, r->max_output - c->n_output - 1);
+    if (!r->wants_all && !e->draining)
+        most = fl_min_i64(most, e->options.max_unread - fl_choice_unread(c) - 1);
+    if (most <= 0 || !c->n_output || !fl_choice_room(c, most + 1)) return 0;
+    const fl_history h = {r->prompt, (size_t)r->n_prompt, c->output, (size_t)c->n_output};
+    return fl_ngram_guess(&g, &h, c->output + c->n_output, most);
 }
 
 /* Everybody who wants rows or holds pages, as the scheduler sees them; how many. */
@@ -148,17 +165,21 @@ static int64_t list_items(fl_engine *e) {
             fl_step_pages_of(c->seq, &it.pages, &it.shared_tail);
         }
         it.pending = fl_max_i64(known(c) - it.length, 1);
+        if (wants && c->seq && it.pending == 1) it.guesses = guess(e, c);
         e->scheduled[n] = c;
         e->items[n++] = it;
     }
     return n;
 }
 
-/* The next `rows` known tokens of c; fewer where prompt and output meet. */
-static void fill_entry(fl_step_entry *entry, fl_choice *c, int64_t rows) {
+/* The next known tokens of c and guesses, as many as it has rows; fewer where prompt and output meet. */
+static void fill_entry(fl_step_entry *entry, fl_choice *c, const fl_sched_item *it) {
     const fl_request *r = c->request;
     const int64_t length = fl_sequence_length(c->seq), left = r->n_prompt - length;
-    rows = fl_min_i64(rows, known(c) - length); /* the cache may have had most of them */
+    c->n_picks = 0;
+    c->n_guesses = it->guesses ? it->rows - 1 : 0;
+    /* The cache may have had most of them. */
+    const int64_t rows = fl_min_i64(it->rows, known(c) + c->n_guesses - length);
     *entry = (fl_step_entry){.seq = c->seq, .on_row = fl_engine_on_row, .ctx = c};
     if (left > 0) {
         entry->ids = r->prompt + length;
@@ -168,21 +189,61 @@ static void fill_entry(fl_step_entry *entry, fl_choice *c, int64_t rows) {
         entry->n = rows;
     }
     bool scoring = r->params.prompt_logprobs >= 0 && left > 0 && c->index == 0;
-    bool last = length + entry->n == known(c);
-    entry->first_row = scoring ? 0 : last ? entry->n - 1 : entry->n;
+    bool last = length + entry->n >= known(c);
+    entry->first_row = scoring || c->n_guesses ? 0 : last ? entry->n - 1 : entry->n;
 }
 
-/* A new sequence starts with what the cache has of its prompt, unless somebody wants to see
- * the rows of the prompt. */
+/* A page of the prompt from the cache: its scores are those of the request. */
+static void take_scores(void *choice, int64_t position, const fl_kv_scores *scores) {
+    fl_request *r = ((fl_choice *)choice)->request;
+    const int64_t k = r->params.prompt_logprobs;
+    memcpy(r->prompt_logprob + position, scores->logprob, sizeof(scores->logprob));
+    for (int64_t i = 0; k && i < FL_KV_PAGE_TOKENS; i++)
+        memcpy(r->prompt_top + (position + i) * k, scores->top + i * scores->n_top,
+               (size_t)k * sizeof(*scores->top));
+    r->n_prompt_scored = fl_max_i64(r->n_prompt_scored, position + FL_KV_PAGE_TOKENS);
+}
+
+/* What was scored of the prompt goes to its full pages, for later requests. */
+static void offer_scores(fl_choice *c) {
+    fl_request *r = c->request;
+    const int64_t k = r->params.prompt_logprobs, p = FL_KV_PAGE_TOKENS;
+    for (; (r->n_pages_scored + 1) * p <= r->n_prompt_scored; r->n_pages_scored++) {
+        const int64_t first = r->n_pages_scored * p;
+        if (first + p > fl_sequence_length(c->seq)) return;
+        fl_kv_scores *s = fl_alloc(sizeof(*s) + (size_t)(k * p) * sizeof(*s->top));
+        if (!s) return; /* only a later request could have used them */
+        s->n_top = (int32_t)k;
+        memcpy(s->logprob, r->prompt_logprob + first, sizeof(s->logprob));
+        if (k) memcpy(s->top, r->prompt_top + first * k, (size_t)(k * p) * sizeof(*s->top));
+        fl_sequence_score_page(c->seq, r->n_pages_scored, s);
+    }
+}
+
+/* A new sequence starts with what the cache has of its prompt. */
 static void adopt_prefix(fl_engine *e, fl_choice *c) {
     fl_request *r = c->request;
-    if (fl_sequence_length(c->seq) || r->params.prompt_logprobs >= 0) return;
-    int64_t n = fl_min_i64(r->n_prompt, known(c));
-    int64_t cached = fl_sequence_adopt(c->seq, r->prompt, n, r->params.cache_salt.data,
-                                       r->params.cache_salt.len);
+    /* Scores are wanted until the first completion has been through the prompt once. */
+    const bool scoring = r->params.prompt_logprobs >= 0 && r->n_prompt_scored < r->n_prompt;
+    if (fl_sequence_length(c->seq)) return;
+    const fl_prefix prefix = {.ids = r->prompt,
+                              .n = fl_min_i64(r->n_prompt, known(c)),
+                              .salt = r->params.cache_salt.data,
+                              .salt_len = r->params.cache_salt.len,
+                              .on_scores = scoring && c->index == 0 ? take_scores : NULL,
+                              .ctx = c,
+                              .n_top = (int32_t)fl_max_i64(r->params.prompt_logprobs, 0)};
+    int64_t cached = fl_sequence_adopt(c->seq, &prefix);
     if (c->n_output) return; /* after a preemption: the usage has been counted */
+    r->n_pages_scored = fl_max_i64(cached / FL_KV_PAGE_TOKENS, r->n_pages_scored);
     r->cached_tokens = cached;
     e->stats.cached_tokens += (uint64_t)cached;
+}
+
+static void fail_choice(fl_engine *e, fl_choice *c, const fl_err *err) {
+    c->request->error = *err;
+    fl_choice_finish(c, FL_FINISH_ERROR);
+    fl_engine_notify(e, c->request);
 }
 
 /* Turn the schedule into entries; how many.  Preempted ones give their pages back. */
@@ -200,31 +261,43 @@ static int64_t make_entries(fl_engine *e, int64_t n_items, fl_err *err) {
             continue;
         }
         begin(e, c->request);
+        if (fl_policy_prepare(c, err)) {
+            fail_choice(e, c, err);
+            continue;
+        }
         adopt_prefix(e, c);
-        fill_entry(&e->entries[n++], c, e->items[i].rows);
+        fill_entry(&e->entries[n++], c, &e->items[i]);
     }
     return n;
 }
 
-static void fail_choice(fl_engine *e, fl_choice *c, const fl_err *err) {
-    c->request->error = *err;
-    fl_choice_finish(c, FL_FINISH_ERROR);
-    fl_engine_notify(e, c->request);
+void fl_engine_count_tokens(fl_engine *e, fl_choice *c, int64_t n, double now) {
+    fl_request *r = c->request;
+    if (!(r->first_token_at > 0)) {
+        r->first_token_at = now;
+        fl_histogram_add(&e->stats.first_token_s, now - r->submitted_at, 1);
+    }
+    if (c->last_token_at > 0)
+        fl_histogram_add(&e->stats.inter_token_s, (now - c->last_token_at) / (double)n,
+                         (uint64_t)n);
+    r->last_token_at = c->last_token_at = now;
+    e->stats.output_tokens += (uint64_t)n;
 }
 
 static void commit(fl_engine *e, fl_choice *c) {
     fl_request *r = c->request;
     fl_err err = r->error;
+    const int64_t before = c->n_output;
     if (c->finish) return;
-    if (!c->pick.ready || fl_choice_commit(c, &err)) {
+    if (!r->max_output) {
+        fl_choice_finish(c, FL_FINISH_LENGTH); /* only the prompt was wanted */
+    } else if (!c->n_picks || fl_choice_commit(c, &err)) {
         fail_choice(e, c, &err);
         return;
     }
-    if (!c->parked) {
-        r->last_token_at = fl_engine_now();
-        if (!(r->first_token_at > 0)) r->first_token_at = r->last_token_at;
-        e->stats.output_tokens++;
-    }
+    e->stats.draft_tokens += (uint64_t)c->n_guesses;
+    if (c->n_guesses) e->stats.accepted_tokens += (uint64_t)(c->n_output - before - 1);
+    if (c->n_output > before) fl_engine_count_tokens(e, c, c->n_output - before, fl_engine_now());
     fl_engine_notify(e, r);
 }
 
@@ -246,6 +319,7 @@ static void commit_all(fl_engine *e, int64_t n) {
         fl_choice *c = entry->ctx;
         const int64_t length = fl_sequence_length(c->seq);
         if (length <= c->request->n_prompt) e->stats.prompt_tokens += (uint64_t)entry->n;
+        if (c->index == 0 && c->request->prompt_logprob) offer_scores(c);
         if (length < known(c)) continue; /* in the middle of a prompt */
         bool first = c->index == 0 && c->n_output == 0;
         if (first) fork_others(e, c);
@@ -253,32 +327,46 @@ static void commit_all(fl_engine *e, int64_t n) {
     }
 }
 
-/* The pool was fuller than the schedule knew (a sequence took pages): make room and let
- * the next schedule try again; the last one standing cannot go on. */
+/* The pool was fuller than the schedule knew (a sequence took pages, or those of a preempted
+ * branch were shared): make room and let the next schedule try again.  Only one that holds
+ * all there is cannot go on. */
 static void relieve(fl_engine *e, int64_t n, const fl_err *err) {
-    fl_choice *last = e->entries[n - 1].ctx;
-    if (n == 1) {
-        fail_choice(e, last, err);
-    } else {
-        release_pages(last);
+    fl_choice *first = e->entries[0].ctx;
+    for (int64_t i = e->n_active - 1; i >= 0; i--) {
+        fl_choice *c = e->active[i];
+        if (c == first || !c->seq) continue;
+        release_pages(c);
         e->stats.preemptions++;
+        return;
     }
+    if (n == 1) fail_choice(e, first, err);
+}
+
+static void look_at_pool(fl_engine *e, fl_step_pool *pool) {
+    fl_step_pool_get(e->model, pool);
+    e->stats.kv_pages = pool->pages;
+    e->stats.kv_pages_used = pool->pages - pool->free_pages;
+    e->stats.prefix_queries = pool->prefix_queries;
+    e->stats.prefix_hits = pool->prefix_hits;
 }
 
 /* One step with the lock released meanwhile.  false: nothing could run. */
 static bool run_step(fl_engine *e) {
     fl_err err;
+    fl_step_pool pool;
     const double t0 = fl_engine_now();
+    look_at_pool(e, &pool);
     fl_sched_limits limits = {.max_rows = e->options.max_step_tokens,
                               .max_seqs = fl_step_max_seqs(e->model),
                               .max_running = e->options.max_running,
-                              .free_pages = fl_step_free_pages(e->model),
+                              .free_pages = pool.free_pages,
                               .page_tokens = FL_KV_PAGE_TOKENS};
     int64_t n_items = list_items(e);
     fl_schedule(e->items, n_items, &limits);
     int64_t n = make_entries(e, n_items, &err);
     if (!n) return false;
     const double t1 = fl_engine_now();
+    e->sample_s = 0;
     pthread_mutex_unlock(&e->lock);
     int rc = fl_step(e->model, e->entries, n, &err);
     pthread_mutex_lock(&e->lock);
@@ -289,9 +377,11 @@ static bool run_step(fl_engine *e) {
         relieve(e, n, &err);
     else
         for (int64_t i = 0; i < n; i++) fail_choice(e, e->entries[i].ctx, &err);
+    const double t3 = fl_engine_now();
     e->stats.steps++;
-    e->stats.schedule_s += t1 - t0 + fl_engine_now() - t2;
-    e->stats.step_s += t2 - t1;
+    e->stats.schedule_s += t1 - t0 + t3 - t2;
+    e->stats.sample_s += e->sample_s;
+    fl_histogram_add(&e->stats.step_s, t3 - t0, 1);
     return true;
 }
 
@@ -312,18 +402,31 @@ static bool fail_stuck(fl_engine *e) {
     return true;
 }
 
+/* Seconds until the clock alone can change something; INFINITY: never. */
+static double patience(const fl_engine *e) {
+    const double now = fl_engine_now();
+    double until = INFINITY;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        const fl_choice *c = e->active[i];
+        if (wants_rows(e, c)) return POLL_S; /* it lacks pages, which a sequence may give back */
+        if (c->request->deadline > 0) until = fmin(until, c->request->deadline);
+        if (c->parked)
+            until = fmin(until, c->parked_at + (double)e->options.policy_timeout_ms * 1e-3);
+    }
+    return fmax(until - now, 0.0) + 1e-3;
+}
+
 static void sleep_for_work(fl_engine *e) {
     struct timespec until;
-    if (!e->n_active) {
+    const double s = patience(e);
+    if (s == INFINITY) {
         pthread_cond_wait(&e->work, &e->lock);
         return;
     }
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += POLL_NS;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
+    const int64_t ns = until.tv_nsec + (int64_t)(s * 1e9);
+    until.tv_sec += ns / 1000000000;
+    until.tv_nsec = ns % 1000000000;
     pthread_cond_timedwait(&e->work, &e->lock, &until);
 }
 

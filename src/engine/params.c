@@ -20,50 +20,93 @@ typedef struct field {
     kind kind;
     size_t offset; /* in fl_params */
     double min, max;
+    double fallback; /* of a number or boolean; one outside [min, max] means: not given */
     const char *doc;
 } field;
 
 #define AT(member) offsetof(fl_params, member)
 #define TWO_53     9007199254740992.0
 #define MANY       1073741824.0
+#define NONE       -1.0 /* see fallback */
 /* clang-format off */
 static const field fields[] = {
-    {"n", INT, AT(n), 1, FL_MAX_N, "completions of the one prompt; default 1"},
-    {"max_tokens", INT, AT(max_tokens), 1, MANY, "tokens to generate; default: to the end of the context"},
-    {"min_tokens", INT, AT(min_tokens), 0, MANY, "no end of text before so many tokens; default 0"},
-    {"temperature", FLOAT, AT(sampler.temperature), 0, 100, "0 is greedy; default 1"},
-    {"top_k", INT32, AT(sampler.top_k), -1, MANY, "keep the k likeliest; 0 and -1 keep all; default 0"},
-    {"top_p", FLOAT, AT(sampler.top_p), 1e-6, 1, "keep the likeliest that hold p together; default 1"},
-    {"min_p", FLOAT, AT(sampler.min_p), 0, 1, "keep those with p times the best probability; default 0"},
-    {"repetition_penalty", FLOAT, AT(sampler.repetition_penalty), 0.001, 1000, "on ids of prompt and output"},
-    {"frequency_penalty", FLOAT, AT(sampler.frequency_penalty), -2, 2, "times the count in the output; default 0"},
-    {"presence_penalty", FLOAT, AT(sampler.presence_penalty), -2, 2, "on ids in the output; default 0"},
-    {"seed", SEED, 0, -TWO_53, TWO_53, "same seed, same tokens; default -1: from the system"},
-    {"logit_bias", BIAS, 0, 0, 4096, "added to the logits, each in [-100, 100]"},
-    {"allowed_token_ids", IDS, AT(sampler.allowed), 1, 1 << 20, "only these may be chosen"},
-    {"order", STAGES, 0, 1, FL_STAGE_COUNT, "order of the sampler's stages"},
-    {"stop", TEXTS, AT(stop), 0, FL_MAX_STOPS, "texts that end the completion"},
-    {"stop_token_ids", IDS, AT(stop_token_ids), 0, 4096, "ids that end the completion"},
-    {"bad_words", TEXTS, AT(bad_words), 0, FL_MAX_STOPS, "texts that may not be completed"},
-    {"include_stop_str_in_output", BOOL, AT(include_stop), 0, 1, "keep the stop text; default false"},
-    {"ignore_eos", BOOL, AT(ignore_eos), 0, 1, "end-of-text ids do not end it; default false"},
-    {"skip_special_tokens", BOOL, AT(skip_special_tokens), 0, 1, "not in the text; default true"},
-    {"logprobs", INT, AT(logprobs), 0, FL_MAX_LOGPROBS, "log-probability of each token and of so many alternatives"},
-    {"prompt_logprobs", INT, AT(prompt_logprobs), 0, FL_MAX_LOGPROBS, "the same for the prompt"},
-    {"truncate_prompt_tokens", INT, AT(truncate_prompt_tokens), 1, MANY, "keep only the last so many of the prompt"},
-    {"timeout_ms", INT, AT(timeout_ms), 1, MANY, "end after so long"},
-    {"priority", INT, AT(priority), -1000000, 1000000, "lower runs first; default 0"},
-    {"cache_salt", TEXT, AT(cache_salt), 0, 256, "prefixes are shared among equal salts only"},
-    {"policy", BOOL, AT(policy), 0, 1, "a policy chooses the tokens; default false"},
+    {"n", INT, AT(n), 1, FL_MAX_N, 1, "completions of the one prompt"},
+    {"max_tokens", INT, AT(max_tokens), 0, MANY, NONE,
+     "else to the end of the context; 0 only to echo or score the prompt"},
+    {"min_tokens", INT, AT(min_tokens), 0, MANY, 0, "no end of text before so many tokens"},
+    {"temperature", FLOAT, AT(sampler.temperature), 0, 100, 1, "0 is greedy"},
+    {"top_k", INT32, AT(sampler.top_k), -1, MANY, 0, "keep the k likeliest; 0 and -1 keep all"},
+    {"top_p", FLOAT, AT(sampler.top_p), 1e-6, 1, 1, "keep the likeliest that hold p together"},
+    {"min_p", FLOAT, AT(sampler.min_p), 0, 1, 0, "keep those with p times the best probability"},
+    {"repetition_penalty", FLOAT, AT(sampler.repetition_penalty), 0.001, 1000, 1,
+     "on ids of prompt and output"},
+    {"frequency_penalty", FLOAT, AT(sampler.frequency_penalty), -2, 2, 0,
+     "times the count in the output"},
+    {"presence_penalty", FLOAT, AT(sampler.presence_penalty), -2, 2, 0, "on ids in the output"},
+    {"seed", SEED, 0, -TWO_53, TWO_53, -1, "same seed, same tokens; -1 is one from the system"},
+    {"logit_bias", BIAS, 0, 0, 4096, 0, "added to the logits, each in [-100, 100]"},
+    {"allowed_token_ids", IDS, AT(sampler.allowed), 1, 1 << 20, 0, "only these may be chosen"},
+    {"order", STAGES, 0, 1, FL_STAGE_COUNT, 0, "order of the sampler's stages"},
+    {"stop", TEXTS, AT(stop), 0, FL_MAX_STOPS, 0, "texts that end the completion"},
+    {"stop_token_ids", IDS, AT(stop_token_ids), 0, 4096, 0, "ids that end the completion"},
+    {"bad_words", TEXTS, AT(bad_words), 0, FL_MAX_STOPS, 0, "texts that may not be completed"},
+    {"include_stop_str_in_output", BOOL, AT(include_stop), 0, 1, 0, "keep the stop text"},
+    {"ignore_eos", BOOL, AT(ignore_eos), 0, 1, 0, "end-of-text ids do not end it"},
+    {"skip_special_tokens", BOOL, AT(skip_special_tokens), 0, 1, 1, "not in the text"},
+    {"echo", BOOL, AT(echo), 0, 1, 0, "the completion begins with the prompt"},
+    {"logprobs", INT, AT(logprobs), 0, FL_MAX_LOGPROBS, NONE,
+     "log-probability of each token and of so many alternatives"},
+    {"prompt_logprobs", INT, AT(prompt_logprobs), 0, FL_MAX_LOGPROBS, NONE,
+     "the same for the prompt"},
+    {"truncate_prompt_tokens", INT, AT(truncate_prompt_tokens), 1, MANY, NONE,
+     "keep only the last so many of the prompt"},
+    {"timeout_ms", INT, AT(timeout_ms), 1, MANY, NONE, "end after so long"},
+    {"priority", INT, AT(priority), -1000000, 1000000, 0, "lower runs first"},
+    {"cache_salt", TEXT, AT(cache_salt), 0, 256, 0, "prefixes are shared among equal salts only"},
+    {"num_speculative_tokens", INT, AT(num_speculative_tokens), 0, FL_MAX_GUESSES, NONE,
+     "guesses a step of what followed the same tokens; else as the engine has it"},
+    {"prompt_lookup_min", INT, AT(prompt_lookup_min), 1, FL_MAX_GUESSES, NONE,
+     "equal tokens a guess needs; else as the engine has it"},
+    {"prompt_lookup_max", INT, AT(prompt_lookup_max), 1, FL_MAX_GUESSES, NONE,
+     "tokens compared at most; else as the engine has it"},
+    {"policy", BOOL, AT(policy), 0, 1, 0, "a policy chooses the tokens"},
+    {"policy_candidates", INT, AT(policy_candidates), 1, FL_MAX_CANDIDATES, 64,
+     "the likeliest tokens that a policy is shown"},
+    {"policy_logits", BOOL, AT(policy_logits), 0, 1, 0,
+     "a policy is given whole rows of logits instead"},
 };
 /* clang-format on */
 enum { N_FIELDS = sizeof(fields) / sizeof(fields[0]) };
 
+static bool is_single(kind k) {
+    return k == INT || k == INT32 || k == FLOAT || k == BOOL || k == SEED;
+}
+
 bool fl_params_field(int i, fl_param_info *out) {
     if (i < 0 || i >= N_FIELDS) return false;
     const field *f = &fields[i];
-    *out = (fl_param_info){f->name, type_name[f->kind], f->doc, f->min, f->max};
+    *out = (fl_param_info){.name = f->name,
+                           .type = type_name[f->kind],
+                           .doc = f->doc,
+                           .min = f->min,
+                           .max = f->max,
+                           .has_default = is_single(f->kind) && f->fallback >= f->min,
+                           .fallback = f->fallback};
     return true;
+}
+
+static void put_number(void *at, kind k, double x) {
+    if (k == INT) *(int64_t *)at = (int64_t)x;
+    if (k == INT32) *(int32_t *)at = (int32_t)x;
+    if (k == FLOAT) *(float *)at = (float)x;
+    if (k == BOOL) *(bool *)at = x != 0;
+}
+
+static void put_defaults(fl_params *p) {
+    *p = (fl_params){0};
+    fl_sampler_params_init(&p->sampler);
+    for (int i = 0; i < N_FIELDS; i++)
+        put_number((char *)p + fields[i].offset, fields[i].kind, fields[i].fallback);
 }
 
 static int refuse(const field *f, const char *want, const fl_jv *v, fl_err *err) {
@@ -95,9 +138,7 @@ static int read_number(void *at, const field *f, const fl_jv *v, fl_err *err) {
     bool whole = f->kind != FLOAT;
     if (!number_of(v, &x) || !(x >= f->min && x <= f->max) || (whole && x != floor(x)))
         return refuse_range(f, whole ? "an integer" : "a number", v, err);
-    if (f->kind == INT) *(int64_t *)at = (int64_t)x;
-    if (f->kind == INT32) *(int32_t *)at = (int32_t)x;
-    if (f->kind == FLOAT) *(float *)at = (float)x;
+    put_number(at, f->kind, x);
     return FL_OK;
 }
 
@@ -259,8 +300,7 @@ static bool listed(const char *const *names, const char *name) {
 
 int fl_params_read(fl_params *out, const fl_params_source *src, fl_err *err) {
     const fl_jv *o = src->object;
-    *out = (fl_params){.n = 1, .skip_special_tokens = true, .logprobs = -1, .prompt_logprobs = -1};
-    fl_sampler_params_init(&out->sampler);
+    put_defaults(out);
     if (o->kind != FL_JV_OBJECT) return fl_fail(err, FL_E_ARG, "request: need an object");
     for (uint32_t i = 0; i < o->n; i++) {
         const char *name = o->members[i].key.string.data;
@@ -272,7 +312,7 @@ int fl_params_read(fl_params *out, const fl_params_source *src, fl_err *err) {
         int rc = f ? read_field(out, f, &o->members[i].value, src, err) : FL_OK;
         if (rc) return rc;
     }
-    if (out->max_tokens && out->min_tokens > out->max_tokens) {
+    if (out->max_tokens >= 0 && out->min_tokens > out->max_tokens) {
         if (src->field) *src->field = "min_tokens";
         return fl_fail(err, FL_E_ARG, "min_tokens: %lld is more than max_tokens %lld",
                        (long long)out->min_tokens, (long long)out->max_tokens);

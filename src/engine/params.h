@@ -9,7 +9,14 @@
 #include "engine/sampler.h"
 #include "text/json_value.h"
 
-enum { FL_MAX_STOPS = 32, FL_MAX_STOP_BYTES = 1024, FL_MAX_N = 128, FL_MAX_LOGPROBS = 64 };
+enum {
+    FL_MAX_STOPS = 32,
+    FL_MAX_STOP_BYTES = 1024,
+    FL_MAX_N = 128,
+    FL_MAX_LOGPROBS = 64,
+    FL_MAX_GUESSES = 32,
+    FL_MAX_CANDIDATES = 256
+};
 
 typedef struct fl_text { /* in the arena */
     const char *data;
@@ -29,19 +36,23 @@ typedef struct fl_id_list {
 typedef struct fl_params {
     fl_sampler_params sampler; /* bias and allowed are in the arena              */
     int64_t n;                 /* completions of the one prompt                  */
-    int64_t max_tokens;        /* 0: until the context is full                   */
+    int64_t max_tokens;        /* -1: until the context is full                  */
     int64_t min_tokens;        /* end ids are banned before                      */
     fl_text_list stop, bad_words;
     fl_id_list stop_token_ids;
     bool include_stop, ignore_eos, skip_special_tokens;
+    bool echo;                      /* the completion begins with the prompt     */
     int64_t logprobs;               /* alternatives per token; -1: none asked    */
     int64_t prompt_logprobs;        /* the same for the prompt                   */
     int64_t truncate_prompt_tokens; /* keep the last so many; 0: all             */
     int64_t timeout_ms;             /* 0: none                                   */
     int64_t priority;               /* lower runs first                          */
     fl_text cache_salt;
-    bool policy;
-    fl_text policy_name; /* not in the table: a server sets it; {NULL, 0}: none */
+    bool policy, policy_logits; /* somebody else chooses the tokens; from whole rows */
+    int64_t policy_candidates;
+    fl_text policy_name;            /* not in the table: a server sets it; {NULL, 0}: none */
+    int64_t num_speculative_tokens; /* -1: as the engine has it    */
+    int64_t prompt_lookup_min, prompt_lookup_max; /* 0: as the engine has them   */
 } fl_params;
 
 /* Read the members of `object`; a member that is null counts as absent.  Members in
@@ -62,6 +73,8 @@ int fl_params_read(fl_params *out, const fl_params_source *src, fl_err *err);
 typedef struct fl_param_info {
     const char *name, *type, *doc;
     double min, max; /* of a number; of the items of a list; of the bytes of a text */
+    bool has_default;
+    double fallback; /* of a number or boolean */
 } fl_param_info;
 bool fl_params_field(int i, fl_param_info *out);
 

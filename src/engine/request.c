@@ -16,22 +16,46 @@ static void choice_free(fl_choice *c) {
     fl_free(c->output);
     fl_free(c->logprob);
     fl_free(c->top);
-    fl_free(c->row);
-    fl_free(c->pick.top);
+    fl_policy_deinit(c);
+    fl_free(c->pick);
+    fl_free(c->pick_top);
     fl_bytes_free(&c->text);
 }
 
 /* With a seed, completion i of a request draws from seed + i, so that they differ. */
-static int choice_init(fl_choice *c, fl_request *r, int64_t i, fl_err *err) {
+static int choice_init(fl_choice *c, fl_request *r, fl_engine *e, int64_t i, fl_err *err) {
     const fl_params *p = &r->params;
     fl_sampler_params own = p->sampler;
     own.seed += (uint64_t)i;
     c->request = r;
     c->index = i;
     c->stop_id = -1;
-    if (p->logprobs > 0 && !(c->pick.top = fl_alloc_array((size_t)p->logprobs, sizeof(fl_top))))
-        return fl_fail(err, FL_E_NOMEM, "request");
-    return fl_sampler_new(&c->sampler, &own, err);
+    const int64_t picks = 1 + p->num_speculative_tokens, k = fl_max_i64(p->logprobs, 0);
+    c->pick = fl_alloc_array((size_t)picks, sizeof(*c->pick));
+    c->pick_top = fl_alloc_array((size_t)(picks * k), sizeof(fl_top));
+    if (!c->pick || !c->pick_top) return fl_fail(err, FL_E_NOMEM, "request");
+    for (int64_t j = 0; j < picks; j++) c->pick[j].top = c->pick_top + j * k;
+    int rc = fl_sampler_new(&c->sampler, &own, err);
+    return rc ? rc : fl_policy_init(c, e, err);
+}
+
+/* What the request leaves to the engine; guesses are nothing for one whose tokens come from
+ * elsewhere. */
+static int settle(fl_params *p, const fl_engine_options *o, fl_err *err) {
+    if (p->policy && p->num_speculative_tokens > 0)
+        return fl_fail(err, FL_E_ARG, "num_speculative_tokens: %lld, but a policy takes no guesses",
+                       (long long)p->num_speculative_tokens);
+    if (p->num_speculative_tokens < 0) p->num_speculative_tokens = o->num_speculative_tokens;
+    if (p->policy) p->num_speculative_tokens = 0;
+    if (p->prompt_lookup_min < 0) p->prompt_lookup_min = o->prompt_lookup_min;
+    if (p->prompt_lookup_max < 0) p->prompt_lookup_max = o->prompt_lookup_max;
+    if (p->prompt_lookup_min > p->prompt_lookup_max)
+        return fl_fail(err, FL_E_ARG, "prompt_lookup_min: %lld is more than prompt_lookup_max %lld",
+                       (long long)p->prompt_lookup_min, (long long)p->prompt_lookup_max);
+    if (p->echo && p->logprobs > p->prompt_logprobs) p->prompt_logprobs = p->logprobs;
+    if (!p->max_tokens && !p->echo && p->prompt_logprobs < 0)
+        return fl_fail(err, FL_E_ARG, "max_tokens: 0, need echo or prompt_logprobs with it");
+    return FL_OK;
 }
 
 int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_err *err) {
@@ -41,10 +65,10 @@ int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_er
         fl_arena_free(&arena);
         return fl_fail(err, FL_E_NOMEM, "request");
     }
-    int rc = FL_OK;
     atomic_init(&r->refs, 1);
     r->arena = arena;
     r->params = *s->params;
+    int rc = settle(&r->params, &e->options, err);
     r->prompt = s->ids;
     r->n_prompt = (int64_t)s->n_ids;
     pthread_cond_init(&r->news, NULL);
@@ -54,9 +78,11 @@ int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_er
         r->prompt_logprob = fl_alloc_array(s->n_ids, sizeof(float));
         r->prompt_top = fl_alloc_array(s->n_ids * (size_t)k, sizeof(fl_top));
     }
-    if (!r->choice || (k >= 0 && (!r->prompt_logprob || !r->prompt_top)))
+    if (!rc && (!r->choice || (k >= 0 && (!r->prompt_logprob || !r->prompt_top))))
         rc = fl_fail(err, FL_E_NOMEM, "request of %zu tokens", s->n_ids);
-    for (int64_t i = 0; !rc && i < r->params.n; i++) rc = choice_init(&r->choice[i], r, i, err);
+    for (int64_t i = 0; !rc && i < k; i++)
+        r->prompt_top[i].id = -1; /* nothing predicts the first */
+    for (int64_t i = 0; !rc && i < r->params.n; i++) rc = choice_init(&r->choice[i], r, e, i, err);
     if (rc) {
         fl_request_drop(r);
         return rc;
@@ -92,19 +118,32 @@ bool fl_choice_is_end(const fl_choice *c, int32_t id) {
     return false;
 }
 
+/* An echo comes with the first token, when its log-probabilities are complete. */
+static bool shows_prompt(const fl_choice *c) {
+    return c->n_output || c->finish == FL_FINISH_LENGTH || c->finish == FL_FINISH_STOP;
+}
+
+static int64_t echoed(const fl_choice *c) {
+    return c->request->params.echo && shows_prompt(c) ? c->request->n_prompt : 0;
+}
+
+int64_t fl_choice_unread(const fl_choice *c) {
+    return echoed(c) + c->n_output - c->seen_tokens;
+}
+
 void fl_choice_finish(fl_choice *c, fl_finish why) {
     if (c->finish) return;
     c->finish = why;
-    c->released = c->text.len;
+    c->released = shows_prompt(c) ? c->text.len : 0;
     c->parked = false;
     c->request->n_done++;
     pthread_cond_broadcast(&c->request->engine->parked);
 }
 
-static bool grow(fl_choice *c) {
+bool fl_choice_room(fl_choice *c, int64_t n) {
     const fl_params *p = &c->request->params;
-    if (c->n_output < c->cap) return true;
-    int64_t cap = c->cap ? c->cap * 2 : 32;
+    if (c->n_output + n <= c->cap) return true;
+    int64_t cap = fl_max_i64(c->n_output + n, c->cap ? c->cap * 2 : 32);
     int32_t *output = fl_grow(c->output, (size_t)cap * sizeof(*output));
     if (output) c->output = output;
     if (!output) return false;
@@ -128,7 +167,7 @@ static const fl_text *find_stop(const fl_choice *c, size_t from, size_t *at) {
     const fl_text *found = NULL;
     for (size_t i = 0; i < stops->n; i++) {
         const fl_text *s = &stops->items[i];
-        size_t begin = from > s->len ? from - s->len : 0;
+        size_t begin = from > c->text_start + s->len ? from - s->len : c->text_start;
         if (c->text.len < begin + s->len) continue;
         const char *hit = memmem(c->text.data + begin, c->text.len - begin, s->data, s->len);
         size_t offset = hit ? (size_t)(hit - c->text.data) : 0;
@@ -146,7 +185,8 @@ static size_t releasable(const fl_choice *c) {
     size_t keep = 0;
     for (size_t i = 0; i < stops->n; i++) {
         const fl_text *s = &stops->items[i];
-        for (size_t k = s->len - 1 < c->text.len ? s->len - 1 : c->text.len; k > keep; k--) {
+        const size_t output = c->text.len - c->text_start;
+        for (size_t k = s->len - 1 < output ? s->len - 1 : output; k > keep; k--) {
             if (!memcmp(c->text.data + c->text.len - k, s->data, k)) keep = k;
         }
     }
@@ -173,21 +213,20 @@ static int append_text(fl_choice *c, int32_t id, fl_err *err) {
     return FL_OK;
 }
 
-int fl_choice_append(fl_choice *c, int32_t id, float logprob, const fl_top *top, fl_err *err) {
+int fl_choice_append(fl_choice *c, const fl_pick *pick, fl_err *err) {
     const fl_request *r = c->request;
     int rc;
-    if (!grow(c)) return fl_fail(err, FL_E_NOMEM, "%lld tokens", (long long)c->n_output);
-    c->output[c->n_output] = id;
-    if (c->logprob) c->logprob[c->n_output] = logprob;
-    if (c->top && top)
-        memcpy(c->top + c->n_output * r->params.logprobs, top,
-               (size_t)r->params.logprobs * sizeof(*top));
-    c->n_output++;
-    bool end = fl_choice_is_end(c, id);
+    if (!fl_choice_room(c, 1))
+        return fl_fail(err, FL_E_NOMEM, "%lld tokens", (long long)c->n_output);
+    const int64_t at = c->n_output++, k = r->params.logprobs;
+    c->output[at] = pick->id;
+    if (c->logprob) c->logprob[at] = pick->logprob;
+    if (c->top) memcpy(c->top + at * k, pick->top, (size_t)k * sizeof(*c->top));
+    bool end = fl_choice_is_end(c, pick->id);
     /* The id that ends the text shows only when the caller wants special tokens. */
-    if ((!end || !r->params.skip_special_tokens) && (rc = append_text(c, id, err))) return rc;
+    if ((!end || !r->params.skip_special_tokens) && (rc = append_text(c, pick->id, err))) return rc;
     if (end && !c->finish) {
-        c->stop_id = id;
+        c->stop_id = pick->id;
         fl_choice_finish(c, FL_FINISH_STOP);
     }
     if (!c->finish && c->n_output >= r->max_output) {
@@ -219,9 +258,23 @@ static int room(fl_update *u, int64_t n, fl_err *err) {
     return FL_OK;
 }
 
+/* Token i of what a reader sees: of the prompt, with echo, then of the output. */
+static void take_token(const fl_choice *c, int64_t i, fl_update *u, int64_t at) {
+    const fl_request *r = c->request;
+    const int64_t n_prompt = echoed(c), k = u->n_top, o = i - n_prompt;
+    const bool prompt = i < n_prompt;
+    u->ids[at] = prompt ? r->prompt[i] : c->output[o];
+    if (c->request->params.logprobs >= 0)
+        u->logprob[at] = prompt ? r->prompt_logprob[i] : c->logprob[o];
+    if (k)
+        memcpy(u->top + at * k,
+               prompt ? r->prompt_top + i * r->params.prompt_logprobs : c->top + o * k,
+               (size_t)k * sizeof(*u->top));
+}
+
 int fl_choice_take(fl_choice *c, fl_update *u, fl_err *err) {
     const fl_params *p = &c->request->params;
-    const int64_t n = c->n_output - c->seen_tokens;
+    const int64_t n = fl_choice_unread(c);
     int rc = room(u, n, err);
     if (rc) return rc;
     u->text.len = 0;
@@ -231,23 +284,18 @@ int fl_choice_take(fl_choice *c, fl_update *u, fl_err *err) {
     u->index = c->index;
     u->n = n;
     u->n_top = p->logprobs > 0 ? p->logprobs : 0;
-    if (n) memcpy(u->ids, c->output + c->seen_tokens, (size_t)n * sizeof(*u->ids));
-    if (n && c->logprob) memcpy(u->logprob, c->logprob + c->seen_tokens, (size_t)n * sizeof(float));
-    if (n && c->top)
-        memcpy(u->top, c->top + c->seen_tokens * u->n_top,
-               (size_t)(n * u->n_top) * sizeof(*u->top));
+    for (int64_t i = 0; i < n; i++) take_token(c, c->seen_tokens + i, u, i);
     u->finish = c->finish;
     u->stop_id = c->stop_id;
     u->stop_text = c->stop_text ? *c->stop_text : (fl_text){NULL, 0};
-    c->seen_tokens = c->n_output;
+    c->seen_tokens += n;
     c->seen_bytes = c->released;
     c->finish_seen = c->finish != FL_FINISH_NONE;
     return FL_OK;
 }
 
 static bool has_news(const fl_choice *c) {
-    return c->seen_tokens < c->n_output || c->seen_bytes < c->released ||
-           (c->finish && !c->finish_seen);
+    return fl_choice_unread(c) > 0 || c->seen_bytes < c->released || (c->finish && !c->finish_seen);
 }
 
 bool fl_request_has_news(const fl_request *r) {

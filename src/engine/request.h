@@ -13,13 +13,6 @@
 #include "model/sequence.h"
 #include "text/detok.h"
 
-typedef struct fl_pick {
-    bool ready;
-    int32_t id;
-    float logprob;
-    fl_top *top; /* [params.logprobs] */
-} fl_pick;
-
 typedef struct fl_choice { /* one completion; the scheduler's unit */
     fl_request *request;
     int64_t index;
@@ -30,20 +23,26 @@ typedef struct fl_choice { /* one completion; the scheduler's unit */
     float *logprob;  /* [n_output], with logprobs */
     fl_top *top;     /* [n_output * logprobs] */
     int64_t n_output, cap;
-    fl_bytes text;   /* whole characters, stop texts cut off */
-    size_t released; /* bytes of text a reader may have: the rest may become a stop text */
-    int64_t seen_tokens;
+    fl_bytes text;       /* whole characters, stop texts cut off; with echo the prompt's first */
+    size_t text_start;   /* where the output's begins */
+    size_t released;     /* bytes of text a reader may have: the rest may become a stop text */
+    int64_t seen_tokens; /* with echo those of the prompt count */
     size_t seen_bytes;
     fl_finish finish;
     int32_t stop_id;          /* FL_FINISH_STOP by an id, else -1 */
     const fl_text *stop_text; /* FL_FINISH_STOP by a text, else NULL */
     bool finish_seen;
-    fl_pick pick;    /* what the step that just ran chose; the engine thread's own */
+    /* Of the step that runs, the engine thread's own: guesses stand behind the output, picks
+     * are what was chosen at their places and, when all were right, after them. */
+    int64_t n_guesses, n_picks;
+    fl_pick *pick; /* [1 + params.num_speculative_tokens] */
+    fl_top *pick_top;
     bool parked;     /* waits for a policy, which may change `row` until it answers */
     bool handed;     /* ... and one has it */
     uint64_t ticket; /* counts the times it was parked: a stale answer is refused */
-    float *row;      /* [V], with a policy */
-    double parked_at;
+    fl_row *row;     /* with policy_logits, or log-probabilities */
+    fl_top_list candidate;
+    double parked_at, last_token_at;
 } fl_choice;
 
 struct fl_request {
@@ -64,11 +63,12 @@ struct fl_request {
     bool wants_all;   /* a reader waits for the end: never ahead of it */
     bool begun;       /* has had rows: no longer counts as queued */
     uint64_t arrival;
-    double submitted_at, first_token_at, last_token_at, deadline; /* seconds; 0: none */
-    fl_err error;                                                 /* FL_FINISH_ERROR */
+    double submitted_at, begun_at, first_token_at, last_token_at, deadline; /* seconds; 0: none */
+    fl_err error;                                                           /* FL_FINISH_ERROR */
     float *prompt_logprob; /* [n_prompt], with prompt_logprobs */
     fl_top *prompt_top;    /* [n_prompt * prompt_logprobs] */
     int64_t n_prompt_scored;
+    int64_t n_pages_scored; /* pages of the prompt whose scores the cache has been offered */
     int64_t cached_tokens;
     pthread_cond_t news;
     fl_request *next; /* in the queue */
@@ -85,9 +85,11 @@ int fl_choice_take(fl_choice *c, fl_update *u, fl_err *err); /* what is new in o
 int fl_request_take(fl_request *r, fl_update *u, fl_read_result *result, fl_err *err);
 
 /* Append a token to a completion: text, stop texts and ids, lengths.  Sets finish when that
- * ends it.  top: [params.logprobs], or NULL. */
-int fl_choice_append(fl_choice *c, int32_t id, float logprob, const fl_top *top, fl_err *err);
+ * ends it. */
+int fl_choice_append(fl_choice *c, const fl_pick *pick, fl_err *err);
+int64_t fl_choice_unread(const fl_choice *c);          /* tokens that a reader could have */
 void fl_choice_finish(fl_choice *c, fl_finish why);    /* idempotent: the first reason stays */
+bool fl_choice_room(fl_choice *c, int64_t n);          /* for n more tokens; false: no memory */
 bool fl_choice_is_end(const fl_choice *c, int32_t id); /* ends the text unless ignore_eos */
 
 #endif

@@ -108,6 +108,20 @@ static void admit(state *s) {
     }
 }
 
+/* What nobody else wants. */
+static void speculate(state *s) {
+    for (int64_t i = 0; i < s->n && s->rows_left; i++) {
+        fl_sched_item *it = &s->items[i];
+        if (!it->rows || it->pending != 1 || it->guesses <= 0) continue;
+        int64_t rows = fl_min_i64(it->guesses, s->rows_left);
+        const int64_t taken = cost(s, it, it->rows);
+        while (rows && cost(s, it, it->rows + rows) - taken > s->free_pages) rows--;
+        s->free_pages -= cost(s, it, it->rows + rows) - taken;
+        s->rows_left -= rows;
+        it->rows += rows;
+    }
+}
+
 void fl_schedule(fl_sched_item *items, int64_t n, const fl_sched_limits *limits) {
     state s = {.items = items,
                .n = n,
@@ -124,5 +138,7 @@ void fl_schedule(fl_sched_item *items, int64_t n, const fl_sched_limits *limits)
     decode(&s);
     prefill(&s);
     for (int64_t i = 0; i < n; i++) preempted |= items[i].preempt;
-    if (!preempted) admit(&s); /* what was just taken is not given away in the same step */
+    if (preempted) return; /* what was just taken is not given away in the same step */
+    admit(&s);
+    speculate(&s);
 }

@@ -3,9 +3,10 @@
  *
  * Order: branches that decode one token first, then prompts in chunks, then admission of
  * waiting branches, each in the order given (the engine sorts by priority, then arrival).
- * When the pool is full the last running branch is preempted: it gives its pages back and
- * waits to be computed again.  Where none is behind, one whose reader lags leaves: else a
- * caller that waits for another request before it reads this one would wait for ever. */
+ * Rows and pages that are left check guesses.  When the pool is full the last running branch
+ * is preempted: it gives its pages back and waits to be computed again.  Where none is
+ * behind, one whose reader lags leaves: else a caller that waits for another request before
+ * it reads this one would wait for ever. */
 #ifndef FL_ENGINE_SCHEDULER_H
 #define FL_ENGINE_SCHEDULER_H
 
@@ -18,6 +19,7 @@ typedef struct fl_sched_item {
     bool paused;      /* parked, and by its own reader: leaves when others need room    */
     int64_t length;   /* tokens in the cache                                          */
     int64_t pending;  /* known tokens that are not: 1 = decode, more = prompt; >= 1   */
+    int64_t guesses;  /* rows it would like beside the one of a decode; taken if left  */
     int64_t pages;    /* held; those that only this branch holds come back            */
     bool shared_tail; /* the page its next token goes to must be copied first        */
     /* the answer */

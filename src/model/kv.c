@@ -27,6 +27,7 @@ int fl_kv_pool_init(fl_kv_pool *p, int64_t n_pages, fl_err *err) {
 }
 
 void fl_kv_pool_deinit(fl_kv_pool *p) {
+    for (int64_t i = 0; p->pages && i < p->n_pages; i++) fl_free(p->pages[i].scores);
     fl_free(p->pages);
     fl_free(p->free);
     fl_free(p->table);
@@ -97,6 +98,8 @@ void fl_kv_page_unpublish(fl_kv_pool *p, int32_t page) {
     assert(*slot == page);
     close_hole(p, (uint64_t)(slot - p->table));
     g->hash = 0;
+    fl_free(g->scores);
+    g->scores = NULL;
 }
 
 void fl_kv_page_publish(fl_kv_pool *p, int32_t page, uint64_t parent, const int32_t *ids) {
@@ -124,12 +127,30 @@ uint64_t fl_kv_chain(const fl_kv_pool *p, uint64_t parent, const int32_t *ids) {
     return h ? h : 1;
 }
 
-int32_t fl_kv_page_find(fl_kv_pool *p, uint64_t parent, const int32_t *ids) {
-    p->queries++;
+/* The page published for these ids after `parent`, or -1. */
+static int32_t published(const fl_kv_pool *p, uint64_t parent, const int32_t *ids) {
     int32_t page = *find_slot(p, fl_kv_chain(p, parent, ids));
     if (page < 0) return -1;
+    const fl_kv_page *g = &p->pages[page];
+    return g->parent == parent && !memcmp(g->ids, ids, sizeof(g->ids)) ? page : -1;
+}
+
+void fl_kv_page_score(fl_kv_pool *p, uint64_t parent, const int32_t *ids, fl_kv_scores *scores) {
+    int32_t page = published(p, parent, ids);
+    fl_kv_page *g = page < 0 ? NULL : &p->pages[page];
+    if (!g || (g->scores && g->scores->n_top >= scores->n_top)) {
+        fl_free(scores);
+        return;
+    }
+    fl_free(g->scores);
+    g->scores = scores;
+}
+
+int32_t fl_kv_page_find(fl_kv_pool *p, uint64_t parent, const int32_t *ids) {
+    p->queries++;
+    int32_t page = published(p, parent, ids);
+    if (page < 0) return -1;
     fl_kv_page *g = &p->pages[page];
-    if (g->parent != parent || memcmp(g->ids, ids, sizeof(g->ids)) != 0) return -1;
     if (g->refs++ == 0) {
         list_remove(p, page);
         p->n_free--;

@@ -5,7 +5,10 @@
  * backend's.  A full page may be published under a hash of its tokens and of everything
  * before them (salt included).  Published pages that nobody references stay findable
  * until their memory is needed, the least recently used going first.
- * Not thread-safe: the model's lock covers it. */
+ * Not thread-safe: the model's lock covers it.
+ *
+ * A published page may have scores: the log-probabilities of its tokens, which depend on
+ * nothing but the tokens up to it, as the page itself. */
 #ifndef FL_MODEL_KV_H
 #define FL_MODEL_KV_H
 
@@ -16,10 +19,22 @@
 
 enum { FL_KV_PAGE_TOKENS = 32 };
 
+typedef struct fl_top { /* an alternative */
+    int32_t id;         /* -1: none */
+    float logprob;
+} fl_top;
+
+typedef struct fl_kv_scores {
+    int32_t n_top;                    /* alternatives of each token */
+    float logprob[FL_KV_PAGE_TOKENS]; /* of token i of the page, given everything before it */
+    fl_top top[];                     /* [FL_KV_PAGE_TOKENS * n_top] */
+} fl_kv_scores;
+
 typedef struct fl_kv_page { /* what a page holds, when it is published */
     uint64_t parent, hash;  /* hash of the tokens before it, and including it; 0: not published */
     int32_t ids[FL_KV_PAGE_TOKENS];
     int32_t refs;
+    fl_kv_scores *scores; /* owned; NULL: none */
     int32_t newer, older; /* neighbours in the list of unreferenced published pages */
 } fl_kv_page;
 
@@ -51,6 +66,9 @@ int32_t fl_kv_page_find(fl_kv_pool *p, uint64_t parent, const int32_t *ids);
 /* The page is full and holds these ids after `parent`.  When another page is already
  * published for them, that one stays. */
 void fl_kv_page_publish(fl_kv_pool *p, int32_t page, uint64_t parent, const int32_t *ids);
+/* Scores, from fl_alloc, for the page published for these ids after `parent`; taken over, and
+ * freed when there is no such page or it has scores with as many alternatives. */
+void fl_kv_page_score(fl_kv_pool *p, uint64_t parent, const int32_t *ids, fl_kv_scores *scores);
 /* Before a page is written again. */
 void fl_kv_page_unpublish(fl_kv_pool *p, int32_t page);
 

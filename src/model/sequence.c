@@ -174,24 +174,43 @@ void fl_sequence_extend(fl_sequence *s, const int32_t *ids, int64_t n) {
     }
 }
 
-int64_t fl_sequence_adopt(fl_sequence *s, const int32_t *ids, int64_t n, const void *salt,
-                          size_t salt_len) {
+/* The next page of the prefix from the cache; false: there is none that will do. */
+static bool adopt_page(fl_sequence *s, const fl_prefix *p) {
+    fl_kv_pool *pool = &s->model->pool;
+    const int32_t *ids = p->ids + s->length;
+    int32_t page = fl_kv_page_find(pool, s->chain[s->n_pages], ids);
+    if (page < 0) return false;
+    const fl_kv_scores *scores = pool->pages[page].scores;
+    if (p->on_scores && (!scores || scores->n_top < p->n_top)) {
+        fl_kv_page_unref(pool, page);
+        return false;
+    }
+    if (p->on_scores) p->on_scores(p->ctx, s->length, scores);
+    s->chain[s->n_pages + 1] = fl_kv_chain(pool, s->chain[s->n_pages], ids);
+    s->pages[s->n_pages++] = page;
+    memcpy(s->ids + s->length, ids, FL_KV_PAGE_TOKENS * sizeof(*ids));
+    s->length += FL_KV_PAGE_TOKENS;
+    return true;
+}
+
+int64_t fl_sequence_adopt(fl_sequence *s, const fl_prefix *p) {
     fl_model *m = s->model;
     if (s->length || s->closed || !m->prefix_cache) return 0;
-    pthread_mutex_lock(&m->lock);
-    s->chain[0] = fl_kv_root(&m->pool, salt, salt_len);
     /* One token is left to run, for the logits after it. */
-    while (s->length + FL_KV_PAGE_TOKENS < n && s->length + FL_KV_PAGE_TOKENS < m->context) {
-        const int32_t *page_ids = ids + s->length;
-        int32_t page = fl_kv_page_find(&m->pool, s->chain[s->n_pages], page_ids);
-        if (page < 0) break;
-        s->chain[s->n_pages + 1] = fl_kv_chain(&m->pool, s->chain[s->n_pages], page_ids);
-        s->pages[s->n_pages++] = page;
-        memcpy(s->ids + s->length, page_ids, FL_KV_PAGE_TOKENS * sizeof(*ids));
-        s->length += FL_KV_PAGE_TOKENS;
+    const int64_t most = fl_min_i64(p->n, m->context) - 1;
+    pthread_mutex_lock(&m->lock);
+    s->chain[0] = fl_kv_root(&m->pool, p->salt, p->salt_len);
+    while (s->length + FL_KV_PAGE_TOKENS <= most && adopt_page(s, p)) {
     }
+    if (p->on_scores && s->length) s->length--;
     pthread_mutex_unlock(&m->lock);
     return s->length;
+}
+
+void fl_sequence_score_page(fl_sequence *s, int64_t i, fl_kv_scores *scores) {
+    pthread_mutex_lock(&s->model->lock);
+    fl_kv_page_score(&s->model->pool, s->chain[i], s->ids + i * FL_KV_PAGE_TOKENS, scores);
+    pthread_mutex_unlock(&s->model->lock);
 }
 
 /* What happens to the logits of the rows from first_row on, counted over all n of a feed. */
@@ -221,7 +240,8 @@ static int advance(fl_sequence *s, const int32_t *ids, int64_t n, const feed_row
         return fl_fail(err, FL_E_LIMIT, "feed: %lld tokens after %lld, context is %lld",
                        (long long)n, (long long)start, (long long)s->model->context);
     /* Rows that somebody wants to see must be run. */
-    int64_t done = fl_sequence_adopt(s, ids, fl_min_i64(n, rows->first_row + 1), "", 0);
+    const fl_prefix prefix = {.ids = ids, .n = fl_min_i64(n, rows->first_row + 1), .salt = ""};
+    int64_t done = fl_sequence_adopt(s, &prefix);
     do {
         shifted to = {rows, done};
         fl_step_entry e = {.seq = s, .ids = ids + done, .on_row = pass_on, .ctx = &to};

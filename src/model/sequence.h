@@ -2,6 +2,7 @@
 #ifndef FL_MODEL_SEQUENCE_H
 #define FL_MODEL_SEQUENCE_H
 
+#include "model/kv.h"
 #include "model/model.h"
 
 typedef struct fl_sequence fl_sequence;
@@ -22,10 +23,23 @@ int64_t fl_sequence_prompt_length(const fl_sequence *s);
 const int32_t *fl_sequence_ids(const fl_sequence *s); /* length ids; valid until the next call */
 fl_model *fl_sequence_model(const fl_sequence *s);    /* borrowed */
 
-/* Give an empty sequence the cached pages that ids[0..n) begin with under this salt; returns
- * how many tokens they hold, less than n.  feed does this itself, with an empty salt. */
-int64_t fl_sequence_adopt(fl_sequence *s, const int32_t *ids, int64_t n, const void *salt,
-                          size_t salt_len);
+typedef struct fl_prefix { /* what a sequence begins with */
+    const int32_t *ids;    /* [n] */
+    int64_t n;
+    const void *salt; /* only pages made under the same one are shared */
+    size_t salt_len;
+    /* Not NULL: only pages with scores of at least n_top alternatives will do, and the last
+     * token found is left to run again, for the scores of the next one.  Called for each page
+     * with the position of its first token, with the model's lock held. */
+    void (*on_scores)(void *ctx, int64_t position, const fl_kv_scores *scores);
+    void *ctx;
+    int32_t n_top;
+} fl_prefix;
+/* Give an empty sequence the cached pages that the prefix begins with; returns how many of
+ * its tokens need not run, less than n.  feed does this itself, with an empty salt. */
+int64_t fl_sequence_adopt(fl_sequence *s, const fl_prefix *p);
+/* Keep scores with full page i of the sequence while it can be found; taken over. */
+void fl_sequence_score_page(fl_sequence *s, int64_t i, fl_kv_scores *scores);
 
 /* Append n >= 1 ids and compute the logits after the last one.  On failure the sequence
  * is as before.  FL_E_ARG: id outside the vocabulary; FL_E_LIMIT: context or KV pool full.

@@ -14,11 +14,10 @@ int64_t fl_step_max_seqs(const fl_model *m) {
     return m->step.max_seqs;
 }
 
-int64_t fl_step_free_pages(fl_model *m) {
+void fl_step_pool_get(fl_model *m, fl_step_pool *out) {
     pthread_mutex_lock(&m->lock);
-    int64_t n = m->pool.n_free;
+    *out = (fl_step_pool){m->pool.n_pages, m->pool.n_free, m->pool.queries, m->pool.hits};
     pthread_mutex_unlock(&m->lock);
-    return n;
 }
 
 void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail) {

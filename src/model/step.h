@@ -22,9 +22,13 @@ typedef struct fl_step_entry {
  * outside the vocabulary, closed sequence; FL_E_LIMIT: context or KV pool full. */
 int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err);
 
-/* For a scheduler: pages of the pool that are free, pages a sequence holds, and whether the
- * page its next token goes to is shared (and will be copied). */
-int64_t fl_step_free_pages(fl_model *m);
+/* For a scheduler: the pool, pages a sequence holds, and whether the page its next token goes
+ * to is shared (and will be copied). */
+typedef struct fl_step_pool {
+    int64_t pages, free_pages;
+    uint64_t prefix_queries, prefix_hits; /* pages looked for, found */
+} fl_step_pool;
+void fl_step_pool_get(fl_model *m, fl_step_pool *out);
 void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail);
 
 int64_t fl_step_max_rows(const fl_model *m);

@@ -65,7 +65,7 @@ static int answer_stats(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refus
     put_count(out, "cached_tokens", e.cached_tokens);
     put_count(out, "output_tokens", e.output_tokens);
     put_count(out, "preemptions", e.preemptions);
-    fl_bytes_printf(out, "\"step_s\":%.6f,\"schedule_s\":%.6f}\n", e.step_s, e.schedule_s);
+    fl_bytes_printf(out, "\"step_s\":%.6f,\"schedule_s\":%.6f}\n", e.step_s.sum, e.schedule_s);
     return FL_OK;
 }
 

@@ -96,7 +96,8 @@ static int read_names(const reading *r) {
 
 /* Whether the member is copied as it is: known, and not called differently here. */
 static bool same(const char *name, fl_openai_kind kind) {
-    static const char *const ours[] = {"logprobs", "max_tokens", "policy", "ids", NULL};
+    static const char *const ours[] = {"logprobs", "max_tokens",        "echo",          "ids",
+                                       "policy",   "policy_candidates", "policy_logits", NULL};
     static const char *const chat[] = {"messages",
                                        "tools",
                                        "documents",
