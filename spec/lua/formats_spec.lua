@@ -6,17 +6,19 @@ local dir = "build/spec/formats"
 local ids = {262, 72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100}
 
 -- The last logits of a tiny model, as text that keeps every bit of an f32.
-local function logits_of(options, change)
+local function logits_of(options, change, load_options)
   os.execute("rm -rf '" .. dir .. "'")
   local m = tiny.build(options)
   if change then change(m) end
   m:write(dir)
-  local model = assert(fp8llm.load(dir, {context = 64}))
+  local o = {context = 64, threads = 1}
+  for k, v in pairs(load_options or {}) do o[k] = v end
+  local model = assert(fp8llm.load(dir, o))
   local out = assert(model:sequence():feed(ids)):totable()
-  local quantization = model:info().quantization
+  local quantization, kv = model:info().quantization, model:info().kv_dtype
   model:close()
   for i, x in ipairs(out) do out[i] = string.format("%.9g", x) end
-  return table.concat(out, " "), quantization
+  return table.concat(out, " "), quantization, kv
 end
 
 local function each_scale(m, change)
@@ -71,6 +73,8 @@ describe("a static FP8 model", function()
   it("differs from its BF16 original", function() assert.is_true(want ~= logits_of {}) end)
   it("may be compressed-tensors", function() same {quant = "ct-static"} end)
   it("may be modelopt", function() same {quant = "modelopt"} end)
+  it("may have q, k, v and gate, up in one tensor each", function() same {fused = "part"} end)
+  it("may nest its section as older tools did", function() same {quant = "ct-static", nested = true} end)
   it("may be sharded", function() same {shards = 4} end)
   it("may call its input scales act_scale", function() same({}, rename("input_scale", "act_scale")) end)
   it("may call its input scales activation_scale", function() same({}, rename("input_scale", "activation_scale")) end)
@@ -134,6 +138,82 @@ describe("a dynamic FP8 model", function()
     end)
     assert.equal("compressed-tensors weight-only", what)
     assert.is_true(plain ~= want)
+  end)
+end)
+
+describe("a model with block scales", function()
+  local want, name = logits_of {quant = "fp8-block", hidden = 160, heads = 5, kv_heads = 1}
+  local function same(options, change)
+    options.hidden, options.heads, options.kv_heads = 160, 5, 1
+    assert.equal(want, (logits_of(options, change)))
+  end
+
+  it("may be AutoFP8's or compressed-tensors'", function()
+    assert.equal("autofp8 block", name)
+    same {quant = "ct-block"}
+  end)
+  it("may call its scales weight_scale", function()
+    same({quant = "fp8-block"}, function(m)
+      for _, t in ipairs(m.tensors) do t.name = t.name:gsub("weight_scale_inv$", "weight_scale") end
+    end)
+  end)
+  it("may tell nothing of its quantization", function()
+    same({quant = "fp8-block"}, function(m) m.config.quantization_config = nil end)
+  end)
+  it("quantizes its inputs in groups", function()
+    assert.is_true(want ~= logits_of({quant = "modelopt-block", hidden = 160, heads = 5, kv_heads = 1}))
+  end)
+end)
+
+describe("a 2:4 model", function()
+  it("gives the same logits however it is stored", function()
+    local want = logits_of {quant = "ct-dynamic", sparse = "dense"}
+    for _, o in ipairs {{sparse = "24-bitmask"}, {sparse = "bitmask"}, {sparse = "24-bitmask", nested = true},
+      {sparse = "24-bitmask", shards = 3}, {sparse = "24-bitmask", fused = "tensor"}} do
+      o.quant = "ct-dynamic"
+      assert.equal(want, (logits_of(o)))
+    end
+  end)
+  it("may be plain", function()
+    local want = logits_of {sparse = "24-bitmask"}
+    assert.equal(want, (logits_of {sparse = "old-bitmask"}))
+    assert.is_true(want ~= logits_of {})
+  end)
+end)
+
+describe("KV scales", function()
+  local want, _, kv = logits_of {quant = "fp8-static", kv_scales = true}
+
+  it("make the cache FP8", function()
+    assert.equal("F8_E4M3", kv)
+    assert.equal(want, (logits_of({quant = "fp8-static", kv_scales = true}, nil, {kv = "fp8"})))
+    local bf16, _, name = logits_of({quant = "fp8-static", kv_scales = true}, nil, {kv = "bf16"})
+    assert.equal("BF16", name)
+    assert.equal(bf16, (logits_of {quant = "fp8-static"}))
+    assert.is_true(bf16 ~= want)
+  end)
+  for _, names in ipairs {"proj", "output", "qkv", "attn"} do
+    it("may be named as in " .. names, function()
+      assert.equal(want, (logits_of {quant = "fp8-static", kv_scales = true, kv_names = names}))
+    end)
+  end
+  it("may be declared by every layout", function()
+    assert.equal(want, (logits_of {quant = "ct-static", kv_scales = true}))
+    assert.equal(want, (logits_of {quant = "modelopt", kv_scales = true}))
+  end)
+  it("may be one for keys and values", function()
+    local function equal(m)
+      for i = 0, 1 do m:put("model.layers." .. i .. ".self_attn.k_scale", "F32", {}, {4 / 448}) end
+    end
+    local one = logits_of({quant = "fp8-static", kv_scales = true}, equal)
+    assert.equal(one, (logits_of {quant = "fp8-static", kv_scales = true, kv_names = "only_v"}))
+    assert.equal(one, (logits_of {quant = "fp8-static", kv_scales = 0.8, kv_names = "both"}))
+  end)
+  it("that are too small saturate, they do not overflow", function()
+    local small = logits_of {quant = "fp8-static", kv_scales = 1e-4}
+    assert.is_true(small ~= want)
+    assert.equal(nil, small:find "nan")
+    assert.equal(nil, small:find "inf")
   end)
 end)
 

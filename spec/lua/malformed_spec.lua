@@ -3,60 +3,12 @@
 local fp8llm = require "fp8llm"
 local tiny = dofile "spec/support/tiny_model.lua"
 
+local broken = dofile "spec/support/broken.lua"(it, assert)
+
 local folder = "build/spec/malformed"
 local q_proj = "model.layers.1.self_attn.q_proj"
-
-local function config(changes)
-  return {
-    change = function(m)
-      for k, v in pairs(changes) do m.config[k] = v end
-    end,
-  }
-end
-
-local function quantization(changes) return config {quantization_config = changes} end
-
--- Change the tensor `name` of a static FP8 checkpoint.
-local function tensor(name, change)
-  return {options = {quant = "fp8-static"}, change = function(m) change(assert(m:tensor(name), name), m) end}
-end
-
-local function set(name, dtype, shape, data)
-  return {options = {quant = "fp8-static"}, change = function(m) m:put(name, dtype, shape, data) end}
-end
-
-local function without(name, options)
-  return {options = options or {quant = "fp8-static"}, change = function(m) m:remove(name) end}
-end
-
-local function file(name, text, options)
-  return {options = options, after = function(dir) tiny.write_file(dir .. "/" .. name, text) end}
-end
-
-local function rewrite(name, edit, options)
-  return {
-    options = options,
-    after = function(dir)
-      local f = assert(io.open(dir .. "/" .. name, "rb"))
-      local text = f:read "*a"
-      f:close()
-      tiny.write_file(dir .. "/" .. name, edit(text))
-    end,
-  }
-end
-
-local function gone(name, options)
-  return {options = options, after = function(dir) assert(os.remove(dir .. "/" .. name)) end}
-end
-
--- Edit the JSON header in place, its length unchanged.
-local function header(find, replace)
-  assert(#find == #replace)
-  return rewrite("model.safetensors", function(text)
-    local at = assert(text:find(find, 1, true), find)
-    return text:sub(1, at - 1) .. replace .. text:sub(at + #find)
-  end)
-end
+local config, quantization, tensor, set = broken.config, broken.quantization, broken.tensor, broken.set
+local without, file, rewrite, gone, header = broken.without, broken.file, broken.rewrite, broken.gone, broken.header
 
 local weights_int4 = {num_bits = 4, type = "int", symmetric = true, strategy = "group", group_size = 128}
 local lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123456\n"
@@ -202,28 +154,7 @@ describe("a broken checkpoint", function()
     assert.is_true(message:find("nowhere", 1, true) ~= nil)
   end)
 
-  for i, case in ipairs(cases) do
-    local what, how, want = case[1], case[2], case[3]
-    it("is refused: " .. what, function()
-      local dir = folder .. "/" .. i
-      os.execute("rm -rf '" .. dir .. "'")
-      local m = tiny.build(how.options)
-      if how.change then how.change(m) end
-      m:write(dir)
-      if how.after then how.after(dir) end
-      local model, message, code = fp8llm.load(dir, {context = 64})
-      assert.equal(nil, model)
-      assert.equal("string", type(message))
-      for k = 4, #case do
-        if not message:find(case[k], 1, true) then
-          assert.equal("a message with " .. case[k], message)
-        end
-      end
-      assert.equal(want, code)
-      assert.equal(nil, message:find "\n")
-      os.execute("rm -rf '" .. dir .. "'")
-    end)
-  end
+  broken.refused(folder, cases)
 
   it("is valid before it is broken", function()
     local options = {{}, {shards = 3}, {quant = "fp8-static"}, {quant = "fp8-dynamic", tied = true},

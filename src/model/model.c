@@ -124,8 +124,13 @@ static int read_files(fl_model *m, const char *dir, const fl_model_options *o, f
     int rc;
     if (o->load_format == FL_LOAD_DUMMY) return read_dummy(m, dir, o->config_json, err);
     if (!fl_dir_exists(dir)) return fl_fail(err, FL_E_IO, "%s: no such directory", dir);
-    if ((rc = fl_config_load(&m->config, &m->generation, dir, err))) return rc;
-    if ((rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
+    rc = fl_config_load(&m->config, &m->generation, dir, err);
+    if (rc == FL_E_IO) { /* no config.json: a folder of GGUF or .pth files is told so */
+        fl_err other;
+        if (fl_checkpoint_open(&m->checkpoint, dir, &other) == FL_E_UNSUPPORTED)
+            return fl_fail(err, other.code, "%s", other.msg);
+    }
+    if (rc || (rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
     if ((rc = fl_checkpoint_open(&m->checkpoint, dir, err))) return rc;
     fl_quant_cross_check(m->checkpoint, &m->plan);
     return FL_OK;
