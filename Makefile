@@ -184,10 +184,13 @@ install: all
 	install -d $(DESTDIR)$(BINDIR)
 	install -m 755 $(BUILD)/fp8llm $(DESTDIR)$(BINDIR)/fp8llm
 	@set -e; $(foreach v,$(FOUND), \
-	    install -d $(DESTDIR)$(call lib_dir,$(v)) $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd; \
+	    install -d $(DESTDIR)$(call lib_dir,$(v)) $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd \
+	        $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm; \
 	    install -m 755 $(call module_of,$(v)) $(DESTDIR)$(call lib_dir,$(v))/fp8llm.so; \
 	    install -m 644 lua/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/; \
 	    install -m 644 lua/fp8llm/cmd/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd/; \
+	    install -m 644 lua/resty/fp8llm.lua $(DESTDIR)$(call lua_dir,$(v))/resty/; \
+	    install -m 644 lua/resty/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm/; \
 	    echo "installed fp8llm for Lua $(v) in $(DESTDIR)$(call lib_dir,$(v))"; )
 
 # ---- words -----------------------------------------------------------------------------------

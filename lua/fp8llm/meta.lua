@@ -132,6 +132,15 @@ function fp8llm.clock() end
 ---the items of a list, of the bytes of a text), default (if it has one) and doc of each field.
 ---@return {name: string, type: string, min: number, max: number, default: any, doc: string}[]
 function fp8llm.request_fields() end
+---Run programs until one of them ends, or SIGTERM or SIGINT comes; then end the others, one after the other, each
+---with its `stop` signal ("TERM" or "QUIT") and after grace_s seconds with SIGKILL. For a command that consists of
+---several programs: it blocks, and takes the signals and children of the process for itself.
+---@param commands {[integer]: string, stop?: "TERM"|"QUIT"}[]
+---@param grace_s integer
+---@return integer? index of the one that ended by itself, 0: a signal came
+---@return integer|string status its exit status, or 128 + the signal that killed it
+---@return fp8llm.code? code
+function fp8llm.supervise(commands, grace_s) end
 
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
 ---passes. A buffer that fits the last-level cache measures that cache.

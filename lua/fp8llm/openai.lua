@@ -66,78 +66,265 @@ function openai.request(kind, body)
   return request
 end
 
-local function bytes_of(s) return json.array {s:byte(1, -1)} end
+-- Texts of tokens are strings, or lists of bytes where they are no UTF-8.
 
-local function chat_logprobs(event, tokenizer)
-  local function describe(id, logprob)
+local function token_text(s)
+  if type(s) == "string" then return s end
+  local out = {}
+  for i, byte in ipairs(s) do out[i] = string.format("\\x%02x", byte) end
+  return "bytes:" .. table.concat(out)
+end
+
+local function token_bytes(s)
+  if type(s) ~= "string" then return s end
+  local out = json.array {}
+  for i = 1, #s do out[i] = s:byte(i) end
+  return out
+end
+
+local function characters(s)
+  local _, continued = s:gsub("[\128-\191]", "")
+  return #s - continued
+end
+
+local function valid_utf8(s)
+  local function tail(pattern) s = s:gsub(pattern, "") end
+  tail "[%z\1-\127]+"
+  tail "[\194-\223][\128-\191]"
+  tail "\224[\160-\191][\128-\191]"
+  tail "[\225-\236\238\239][\128-\191][\128-\191]"
+  tail "\237[\128-\159][\128-\191]"
+  tail "\240[\144-\191][\128-\191][\128-\191]"
+  tail "[\241-\243][\128-\191][\128-\191][\128-\191]"
+  tail "\244[\128-\143][\128-\191][\128-\191]"
+  return s == ""
+end
+
+--- Give an event of eng:submit the texts that those of a socket carry: s, and a third member in top.
+function openai.add_texts(event, tokenizer)
+  local function text(id)
     local piece = tokenizer:bytes(id) or ""
-    return {token = tokenizer:decode {id}, logprob = logprob, bytes = bytes_of(piece)}
+    return valid_utf8(piece) and piece or json.array {piece:byte(1, -1)}
+  end
+  event.s = {}
+  for i, id in ipairs(event.t) do
+    event.s[i] = text(id)
+    for _, alternative in ipairs(event.top and event.top[i] or {}) do alternative[3] = text(alternative[1]) end
+  end
+end
+
+local function chat_logprobs(event)
+  local function describe(logprob, s)
+    return {token = token_text(s), logprob = logprob, bytes = token_bytes(s)}
   end
   local content = json.array {}
-  for i, id in ipairs(event.t) do
-    local entry = describe(id, event.lp[i])
+  for i, s in ipairs(event.s) do
+    local entry = describe(event.lp[i], s)
     entry.top_logprobs = json.array {}
     for k, alternative in ipairs(event.top and event.top[i] or {}) do
-      entry.top_logprobs[k] = describe(alternative[1], alternative[2])
+      entry.top_logprobs[k] = describe(alternative[2], alternative[3])
     end
     content[i] = entry
   end
   return {content = content}
 end
 
-local function completion_logprobs(event, tokenizer)
+-- offset: characters of the choice before this event; returned as it is after it.
+local function completion_logprobs(event, offset)
   local out = {
     tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = json.array {}, text_offset = json.array {},
   }
-  local offset = 0
-  for i, id in ipairs(event.t) do
-    local text = tokenizer:decode {id}
+  for i, s in ipairs(event.s) do
+    local text = token_text(s)
     out.tokens[i], out.token_logprobs[i], out.text_offset[i] = text, event.lp[i], offset
-    offset = offset + #text
-    out.top_logprobs[i] = {}
-    for _, alternative in ipairs(event.top and event.top[i] or {}) do
-      out.top_logprobs[i][tokenizer:decode {alternative[1]}] = alternative[2]
+    offset = offset + characters(text)
+    out.top_logprobs[i] = json.null
+    if given(event.lp[i]) then
+      local top = {}
+      for _, alternative in ipairs(event.top and event.top[i] or {}) do
+        top[token_text(alternative[3])] = alternative[2]
+      end
+      top[text] = event.lp[i] -- last: two tokens may have the same text
+      out.top_logprobs[i] = top
     end
-    out.top_logprobs[i][text] = event.lp[i] -- last: two tokens may have the same text
   end
-  return out
+  return out, offset
 end
 
---- The engine's result -> a response object | nil, message, code. options: model_name, tokenizer.
+-- Ended by time: what there is counts as cut off.
+local finish_reasons = {stop = "stop", length = "length", timeout = "length"}
+
+local function stop_reason(event)
+  return event.fin == "timeout" and "timeout" or event.reason or json.null
+end
+
+local function logprobs_of(kind, event, offset)
+  if not event.lp then return json.null, offset end
+  if kind == "chat" then return chat_logprobs(event), offset end
+  return completion_logprobs(event, offset)
+end
+
+local function usage_object(u)
+  return {
+    prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
+    total_tokens = u.prompt_tokens + u.completion_tokens,
+    prompt_tokens_details = {cached_tokens = u.cached_tokens or 0},
+  }
+end
+
+local function object_id(kind, id) return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (id or "0") end
+
+--- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
+-- options: model_name; id; tokenizer for events of eng:submit.
 function openai.response(kind, result, options)
   local choices = json.array {}
-  for i, event in ipairs(result.choices) do
-    if event.fin ~= "stop" and event.fin ~= "length" then
-      return nil, event.message or ("ended by " .. event.fin), "CANCELLED"
+  for _, event in ipairs(result.choices) do
+    if not finish_reasons[event.fin] then
+      return nil, event.message or ("ended by " .. event.fin), event.code or "CANCELLED"
     end
-    local choice = {index = event.i, finish_reason = event.fin, stop_reason = event.reason or json.null}
-    choice.logprobs = event.lp and
-      (kind == "chat" and chat_logprobs or completion_logprobs)(event, options.tokenizer) or json.null
+    if event.lp and not event.s then openai.add_texts(event, options.tokenizer) end
+    local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
+    choice.logprobs = logprobs_of(kind, event, 0)
     if kind == "chat" then
       choice.message = {role = "assistant", content = event.d}
     else
       choice.text = event.d
     end
-    choices[i] = choice
+    choices[event.i + 1] = choice
   end
-  local u = result.usage
   return {
-    id = (kind == "chat" and "chatcmpl-" or "cmpl-") .. (options.id or "0"),
-    object = kind == "chat" and "chat.completion" or "text_completion",
-    created = os.time(), model = options.model_name, choices = choices,
-    usage = {
-      prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
-      total_tokens = u.prompt_tokens + u.completion_tokens,
-      prompt_tokens_details = {cached_tokens = u.cached_tokens},
-    },
+    id = object_id(kind, options.id), object = kind == "chat" and "chat.completion" or "text_completion",
+    created = os.time(), model = options.model_name, choices = choices, usage = usage_object(result.usage),
   }
 end
 
---- {message, type, param, code} as OpenAI's error object.
-function openai.error_object(message, status, field)
+-- Streams. -----------------------------------------------------------------------------------
+
+local stream = {}
+stream.__index = stream
+
+local done = "data: [DONE]\n\n"
+
+--- What turns the lines of a generation into server-sent events. start: of its first line, see src/serve/serve.h;
+-- options: model_name, id.
+function openai.stream(kind, start, options)
+  local chat = kind == "chat"
+  local head = string.format('data: {"id":%s,"object":"%s","created":%d,"model":%s,',
+    json.encode(object_id(kind, options.id)), chat and "chat.completion.chunk" or "text_completion", os.time(),
+    json.encode(options.model_name))
+  return setmetatable({
+    kind = kind, chat = chat, head = head, start = start, offsets = {}, completion_tokens = 0,
+    plain = chat and '"choices":[{"index":%d,"delta":{"content":%s},"logprobs":%s,"finish_reason":%s%s}]%s}\n\n' or
+      '"choices":[{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s%s}]%s}\n\n',
+    usage_everywhere = start.continuous_usage_stats, usage_at_end = start.include_usage,
+  }, stream)
+end
+
+--- What comes before the first token.
+function stream:opening()
+  if not self.chat then return "" end
+  local out = {}
+  local role = '"choices":[{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,' ..
+    '"finish_reason":null}]%s}\n\n'
+  for i = 0, self.start.choices - 1 do
+    out[#out + 1] = self.head .. role:format(i, self:usage_member(0))
+  end
+  return table.concat(out)
+end
+
+-- The member `usage` of a chunk, after n more tokens.
+function stream:usage_member(n)
+  self.completion_tokens = self.completion_tokens + n
+  if not self.usage_everywhere then return self.usage_at_end and ',"usage":null' or "" end
+  return ',"usage":' .. json.encode(usage_object {
+    prompt_tokens = self.start.prompt_tokens, completion_tokens = self.completion_tokens,
+  })
+end
+
+local function count_ids(ids)
+  if ids == "" then return 0 end
+  local _, commas = ids:gsub(",", "")
+  return commas + 1
+end
+
+-- An event that is more than new text.
+function stream:event(line)
+  local event = json.decode(line)
+  if event.error then return self:failure(event.error.message, event.error.code) end
+  if event.fin and not finish_reasons[event.fin] then
+    return self:failure(event.message or ("ended by " .. event.fin), event.code or "CANCELLED")
+  end
+  local logprobs
+  logprobs, self.offsets[event.i] = logprobs_of(self.kind, event, self.offsets[event.i] or 0)
+  local finish, stop = "null", ""
+  if event.fin then
+    finish = '"' .. finish_reasons[event.fin] .. '"'
+    stop = ',"stop_reason":' .. json.encode(stop_reason(event))
+  end
+  local out = self.head .. self.plain:format(event.i, json.encode(event.d), json.encode(logprobs), finish, stop,
+    self:usage_member(#event.t))
+  if not event.usage then return out end
+  self.over = true
+  if self.usage_at_end then
+    out = out .. self.head .. '"choices":[],"usage":' .. json.encode(usage_object(event.usage)) .. "}\n\n"
+  end
+  return out .. done
+end
+
+--- Lines of the engine, each with its line end -> text for the client; self.over when that was all.
+function stream:write(lines)
+  local out, n = {}, 0
+  for line in lines:gmatch "[^\n]+" do
+    -- The usual event: its text is JSON already.
+    local i, ids, text = line:match '^{"i":(%d+),"t":%[([%d,]*)%],"d":(".*")}$'
+    n = n + 1
+    if not i then
+      out[n] = self:event(line)
+    elseif text == '""' and not self.usage_everywhere then
+      out[n] = "" -- the beginning of a character, or of what may become a stop text
+    else
+      out[n] = self.head .. self.plain:format(i, text, "null", "null", "",
+        self:usage_member(self.usage_everywhere and count_ids(ids) or 0))
+    end
+    if self.over then break end
+  end
+  return table.concat(out)
+end
+
+--- The end of a stream that cannot go on.
+function stream:failure(message, code)
+  self.over, self.failed = true, true
+  return "data: " .. json.encode(openai.error_object(message, openai.status(code))) .. "\n\n" .. done
+end
+
+-- Refusals. ----------------------------------------------------------------------------------
+
+local statuses = {
+  ARG = 400, FORMAT = 400, UNSUPPORTED = 400, LIMIT = 400, BUSY = 429, NOMEM = 503, CANCELLED = 503, UNREACHABLE = 503,
+}
+
+--- The HTTP status for the code of a refusal.
+function openai.status(code, param)
+  if code == "ARG" and param == "model" then return 404 end
+  return statuses[code] or 500
+end
+
+local function error_code(status, code, param)
+  if status == 404 and param == "model" then return "model_not_found" end
+  if code == "LIMIT" and (param == "prompt" or param == "messages") then return "context_length_exceeded" end
+  return json.null
+end
+
+local function error_type(status)
+  if status == 429 then return "rate_limit_error" end
+  if status == 503 then return "unavailable_error" end
+  return status < 500 and "invalid_request_error" or "server_error"
+end
+
+--- OpenAI's error object. param: the field at fault; code: that of a refusal.
+function openai.error_object(message, status, param, code)
   return {error = {
-    message = message, type = status < 500 and "invalid_request_error" or "server_error",
-    param = field or json.null, code = json.null,
+    message = message, type = error_type(status), param = param or json.null, code = error_code(status, code, param),
   }}
 end
 

@@ -4,13 +4,18 @@ local must = common.must
 
 local function log(...) io.stderr:write("fp8llm: ", string.format(...), "\n") end
 
--- NAME=module: the operator's, required here; it returns function(step), which answers the step.
+-- NAME=MODULE: the operator's, a file X.lua or what require finds; it returns function(step), which answers
+-- the step.
+local function load_policy(module)
+  return module:match "%.lua$" and assert(loadfile(module))() or require(module)
+end
+
 local function load_policies(list)
   local policies, names = {}, {}
   for _, text in ipairs(list or {}) do
     local name, module = text:match "^([%w_.-]+)=(.+)$"
     if not name then common.usage("--policy: NAME=module expected, got '%s'", text) end
-    local ok, policy = pcall(require, module)
+    local ok, policy = pcall(load_policy, module)
     if not ok then common.fail("--policy %s: %s", name, policy) end
     if type(policy) ~= "function" then common.fail("--policy %s: module %s returns no function", name, module) end
     if not policies[name] then names[#names + 1] = name end

@@ -74,23 +74,25 @@ static void put_usage(fl_bytes *out, const fl_generation *g) {
         if (u.total_s > all.total_s) all.total_s = u.total_s;
     }
     fl_bytes_printf(out,
-                    ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
-                    "\"cached_tokens\":%lld,\"first_token_s\":%.6f,\"total_s\":%.6f}",
+                    "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
+                    "\"cached_tokens\":%lld,\"first_token_s\":%.6f,\"total_s\":%.6f},",
                     (long long)all.prompt_tokens, (long long)all.completion_tokens,
                     (long long)all.cached_tokens, all.first_token_s, all.total_s);
 }
 
 static void put_finish(fl_bytes *out, fl_generation *g, fl_request *r, const fl_update *u) {
-    fl_bytes_printf(out, ",\"fin\":\"%s\"", fl_finish_name(u->finish));
-    if (u->stop_id >= 0) fl_bytes_printf(out, ",\"reason\":%d", u->stop_id);
+    fl_bytes_printf(out, "\"fin\":\"%s\",", fl_finish_name(u->finish));
+    if (u->stop_id >= 0) fl_bytes_printf(out, "\"reason\":%d,", u->stop_id);
     if (u->stop_text.data) {
-        fl_bytes_puts(out, ",\"reason\":");
+        fl_bytes_puts(out, "\"reason\":");
         fl_put_text(out, u->stop_text.data, u->stop_text.len);
+        fl_bytes_putc(out, ',');
     }
     if (u->finish == FL_FINISH_ERROR) {
         const fl_err *err = fl_request_error(r);
-        fl_bytes_printf(out, ",\"code\":\"%s\",\"message\":", fl_code_name(err->code));
+        fl_bytes_printf(out, "\"code\":\"%s\",\"message\":", fl_code_name(err->code));
         fl_put_text(out, err->msg, strlen(err->msg));
+        fl_bytes_putc(out, ',');
     }
     if (--g->n_unfinished == 0) put_usage(out, g);
 }
@@ -136,6 +138,7 @@ static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
     if (g->echo && !g->written[choice] && u->finish != FL_FINISH_ERROR) runs[0] = prompt_run(r);
     g->written[choice] = true;
     fl_bytes_printf(&c->out, "{\"i\":%lld,", (long long)choice);
+    if (u->finish) put_finish(&c->out, g, r, u);
     put_column(&c->out, t, runs, TOKENS);
     if (fl_request_params(r)->logprobs >= 0) {
         put_column(&c->out, t, runs, LOGPROBS);
@@ -144,7 +147,6 @@ static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
     }
     fl_bytes_puts(&c->out, ",\"d\":");
     put_new_text(&c->out, t, r, &runs[0], &text);
-    if (u->finish) put_finish(&c->out, g, r, u);
     fl_bytes_puts(&c->out, "}\n");
 }
 

@@ -10,10 +10,13 @@
  * key = {"name", "max_running", "tokens_per_minute"}: on whose account, 0 or absent = no limit.
  * A generation is answered by
  *   {"start": {"stream", "include_usage", "continuous_usage_stats", "choices", "prompt_tokens"}}
- *   {"i": choice, "t": [ids], "d": "text", "lp": [...], "s": [texts], "top": [[[id, lp, text], ...], ...]}
- *   ... "fin": "stop", "reason": id or text; the last of all has "usage": {...}
- * with one event a choice when not streaming.  lp, s and top only when asked for; a text that is
- * no UTF-8 is the list of its bytes.  Anything else is answered by one object, and a refusal by
+ *   {"i": choice, "t": [ids], "lp": [...], "s": [texts], "top": [[[id, lp, text], ...], ...],
+ *    "d": "text"}
+ * with "fin": "stop", "reason": id or text before "t" at the end of a choice, and "usage": {...} at
+ * the end of all; one event a choice when not streaming.  Members come in this order, so that
+ * the most frequent event is {"i":0,"t":[1],"d":"x"}.  lp, s and top only when asked for; a token's
+ * text that is no UTF-8 is the list of its bytes.  Anything else is answered by one object, and a
+ * refusal by
  *   {"error": {"code", "message", "param", "retry_after"}}.
  *
  * Two threads: one owns all sockets and sleeps in epoll, one reads bodies, applies chat templates
@@ -27,20 +30,21 @@
 typedef struct fl_server fl_server;
 
 typedef struct fl_server_options {
-    const char *path;                    /* of the socket, at most 90 bytes                       */
-    const char *notify;                  /* NULL, or the address where systemd awaits READY=1     */
-    const char *const *names;            /* NULL-terminated: the model's for clients; NULL = any  */
-    const char *const *policies;         /* NULL-terminated or NULL: what clients may choose      */
-    int64_t max_connections;             /* 0: 1024                                               */
-    int64_t max_request_bytes;           /* 0: 16 MiB                                             */
-    int64_t drain_ms;                    /* how long a stop lets generations finish; 0: 30000     */
-    bool signals;                        /* SIGTERM and SIGINT stop it; blocked in the caller     */
-    fl_tokenizer *tokenizer;             /* NULL: requests of ids only; these three are counted   */
-    fl_template *chat, *chat_with_tools; /* as in fl_prompter */
+    const char *path;            /* of the socket, at most 90 bytes                       */
+    const char *notify;          /* NULL, or the address where systemd awaits READY=1     */
+    const char *const *names;    /* NULL-terminated: the model's for clients; NULL = any  */
+    const char *const *policies; /* NULL-terminated or NULL: what clients may choose      */
+    int64_t max_connections;     /* 0: 1024                                               */
+    int64_t max_request_bytes;   /* 0: 16 MiB                                             */
+    int64_t drain_ms;            /* how long a stop lets generations finish; 0: 30000     */
+    bool signals;                /* SIGTERM and SIGINT stop it; blocked in the caller     */
+    fl_tokenizer *tokenizer;     /* NULL: requests of ids only; these three are counted   */
+    fl_template *chat;           /* of the two, as in fl_prompter */
+    fl_template *chat_with_tools;
 } fl_server_options;
 
-/* One server an engine.  Copies the options.  The socket appears under its path, replacing what was there, when everything is ready;
- * until the server ends, fl_engine_next_parked waits for requests to come. */
+/* One server an engine.  Copies the options.  The socket appears under its path, replacing what
+ * was there, when everything is ready; until the server ends, fl_engine_next_parked waits for requests to come. */
 int fl_server_new(fl_server **out, fl_engine *e, fl_model *m, const fl_server_options *o,
                   fl_err *err);
 /* drain: generations may finish, within drain_ms.  Joins the threads.  NULL is fine. */

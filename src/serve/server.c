@@ -84,10 +84,11 @@ static void begin_stop(fl_server *s, bool drain) {
     }
 }
 
-/* The second signal does not wait any more. */
+/* A person's second Ctrl-C does not wait any more. */
 static void on_signal(fl_server *s) {
     struct signalfd_siginfo info;
-    if (read(s->signals, &info, sizeof(info)) == sizeof(info)) begin_stop(s, !s->stopping);
+    if (read(s->signals, &info, sizeof(info)) != sizeof(info)) return;
+    if (!s->stopping || info.ssi_signo == SIGINT) begin_stop(s, !s->stopping);
 }
 
 static void take_done(fl_server *s) {

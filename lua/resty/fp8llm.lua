@@ -1,0 +1,157 @@
+--- Client of an fp8llm engine for nginx with its Lua module: nonblocking, over the engine's unix socket.
+-- It loads no C module. One connection is one generation; closing it, or losing it in any way, cancels it.
+--
+--   local fp8llm = require("resty.fp8llm").new {socket = "unix:/run/fp8llm/model.sock"}
+--   local stream, refusal = fp8llm:chat {messages = {{role = "user", content = "Hello"}}, stream = true}
+--   for event in stream:events() do ngx.print(event.d) ngx.flush(true) end
+--
+-- The events are those of src/serve/serve.h, a request's members those of the OpenAI API.
+local json = require "fp8llm.json"
+
+local tcp = ngx.socket.tcp
+local find, sub = string.find, string.sub
+
+local client = {}
+client.__index = client
+local stream = {}
+stream.__index = stream
+
+local _M = {}
+
+--- options: socket; and in milliseconds connect_timeout, send_timeout, idle_timeout (how long read waits
+-- before it says "idle"), keepalive; pool_size.
+function _M.new(options)
+  return setmetatable({
+    socket = options.socket,
+    connect_timeout = options.connect_timeout or 1000,
+    send_timeout = options.send_timeout or 10000,
+    idle_timeout = options.idle_timeout or 15000,
+    keepalive = options.keepalive or 30000,
+    pool_size = options.pool_size or 256,
+  }, client)
+end
+
+local function unreachable(message)
+  return {code = "UNREACHABLE", message = "engine: " .. tostring(message), retry_after = 1}
+end
+
+-- Connect and send. A pooled connection may have died with an engine that was restarted: then once more.
+local function open(self, request)
+  local message
+  for _ = 1, 2 do
+    local sock = tcp()
+    sock:settimeouts(self.connect_timeout, self.send_timeout, self.idle_timeout)
+    local connected, sent
+    connected, message = sock:connect(self.socket, nil, {pool_size = self.pool_size})
+    if not connected then return nil, unreachable(message) end
+    local reused = sock:getreusedtimes() > 0
+    sent, message = sock:send(request)
+    if sent then
+      local s = setmetatable({sock = sock, client = self, rest = ""}, stream)
+      local first, trouble
+      repeat first, trouble = s:read(true) until first or trouble ~= "idle"
+      if first then return s, first end
+      if not reused then return nil, unreachable(trouble) end
+      message = trouble
+    end
+    sock:close()
+    if not reused then return nil, unreachable(message) end
+  end
+  return nil, unreachable(message)
+end
+
+--- Send an operation with a body, the bytes of a JSON text or nil. key: {name=, max_running=,
+-- tokens_per_minute=} or nil. Returns a stream and its first line | nil, refusal {code, message, ...}.
+function client:send(op, body, key)
+  local head = {op = op, key = key}
+  if not body then return open(self, json.encode(head) .. "\n") end
+  return open(self, {tostring(#body), " ", json.encode(head), "\n", body})
+end
+
+--- An operation with one answer -> the answer as it came | nil, refusal.
+function client:ask(op, body)
+  local s, line = self:send(op, body)
+  if not s then return nil, line end
+  s:finish()
+  if find(line, '^{"error":') then return nil, json.decode(line).error end
+  return line
+end
+
+local function generate(self, op, request, key)
+  local body = type(request) == "string" and request or json.encode(request)
+  local s, line = self:send(op, body, key)
+  if not s then return nil, line end
+  local first = json.decode(line)
+  if first.error then
+    s:finish()
+    return nil, first.error
+  end
+  s.start = first.start
+  return s
+end
+
+--- request: a table, or the bytes of a JSON text -> a stream | nil, refusal.
+function client:chat(request, key) return generate(self, "chat", request, key) end
+function client:completion(request, key) return generate(self, "completion", request, key) end
+
+--- The number of tokens of a text, as the model counts them -> count | nil, refusal.
+function client:count(text, options)
+  local line, refusal = self:ask("tokenize", json.encode {
+    prompt = text, add_special_tokens = options and options.add_special_tokens,
+  })
+  if not line then return nil, refusal end
+  return json.decode(line).count
+end
+
+--- What has come, as lines: "...\n...\n" and how many | nil, "idle" | nil, message. one: a single line, no
+-- line end, whatever else has come.
+function stream:read(one)
+  while true do
+    local at = find(self.rest, "\n", 1, true)
+    if at and one then
+      local line = sub(self.rest, 1, at - 1)
+      self.rest = sub(self.rest, at + 1)
+      return line
+    elseif at then
+      local _, last = find(self.rest, "^.*\n")
+      local lines = sub(self.rest, 1, last)
+      self.rest = sub(self.rest, last + 1)
+      return lines
+    end
+    local more, message = self.sock:receiveany(65536)
+    if not more then
+      if message == "timeout" then return nil, "idle" end
+      self:cancel()
+      return nil, message
+    end
+    self.rest = self.rest == "" and more or self.rest .. more
+  end
+end
+
+--- Iterator over events as tables; ends after the last one. When the engine is lost, an event with `error`.
+function stream:events()
+  local over = false
+  return function()
+    if over then return nil end
+    local line, message
+    repeat line, message = self:read(true) until line or message ~= "idle"
+    local event = line and json.decode(line) or {error = unreachable(message)}
+    over = event.error ~= nil or event.usage ~= nil
+    if event.usage then self:finish() end
+    return event
+  end
+end
+
+--- The answer has been read to its end: the connection may serve the next one.
+function stream:finish()
+  if self.sock then self.sock:setkeepalive(self.client.keepalive, self.client.pool_size) end
+  self.sock = nil
+end
+
+--- Stop the generation.
+function stream:cancel()
+  if self.sock then self.sock:close() end
+  self.sock = nil
+end
+
+return _M

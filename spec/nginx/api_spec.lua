@@ -1,0 +1,352 @@
+-- The OpenAI API as clients see it, through nginx.
+package.path = "./?.lua;" .. package.path
+local http = require "spec.nginx.http"
+local json = require "fp8llm.json"
+local server = require "spec.nginx.server"
+
+describe("fp8llm serve", function()
+  local process, port
+
+  setup(function()
+    server.write("build/spec/shout.lua", "return function(step) step:accept(65) end\n")
+    server.write("build/spec/fails.lua", 'return function() error "on purpose" end\n')
+    process = server.start("api", server.model "tiny" .. " --served-model-name tiny --served-model-name alias" ..
+      " --policy shout=build/spec/shout.lua --policy fails=build.spec.fails")
+    port = process.port
+  end)
+  teardown(function() assert.equal(0, server.stop(process)) end)
+
+  local function post(path, body)
+    local status, text, headers = http.ask(port, "POST", path, type(body) == "string" and body or json.encode(body))
+    return status, json.decode(text), headers, text
+  end
+
+  -- The data of all events, in order; comments are not events.
+  local function events(path, body)
+    local status, text, headers = http.ask(port, "POST", path, json.encode(body))
+    assert.equal(200, status)
+    assert.equal("text/event-stream; charset=utf-8", headers["content-type"])
+    local list = {}
+    for data in text:gmatch "data: ([^\n]+)\n\n" do list[#list + 1] = data end
+    assert.equal("[DONE]", table.remove(list))
+    for i, data in ipairs(list) do list[i] = json.decode(data) end
+    return list
+  end
+
+  local hello = {{role = "user", content = "hello"}}
+
+  it("completes a text", function()
+    local status, r, headers = post("/v1/completions", {
+      prompt = "hello", max_tokens = 4, temperature = 0, ignore_eos = true,
+    })
+    assert.equal(200, status)
+    assert.equal("text_completion", r.object)
+    assert.equal("tiny", r.model)
+    assert.truthy(r.id:match "^cmpl%-%x+$")
+    assert.equal(r.id:sub(6), headers["x-request-id"])
+    assert.same({
+      prompt_tokens = 3, completion_tokens = 4, total_tokens = 7, prompt_tokens_details = {cached_tokens = 0},
+    }, r.usage)
+    assert.equal("length", r.choices[1].finish_reason)
+    assert.equal("string", type(r.choices[1].text))
+    assert.equal(json.null, r.choices[1].logprobs)
+  end)
+
+  it("completes a text of 16 tokens unless told otherwise", function()
+    local _, r = post("/v1/completions", {prompt = "hello", ignore_eos = true})
+    assert.equal(16, r.usage.completion_tokens)
+  end)
+
+  it("streams the same text", function()
+    local body = {prompt = "hello", max_tokens = 20, temperature = 0, n = 2, ignore_eos = true}
+    local _, whole = post("/v1/completions", body)
+    body.stream = true
+    local text = {[0] = "", [1] = ""}
+    for _, e in ipairs(events("/v1/completions", body)) do
+      assert.equal("text_completion", e.object)
+      assert.equal(nil, e.usage)
+      local choice = e.choices[1]
+      text[choice.index] = text[choice.index] .. choice.text
+    end
+    assert.equal(whole.choices[1].text, text[0])
+    assert.equal(whole.choices[2].text, text[1])
+  end)
+
+  it("answers lists of texts and of ids in order", function()
+    for _, prompt in ipairs {{"hello", "abc"}, {{256, 259, 111}, {97, 98, 99}}} do
+      local _, r = post("/v1/completions", {
+        prompt = prompt, max_tokens = 2, temperature = 0, echo = true, ignore_eos = true,
+      })
+      assert.equal("hello", r.choices[1].text:sub(1, 5))
+      assert.equal("abc", r.choices[2].text:sub(1, 3))
+      assert.equal(1, r.choices[2].index)
+      assert.equal(6, r.usage.prompt_tokens)
+    end
+    local _, one = post("/v1/completions", {prompt = json.array {97, 98, 99}, max_tokens = 1})
+    assert.equal(3, one.usage.prompt_tokens)
+  end)
+
+  it("gives log-probabilities as evaluation harnesses need them", function()
+    local status, r, _, text = post("/v1/completions", {
+      prompt = {{256, 259, 111}, {97}}, max_tokens = 1, echo = true, logprobs = 1, temperature = 0, seed = 1234,
+    })
+    assert.equal(200, status)
+    local lp = r.choices[1].logprobs
+    assert.equal(4, #lp.tokens)
+    assert.same({"he", "ll", "o"}, {lp.tokens[1], lp.tokens[2], lp.tokens[3]})
+    assert.equal(json.null, lp.token_logprobs[1])
+    assert.equal(json.null, lp.top_logprobs[1])
+    assert.same({0, 2, 4, 5}, lp.text_offset)
+    for i = 2, 4 do
+      assert.equal(lp.token_logprobs[i], lp.top_logprobs[i][lp.tokens[i]])
+    end
+    -- The same value has the same digits everywhere.
+    local digits = text:match('"token_logprobs":%[null,(%-[%d.e-]+)')
+    local _, count = text:gsub(digits:gsub("%p", "%%%0"), "")
+    assert.equal(2, count)
+    assert.equal(2, #r.choices[2].logprobs.tokens)
+  end)
+
+  it("echoes alone with max_tokens 0", function()
+    local _, r = post("/v1/completions", {prompt = "hello", max_tokens = 0, echo = true, logprobs = 1})
+    assert.equal("hello", r.choices[1].text)
+    assert.equal(3, #r.choices[1].logprobs.tokens)
+  end)
+
+  it("chats", function()
+    local status, r = post("/v1/chat/completions", {
+      model = "alias", messages = hello, max_completion_tokens = 3, temperature = 0, logprobs = true, top_logprobs = 2,
+      ignore_eos = true, user = "somebody", some_unknown_extra = {1},
+    })
+    assert.equal(200, status)
+    assert.equal("chat.completion", r.object)
+    assert.equal("alias", r.model)
+    local choice = r.choices[1]
+    assert.equal("assistant", choice.message.role)
+    assert.equal(3, #choice.logprobs.content)
+    local first = choice.logprobs.content[1]
+    assert.equal(2, #first.top_logprobs)
+    assert.equal(first.logprob, first.top_logprobs[1].logprob)
+    assert.equal("number", type(first.bytes[1]))
+  end)
+
+  it("streams a chat: role, pieces, the reason it ended, usage", function()
+    local list = events("/v1/chat/completions", {
+      messages = hello, max_tokens = 5, temperature = 0, stream = true, ignore_eos = true,
+      stream_options = {include_usage = true},
+    })
+    assert.same({role = "assistant", content = ""}, list[1].choices[1].delta)
+    local last = list[#list]
+    assert.equal(0, #last.choices)
+    assert.equal(5, last.usage.completion_tokens)
+    assert.equal("length", list[#list - 1].choices[1].finish_reason)
+    assert.equal(json.null, list[2].usage)
+    for _, e in ipairs(list) do assert.equal("chat.completion.chunk", e.object) end
+  end)
+
+  it("tells the usage in every event when asked", function()
+    local list = events("/v1/completions", {
+      prompt = "hello", max_tokens = 5, temperature = 0, stream = true, ignore_eos = true,
+      stream_options = {include_usage = true, continuous_usage_stats = true},
+    })
+    local before = 0
+    for _, e in ipairs(list) do
+      assert.is_true(e.usage.completion_tokens >= before)
+      before = e.usage.completion_tokens
+    end
+    assert.equal(5, before)
+  end)
+
+  it("streams log-probabilities", function()
+    local tokens, offset = {}, 0
+    for _, e in ipairs(events("/v1/completions", {
+      prompt = "hello", max_tokens = 6, stream = true, logprobs = 1, ignore_eos = true, echo = true, seed = 3,
+    })) do
+      local lp = e.choices[1].logprobs
+      for i, token in ipairs(lp.tokens) do
+        tokens[#tokens + 1] = token
+        assert.is_true(lp.text_offset[i] >= offset)
+        offset = lp.text_offset[i]
+      end
+    end
+    assert.equal(9, #tokens)
+  end)
+
+  it("goes on with the last message", function()
+    local _, a = post("/v1/chat/completions", {
+      messages = {hello[1], {role = "assistant", content = "abc"}}, continue_final_message = true,
+      add_generation_prompt = false, max_tokens = 1,
+    })
+    local _, b = post("/tokenize", {
+      messages = {hello[1], {role = "assistant", content = "abc"}}, continue_final_message = true,
+    })
+    assert.equal(b.count, a.usage.prompt_tokens)
+    assert.equal(99, b.tokens[#b.tokens])
+  end)
+
+  it("stops where it should and says why", function()
+    local _, r = post("/v1/completions", {prompt = "hello", max_tokens = 200, policy = "shout", stop = "AAA"})
+    assert.equal("stop", r.choices[1].finish_reason)
+    assert.equal("AAA", r.choices[1].stop_reason)
+    assert.equal("", r.choices[1].text)
+    _, r = post("/v1/completions", {prompt = "hello", max_tokens = 200, policy = "shout", stop_token_ids = {65}})
+    assert.equal(65, r.choices[1].stop_reason)
+  end)
+
+  it("lets a client choose an operator's policy, never more", function()
+    local _, r = post("/v1/completions", {prompt = "hello", max_tokens = 4, policy = "shout"})
+    assert.equal("AAAA", r.choices[1].text)
+    local status, refused = post("/v1/completions", {prompt = "hello", policy = "os.exit()"})
+    assert.equal(400, status)
+    assert.equal("policy", refused.error.param)
+    status, refused = post("/v1/completions", {prompt = "hello", policy = "fails"})
+    assert.is_true(status >= 500)
+    assert.truthy(refused.error.message:find "policy")
+    assert.truthy(server.read(process.log):find "on purpose")
+  end)
+
+  it("answers around the model", function()
+    local status, text = http.ask(port, "GET", "/v1/models")
+    assert.equal(200, status)
+    local list = json.decode(text)
+    assert.equal("tiny", list.data[1].id)
+    assert.equal("alias", list.data[2].id)
+    assert.equal(512, list.data[1].max_model_len)
+    assert.equal(200, (http.ask(port, "GET", "/v1/models/alias")))
+    assert.equal(404, (http.ask(port, "GET", "/v1/models/other")))
+    local _, r = post("/tokenize", {prompt = "hello"})
+    assert.same({256, 259, 111}, {r.tokens[1], r.tokens[2], r.tokens[3]})
+    assert.equal(3, r.count)
+    _, r = post("/detokenize", {tokens = {256, 259, 111}})
+    assert.equal("hello", r.prompt)
+    status, text = http.ask(port, "GET", "/tokenizer_info")
+    assert.equal(200, status)
+    assert.equal("<|end|>", json.decode(text).eos_token)
+    status, text = http.ask(port, "GET", "/metrics")
+    assert.equal(200, status)
+    assert.truthy(text:find('fp8llm_up{model="tiny"} 1', 1, true))
+    assert.truthy(text:find('fp8llm_generation_tokens_total{model="tiny"} %d+'))
+    assert.equal(200, (http.ask(port, "GET", "/")))
+    assert.equal(200, (http.ask(port, "HEAD", "/health")))
+  end)
+
+  it("keeps a client's request id when it is a plain word", function()
+    local _, _, headers = http.ask(port, "GET", "/health", nil, {["X-Request-Id"] = "abc-1.2"})
+    assert.equal("abc-1.2", headers["x-request-id"])
+    _, _, headers = http.ask(port, "GET", "/health", nil, {["X-Request-Id"] = "a b<script>"})
+    assert.truthy(headers["x-request-id"]:match "^%x+$")
+  end)
+
+  it("allows no other site's pages", function()
+    local _, _, headers = http.ask(port, "GET", "/health", nil, {Origin = "http://elsewhere"})
+    assert.equal(nil, headers["access-control-allow-origin"])
+    assert.equal(405, (http.ask(port, "OPTIONS", "/v1/completions", nil, {Origin = "http://elsewhere"})))
+  end)
+
+  -- body, status, param, part of the message
+  local refused = {
+    {"/v1/completions", "{", 400, nil, "line 1"},
+    {"/v1/completions", "", 400, nil, "JSON"},
+    {"/v1/completions", '{"prompt":"a","temperature":-1}', 400, "temperature", "-1"},
+    {"/v1/completions", '{"prompt":"a","n":1e99}', 400, "n", "integer"},
+    {"/v1/completions", '{"prompt":"a","model":"gpt-9"}', 404, "model", "gpt-9"},
+    {"/v1/completions", '{"prompt":"' .. ("x"):rep(600) .. '"}', 400, "prompt", "511"},
+    {"/v1/completions", '{"prompt":"a\255b"}', 400, nil, "UTF"},
+    {"/v1/completions", ("["):rep(100000), 400, nil, "nested"},
+    {"/v1/chat/completions", '{"messages":[]}', 400, "messages", "at least one"},
+    {"/v1/chat/completions", '{"messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_schema"}}',
+      400, "response_format", "text"},
+    {"/v1/chat/completions",
+      '{"messages":[{"role":"user","content":"a"}],"tool_choice":{"type":"function","function":{"name":"f"}}}', 400,
+      "tool_choice", "auto and none"},
+    {"/tokenize", "{}", 400, "prompt", "text"},
+    {"/nothing", "{}", 404, nil, "no such path"},
+  }
+  for _, case in ipairs(refused) do
+    it("refuses " .. case[2]:sub(1, 60):gsub("[^%g ]", "?") .. " at " .. case[1], function()
+      local status, r, headers = post(case[1], case[2])
+      assert.equal(case[3], status)
+      assert.equal("application/json", headers["content-type"])
+      assert.equal(case[4] or json.null, r.error.param)
+      assert.truthy(r.error.message:find(case[5], 1, true), r.error.message)
+      assert.equal("invalid_request_error", r.error.type)
+    end)
+  end
+
+  it("refuses a body that is too large, and headers that are", function()
+    local status, text = http.ask(port, "POST", "/v1/completions", ("x"):rep(17 * 1024 * 1024))
+    assert.equal(413, status)
+    assert.equal("body: too large", json.decode(text).error.message)
+    status, text = http.ask(port, "GET", "/v1/models", nil, {["X-Long"] = ("x"):rep(40000)})
+    assert.equal(400, status)
+    assert.equal("invalid_request_error", json.decode(text).error.type)
+  end)
+end)
+
+describe("fp8llm serve with several models and keys", function()
+  local process, port
+
+  setup(function()
+    server.write("build/spec/keys", "# staff\nsecret-a ann 1 0\nsecret-b bob 0 5\nsecret-c cid\n")
+    local dir = server.model "tiny"
+    local other = server.model("other", "seed=2 layers=1 context=256")
+    process = server.start("several", string.format("--model one=%s --model two=%s --api-keys build/spec/keys" ..
+      " --allow-origin https://example.org", dir, other))
+    port = process.port
+  end)
+  teardown(function() assert.equal(0, server.stop(process, "INT")) end)
+
+  local function ask(key, body)
+    return http.ask(port, "POST", "/v1/completions", body, {Authorization = key and "Bearer " .. key})
+  end
+
+  it("asks for a key where it matters", function()
+    local status, text, headers = ask(nil, '{"prompt":"a"}')
+    assert.equal(401, status)
+    assert.equal("Bearer", headers["www-authenticate"])
+    assert.truthy(text:find "api key")
+    assert.equal(401, (ask("secret", '{"prompt":"a"}')))
+    assert.equal(200, (ask("secret-c", '{"prompt":"a","model":"one"}')))
+    assert.equal(200, (http.ask(port, "GET", "/health")))
+    assert.equal(200, (http.ask(port, "GET", "/metrics")))
+    assert.equal(401, (http.ask(port, "GET", "/v1/models")))
+  end)
+
+  it("sends a request to the model it names", function()
+    for _, case in ipairs {{"one", 512}, {"two", 256}} do
+      local body = json.encode {model = case[1], prompt = ("x"):rep(case[2])}
+      local status, text = ask("secret-c", body)
+      assert.equal(400, status)
+      assert.truthy(text:find(tostring(case[2] - 1), 1, true))
+      assert.equal("context_length_exceeded", json.decode(text).error.code)
+    end
+    assert.equal(404, (ask("secret-c", '{"model":"three","prompt":"a"}')))
+  end)
+
+  it("limits what a key runs at a time", function()
+    local c = http.connect(port)
+    c:send(http.request("POST", "/v1/completions", '{"prompt":"a","stream":true,"ignore_eos":true,"n":100}',
+      {Authorization = "Bearer secret-a"}))
+    assert.equal(200, http.head(c).status)
+    local status, text, headers = ask("secret-a", '{"prompt":"a"}')
+    assert.equal(429, status)
+    assert.equal("1", headers["retry-after"])
+    assert.equal("rate_limit_error", json.decode(text).error.type)
+    c:close()
+    server.await("the key's slot", function() return ask("secret-a", '{"prompt":"a"}') == 200 end)
+  end)
+
+  it("limits the tokens of a minute", function()
+    assert.equal(200, (ask("secret-b", '{"prompt":"a","max_tokens":4,"ignore_eos":true}')))
+    local status, _, headers = ask("secret-b", '{"prompt":"a"}')
+    assert.equal(429, status)
+    local wait = tonumber(headers["retry-after"])
+    assert.is_true(wait >= 1 and wait <= 61)
+  end)
+
+  it("lets one other site's pages in when told to", function()
+    local status, _, headers = http.ask(port, "OPTIONS", "/v1/completions", nil, {Origin = "https://example.org"})
+    assert.equal(204, status)
+    assert.equal("https://example.org", headers["access-control-allow-origin"])
+  end)
+end)

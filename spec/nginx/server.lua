@@ -1,0 +1,111 @@
+--- Starts and stops the programs under test: `fp8llm serve` as a user would.
+local socket = require "socket"
+
+local server = {}
+local root = "build/spec/nginx"
+
+function server.shell(command)
+  local pipe = assert(io.popen(command .. " 2>&1"))
+  local text = pipe:read "*a"
+  pipe:close()
+  return (text:gsub("%s+$", ""))
+end
+local shell = server.shell
+
+--- Wait until f gives something true, and return it; raises after `seconds`.
+function server.await(what, f, seconds)
+  local deadline = socket.gettime() + (seconds or 20)
+  repeat
+    local value = f()
+    if value then return value end
+    socket.sleep(0.005)
+  until socket.gettime() > deadline
+  error("timeout: " .. what, 2)
+end
+
+function server.write(path, text)
+  local file = assert(io.open(path, "wb"))
+  assert(file:write(text))
+  assert(file:close())
+end
+
+function server.read(path)
+  local file = io.open(path, "rb")
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  return text
+end
+
+--- A tiny model's directory.
+function server.model(name, options)
+  local dir = root .. "/" .. name
+  shell("mkdir -p " .. root .. " && luajit spec/support/tiny_model.lua " .. dir .. " " .. (options or ""))
+  return dir
+end
+
+--- A port nobody uses now.
+function server.port()
+  local probe = assert(socket.bind("127.0.0.1", 0))
+  local _, port = probe:getsockname()
+  probe:close()
+  return tonumber(port)
+end
+
+--- Run a command in the background: {pid =, log = path of what it says}.
+function server.spawn(name, command, environment)
+  local base = root .. "/" .. name
+  os.remove(base .. ".rc")
+  os.remove(base .. ".pid")
+  os.execute(string.format("( %s %s >%s.log 2>&1 </dev/null & echo $! >%s.pid; wait $!; echo $? >%s.rc ) " ..
+    ">/dev/null 2>&1 &", environment or "", command, base, base, base))
+  local pid = server.await("start of " .. name, function() return tonumber(server.read(base .. ".pid")) end)
+  return {pid = pid, log = base .. ".log", rc = base .. ".rc"}
+end
+
+function server.alive(pid)
+  local state = server.read("/proc/" .. pid .. "/stat"):match "%) (%a)"
+  return state ~= nil and state ~= "Z"
+end
+
+--- Wait for the end of a process -> its exit status.
+function server.wait(process, seconds)
+  local function status() return tonumber(server.read(process.rc)) end
+  return server.await("the end of " .. process.pid, status, seconds or 60)
+end
+
+--- Signal and wait for the end -> exit status.
+function server.stop(process, signal)
+  shell("kill -" .. (signal or "TERM") .. " " .. process.pid)
+  return server.wait(process)
+end
+
+--- `fp8llm serve` with these words; waits until everything is loaded: {pid =, port =, run =, ...}.
+function server.start(name, words, options)
+  options = options or {}
+  local port, run = server.port(), root .. "/" .. name .. ".run"
+  local command = "build/fp8llm serve %s --port %d --run-dir %s --threads 1"
+  local process = server.spawn(name, command:format(words, port, run), options.environment)
+  process.port, process.run = port, run
+  if not options.loading then server.ready(process) end
+  return process
+end
+
+function server.ready(process)
+  local http = require "spec.nginx.http"
+  return server.await("health of " .. server.read(process.log), function()
+    local connected, status = pcall(http.ask, process.port, "GET", "/health")
+    return connected and status == 200
+  end)
+end
+
+--- Children of a process, by a part of their command line.
+function server.children(pid, part)
+  local list = {}
+  for child in shell("cat /proc/" .. pid .. "/task/*/children"):gmatch "%d+" do
+    local command = server.read("/proc/" .. child .. "/cmdline"):gsub("%z", " ")
+    if command:find(part, 1, true) then list[#list + 1] = tonumber(child) end
+  end
+  return list
+end
+
+return server

@@ -1,0 +1,66 @@
+/* fp8llm.supervise: the processes of the command serve. */
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "binding/binding.h"
+#include "util/process.h"
+
+enum { MAX_PROCESSES = 64, MAX_ARGS = 128 };
+
+static int signal_number(lua_State *L, const char *name) {
+    if (!strcmp(name, "TERM")) return SIGTERM;
+    if (!strcmp(name, "QUIT")) return SIGQUIT;
+    return luaL_error(L, "stop: TERM or QUIT expected, got '%s'", name);
+}
+
+/* The command at the top of the stack: {word, ..., stop = "TERM"}.  Its words live in a userdata
+ * that takes its place; the strings are kept by the caller's table. */
+static void read_command(lua_State *L, fl_process *p) {
+    luaL_checktype(L, -1, LUA_TTABLE);
+    const int command = lua_gettop(L);
+    const size_t n = lua_rawlen(L, command);
+    if (!n || n > MAX_ARGS) luaL_error(L, "a command has 1 to %d words", MAX_ARGS);
+    const char *stop = "TERM";
+    fl_opt_string(L, command, "stop", &stop);
+    p->stop_signal = signal_number(L, stop);
+    const char **argv = lua_newuserdata(L, (n + 1) * sizeof(*argv));
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, command, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "a command's words are strings");
+        argv[i] = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    argv[n] = NULL;
+    p->argv = (char *const *)argv;
+    lua_replace(L, command);
+}
+
+/* fp8llm.supervise({{word, ..., stop=}, ...}, grace_s)
+ *     -> 0 | index of the one that ended by itself, its status | nil, message, CODE */
+static int l_supervise(lua_State *L) {
+    fl_process p[MAX_PROCESSES] = {{0}};
+    fl_err err;
+    int first;
+    luaL_checktype(L, 1, LUA_TTABLE);
+    const int64_t grace_s = fl_check_int(L, 2);
+    const size_t n = lua_rawlen(L, 1);
+    if (n > MAX_PROCESSES) luaL_error(L, "at most %d processes", MAX_PROCESSES);
+    luaL_argcheck(L, grace_s >= 0 && grace_s <= 86400, 2, "0 to 86400 seconds expected");
+    luaL_checkstack(L, MAX_PROCESSES + 8, NULL);
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        read_command(L, &p[i]);
+    }
+    if (fl_process_supervise(p, n, (int)grace_s, &first, &err)) return fl_push_err(L, &err);
+    lua_pushinteger(L, first + 1);
+    if (first < 0) return 1;
+    const int status = p[first].status;
+    lua_pushinteger(L, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    return 2;
+}
+
+void fl_register_supervise(lua_State *L) {
+    static const luaL_Reg functions[] = {{"supervise", l_supervise}, {NULL, NULL}};
+    fl_set_functions(L, functions);
+}
