@@ -262,6 +262,34 @@ static void test_sparse_refusal(void) {
     free_linear(&d);
 }
 
+/* An infinite activation times a zero weight is NaN, also where the zero is not stored. */
+static void test_sparse_infinity(fl_dtype x) {
+    const linear_case c = {1, 40, 64, E4M3, FL_ACT_NONE, x, F32, .parts = 1, .sparse24 = true};
+    fl_backend *be = ref_open(ops, isa, 2, 1);
+    linear_data d = make_linear(&c);
+    fl_tensor out[2] = {ref_tensor(F32, 1, c.n), ref_tensor(F32, 1, c.n)};
+    int wrong = 0, nan = 0;
+    ref_set(d.x.x.data, x, 37, (double)INFINITY);
+    for (int i = 0; i < 2; i++) {
+        fl_linear *lin = NULL;
+        d.spec.sparse24 = i;
+        ops->linear_new(be, &lin, &d.spec, NULL);
+        ops->linear(be, &out[i], &d.x, lin, NULL);
+        ops->linear_free(be, lin);
+    }
+    for (int64_t n = 0; n < c.n; n++) {
+        double a = ref_get(out[0].data, F32, n), b = ref_get(out[1].data, F32, n);
+        nan += isnan(a);
+        wrong += isnan(a) ? !isnan(b) : a != b;
+    }
+    check(!wrong && nan && nan < c.n, "%s: an infinite %s times 2:4 shows as with dense (%d, %d)",
+          isa, fl_dtype_name(x), wrong, nan);
+    ops->close(be);
+    free_linear(&d);
+    free(out[0].data);
+    free(out[1].data);
+}
+
 int main(void) {
     static const linear_case same_cases[] = {
         {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, .parts = 1},
@@ -302,6 +330,8 @@ int main(void) {
             test_sparse(&mine, sparse_cases[c].ratio);
         }
         test_sparse_refusal();
+        test_sparse_infinity(BF16);
+        test_sparse_infinity(F16);
         test_linear_nan();
         test_packing();
     }

@@ -13,8 +13,8 @@
  *
  * Weights that obey 2:4 keep two of four columns.  Their tiles are runs of units of 8 groups
  * (32 columns): 64 bytes that name the kept columns, then the kept numbers.
- *   names    4 pairs of groups x 16 rows: low three bits of each nibble the entry of cpu_kept,
- *            low nibble first group;
+ *   names    4 pairs of groups x 16 rows: first group's entry of cpu_kept in the low nibble,
+ *            second group's + 8 in the high one;
  *   E4M3 4x64: per pair of groups, both kept codes of both groups, where the unpacks above
  *            yield the first group's BF16 pairs of all rows and the second group's;
  *   BF16 8x64: per group 16 rows x both kept numbers.
@@ -52,6 +52,14 @@ static inline int64_t cpu_group_bytes(fl_dtype t) {
 
 static inline int64_t cpu_unit_bytes(fl_dtype t) {
     return CPU_NAMES + CPU_UNIT * cpu_group_bytes(t) / 2;
+}
+
+/* The unit that group g of a 2:4 tile is in, and which of its pairs of groups that is. */
+static inline const uint8_t *cpu_unit_of(const uint8_t *tile, fl_dtype t, int64_t g) {
+    return tile + (uint64_t)g / CPU_UNIT * (uint64_t)cpu_unit_bytes(t);
+}
+static inline int64_t cpu_pair_of(int64_t g) {
+    return (int64_t)((uint64_t)g % CPU_UNIT / 2);
 }
 
 /* Bytes of a tile; groups of 2:4 tiles are whole units. */
@@ -102,7 +110,16 @@ typedef struct cpu_dot {
     float *y;
     int64_t ldy;
     const cpu_scales *scales; /* NULL: none */
+    const void *picks; /* only if the isa has `picks`, for one row times E4M3 2:4 tiles, or NULL */
 } cpu_dot;
+
+/* With one row it is cheaper to pick x than to put back zeros.  For each pair of groups: entry
+ * [sum][8 * second + name] is what goes into that accumulator, columns 0 and 1 or 2 and 3.
+ *   F32 x:  one number: of column 0 or 1 that the first kept number meets, of column 2 or 3
+ *           that the second one meets, or 0; what a group that keeps (0,1) or (2,3) adds besides
+ *           is the kernel's to add;
+ *   BF16 x: the pair that both kept numbers meet, 0 where that belongs to the other sum. */
+enum { CPU_PICKS = 2 * 16 };
 
 /* Groups between two scalings. */
 static inline int64_t cpu_dot_span(const cpu_dot *d) {
@@ -142,6 +159,7 @@ typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent */
 typedef struct cpu_isa {
     const char *name; /* "avx512" */
     bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
+    bool picks;       /* dot takes picks */
     void (*dot)(const cpu_dot *d);
     /* For `dot` with `expanded` set if E4M3: the same sums, bit for bit, and faster when many
      * rows follow.  NULL: not faster. */

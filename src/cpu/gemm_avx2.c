@@ -12,17 +12,47 @@ typedef struct form {
     bool nan;    /* NaN codes are looked for */
     bool sparse; /* 2:4 tiles */
     int rows;
+    bool picks; /* 2:4 tiles of E4M3, one row */
 } form;
 
 typedef __m256 sums[DOT_ROWS][4][2]; /* row, half tile, accumulator */
 
 INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows, const int h,
                         int64_t g, const __m256 col[CPU_GROUP]) {
+    UNROLL
     for (int m = 0; m < rows; m++) {
         const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+        UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             acc[m][h][k / 2] =
                 _mm256_fmadd_ps(_mm256_broadcast_ss(x + (k ^ 1)), col[k ^ 1], acc[m][h][k / 2]);
+    }
+}
+
+/* Pair of groups g, g+1 with picks, of half a tile. */
+INLINE void add_picked(__m256 acc[2], const cpu_dot *d, const int half, int64_t g,
+                       const uint8_t *unit) {
+    const float *picks = (const float *)d->picks + (g >> 1) * CPU_PICKS;
+    const int64_t p = cpu_pair_of(g);
+    const __m256i seven = _mm256_set1_epi32(7);
+    __m256i name =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(unit + p * CPU_TILE + 8 * half)));
+    __m256 w[4]; /* both kept numbers of the first group, of the second */
+    load_columns(w, unit + CPU_NAMES + p * 64, half, FL_DTYPE_E4M3, false);
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        const float *x = (const float *)d->x + 4 * (g + i);
+        __m256i which = _mm256_and_si256(i ? _mm256_srli_epi32(name, 4) : name, seven);
+        __m256i both0 = _mm256_cmpeq_epi32(which, _mm256_setzero_si256());
+        __m256i both1 = _mm256_cmpeq_epi32(which, _mm256_set1_epi32(5));
+        __m256 x0 = _mm256_permutevar8x32_ps(_mm256_loadu_ps(picks + 8 * i), which);
+        __m256 x1 = _mm256_permutevar8x32_ps(_mm256_loadu_ps(picks + 16 + 8 * i), which);
+        __m256 also0 = _mm256_and_ps(_mm256_broadcast_ss(x + 1), _mm256_castsi256_ps(both0));
+        __m256 also1 = _mm256_and_ps(_mm256_broadcast_ss(x + 2), _mm256_castsi256_ps(both1));
+        acc[0] = _mm256_fmadd_ps(also0, w[2 * i + 1], acc[0]);
+        acc[0] = _mm256_fmadd_ps(x0, w[2 * i], acc[0]);
+        acc[1] = _mm256_fmadd_ps(x1, w[2 * i + 1], acc[1]);
+        acc[1] = _mm256_fmadd_ps(also1, w[2 * i], acc[1]);
     }
 }
 
@@ -35,9 +65,14 @@ INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, con
         add_columns(acc, d, row, f.rows, h, g, col);
         return;
     }
-    const uint8_t *unit = w + g / CPU_UNIT * cpu_unit_bytes(f.t);
+    const uint8_t *unit = cpu_unit_of(w, f.t, g);
+    if (f.picks) {
+        add_picked(acc[0][h], d, half, g, unit);
+        return;
+    }
+    UNROLL
     for (int i = 0; i < 2; i++) {
-        load_kept(col, unit, g % CPU_UNIT / 2, i, half, f.t);
+        load_kept(col, unit, cpu_pair_of(g), i, half, f.t);
         add_columns(acc, d, row, f.rows, h, g + i, col);
     }
 }
@@ -46,6 +81,7 @@ INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, con
 INLINE void put_block(const cpu_dot *d, int64_t row, int64_t tile, const int half, const form f,
                       int64_t b, sums acc, const int h) {
     const cpu_scales *s = d->scales;
+    UNROLL
     for (int m = 0; m < f.rows; m++) {
         float *y = d->y + (row + m) * d->ldy + tile * CPU_TILE + half * 8;
         __m256 sum = _mm256_add_ps(acc[m][h][0], acc[m][h][1]);
@@ -70,10 +106,13 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int fir
     const uint8_t *w = d->w + tile * tile_bytes, *ahead = w + PREFETCH_BYTES;
     for (int64_t begin = 0, b = 0; begin < d->groups; begin += span, b++) {
         sums acc;
+        UNROLL
         for (int m = 0; m < f.rows; m++) {
+            UNROLL
             for (int h = 0; h < halves; h++) acc[m][h][0] = acc[m][h][1] = _mm256_setzero_ps();
         }
         for (int64_t g = begin; g < fl_min_i64(begin + span, d->groups); g += step) {
+            UNROLL
             for (int h = 0; h < halves; h++) {
                 const uint8_t *p = ahead + (first + h) / 2 * tile_bytes;
                 if (!((first + h) & 1)) {
@@ -85,6 +124,7 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int fir
             }
             ahead += bytes;
         }
+        UNROLL
         for (int h = 0; h < halves; h++)
             put_block(d, row, tile + (first + h) / 2, (first + h) & 1, f, b, acc, h);
     }
@@ -107,19 +147,23 @@ INLINE void dot_rows(const cpu_dot *d, int64_t row, const form f) {
 }
 
 INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool nan, const bool sparse) {
+    if (d->picks && sparse && t == FL_DTYPE_E4M3) {
+        dot_rows(d, 0, (form){t, nan, true, 1, true});
+        return;
+    }
     for (int64_t row = 0; row < d->m; row += DOT_ROWS) {
         switch (fl_min_i64(DOT_ROWS, d->m - row)) {
         case 1:
-            dot_rows(d, row, (form){t, nan, sparse, 1});
+            dot_rows(d, row, (form){t, nan, sparse, 1, false});
             break;
         case 2:
-            dot_rows(d, row, (form){t, nan, sparse, 2});
+            dot_rows(d, row, (form){t, nan, sparse, 2, false});
             break;
         case 3:
-            dot_rows(d, row, (form){t, nan, sparse, 3});
+            dot_rows(d, row, (form){t, nan, sparse, 3, false});
             break;
         default:
-            dot_rows(d, row, (form){t, nan, sparse, 4});
+            dot_rows(d, row, (form){t, nan, sparse, 4, false});
             break;
         }
     }
@@ -144,15 +188,17 @@ void cpu_dot_avx2(const cpu_dot *d) {
 INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse) {
     /* E4M3 stays divided by 256: the sums then round alike, however small the activations. */
     for (int64_t g = 0; g < e->groups; g += 2) {
-        const uint8_t *unit = e->src + g / CPU_UNIT * cpu_unit_bytes(t);
+        const uint8_t *unit = cpu_unit_of(e->src, t, g);
+        UNROLL
         for (int c = 0; c < 4; c++) { /* half tiles of both groups */
             __m256 col[CPU_GROUP];
             uint8_t *dst = e->dst + (g + c / 2) * 128 + 32 * (c % 2);
             if (g + c / 2 >= e->groups) break;
             if (sparse)
-                load_kept(col, unit, g % CPU_UNIT / 2, c / 2, c % 2, t);
+                load_kept(col, unit, cpu_pair_of(g), c / 2, c % 2, t);
             else
                 load_columns(col, e->src + (g + c / 2) * cpu_group_bytes(t), c % 2, t, false);
+            UNROLL
             for (int i = 0; i < 2; i++) {
                 __m256i even = _mm256_castps_si256(col[2 * i]);
                 __m256i odd = _mm256_castps_si256(col[2 * i + 1]);

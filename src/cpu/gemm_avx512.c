@@ -39,6 +39,7 @@ typedef struct form {
     bool pairs;  /* x is BF16 */
     bool sparse; /* 2:4 tiles */
     int rows;
+    bool picks; /* 2:4 tiles of E4M3, one row */
 } form;
 
 typedef __m512 sums[DOT_ROWS][2][2]; /* row, tile, accumulator */
@@ -67,12 +68,47 @@ INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows,
     }
 }
 
+/* Pair of groups g, g+1 with picks. */
+INLINE void add_picked(__m512 acc[2], const cpu_dot *d, const bool pairs, int64_t g,
+                       const uint8_t *unit, const e4m3_lut *lut) {
+    const float *picks = (const float *)d->picks + (g >> 1) * CPU_PICKS;
+    const __m512 table[2] = {_mm512_loadu_ps(picks), _mm512_loadu_ps(picks + 16)};
+    const int64_t p = cpu_pair_of(g);
+    __m512i name = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(unit + p * CPU_TILE)));
+    __m512i kept[2];
+    load_pairs(kept, unit + CPU_NAMES + p * 64, FL_DTYPE_E4M3, lut);
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        const __m512i which = i ? _mm512_srli_epi32(name, 4) : name, seven = _mm512_set1_epi32(7);
+        __m512 x0 = _mm512_permutexvar_ps(which, table[0]);
+        __m512 x1 = _mm512_permutexvar_ps(which, table[1]);
+        if (pairs) {
+            acc[0] = _mm512_dpbf16_ps(acc[0], (__m512bh)kept[i], (__m512bh)_mm512_castps_si512(x0));
+            acc[1] = _mm512_dpbf16_ps(acc[1], (__m512bh)kept[i], (__m512bh)_mm512_castps_si512(x1));
+            continue;
+        }
+        const float *x = (const float *)d->x + 4 * (g + i);
+        const __mmask16 both0 = _mm512_testn_epi32_mask(which, seven);
+        const __mmask16 both1 =
+            _mm512_cmpeq_epi32_mask(_mm512_and_si512(which, seven), _mm512_set1_epi32(5));
+        __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(kept[i], 16));
+        __m512 w1 =
+            _mm512_castsi512_ps(_mm512_and_si512(kept[i], _mm512_set1_epi32((int)0xffff0000u)));
+        acc[0] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(x[1]), w1, acc[0], both0);
+        acc[0] = _mm512_fmadd_ps(x0, w0, acc[0]);
+        acc[1] = _mm512_fmadd_ps(x1, w1, acc[1]);
+        acc[1] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(x[2]), w0, acc[1], both1);
+    }
+}
+
 /* Group g, or pair of groups g, g+1 of 2:4 weights, of the tile at w. */
 INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, int tile, int64_t g,
                       const uint8_t *w, const e4m3_lut *lut) {
-    if (f.sparse) {
+    if (f.picks) {
+        add_picked(acc[0][tile], d, f.pairs, g, cpu_unit_of(w, f.t, g), lut);
+    } else if (f.sparse) {
         __m512i pair[2][2];
-        load_kept(pair, w + g / CPU_UNIT * cpu_unit_bytes(f.t), g % CPU_UNIT / 2, f.t, lut);
+        load_kept(pair, cpu_unit_of(w, f.t, g), cpu_pair_of(g), f.t, lut);
         UNROLL
         for (int i = 0; i < 2; i++) {
             __m512 col[CPU_GROUP];
@@ -157,23 +193,27 @@ INLINE void dot_rows(const cpu_dot *d, int64_t row, const form f) {
 
 /* Blocks of 12, 8, 6, 4, 3, 2 or 1 rows: an instance of the kernel for each. */
 INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs, const bool sparse) {
+    if (d->picks && sparse && t == FL_DTYPE_E4M3) {
+        dot_rows(d, 0, (form){t, pairs, true, 1, true});
+        return;
+    }
     const bool wide = (pairs || t != FL_DTYPE_E4M3) && !sparse;
     for (int64_t row = 0, n; row < d->m; row += n) {
         n = d->m - row;
         if (n >= DOT_ROWS && wide)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = DOT_ROWS)});
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = DOT_ROWS), false});
         else if (n >= 8)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 8)});
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 8), false});
         else if (n >= 6)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 6)});
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 6), false});
         else if (n >= 4)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 4)});
+            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 4), false});
         else if (n == 3)
-            dot_rows(d, row, (form){t, pairs, sparse, 3});
+            dot_rows(d, row, (form){t, pairs, sparse, 3, false});
         else if (n == 2)
-            dot_rows(d, row, (form){t, pairs, sparse, 2});
+            dot_rows(d, row, (form){t, pairs, sparse, 2, false});
         else
-            dot_rows(d, row, (form){t, pairs, sparse, 1});
+            dot_rows(d, row, (form){t, pairs, sparse, 1, false});
     }
 }
 
@@ -209,7 +249,7 @@ INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse) {
     for (int64_t g = 0; g < e->groups; g += sparse ? 2 : 1) {
         __m512i pair[2][2];
         if (sparse) {
-            load_kept(pair, e->src + g / CPU_UNIT * cpu_unit_bytes(t), g % CPU_UNIT / 2, t, &lut);
+            load_kept(pair, cpu_unit_of(e->src, t, g), cpu_pair_of(g), t, &lut);
             store_pairs(e->dst, g + 1, pair[1]);
         } else {
             load_pairs(pair[0], e->src + g * cpu_group_bytes(t), t, &lut);

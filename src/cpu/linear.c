@@ -1,5 +1,6 @@
 /* linear.c - y = x w^T: bring x into the form the kernel wants, then share out the tiles. */
 #include <stdatomic.h>
+#include <string.h>
 
 #include "cpu/cpu_priv.h"
 #include "util/mem.h"
@@ -21,6 +22,7 @@ typedef struct linear_job {
     int64_t row, rows; /* of the current panel */
     int64_t grain;     /* tiles */
     bool expand, blocks;
+    void *picks; /* or NULL */
     atomic_llong next;
 } linear_job;
 
@@ -43,6 +45,14 @@ static bool can_expand(const fl_backend *be, const fl_linear *lin) {
     return be->isa->expand && (lin->dtype == FL_DTYPE_E4M3 || lin->sparse24);
 }
 
+static bool can_pick(const fl_backend *be, const fl_linear *lin) {
+    return be->isa->picks && lin->dtype == FL_DTYPE_E4M3 && lin->sparse24;
+}
+
+static int64_t picks_bytes(const cpu_packed *p) {
+    return p->groups / 2 * CPU_PICKS * (int64_t)sizeof(float);
+}
+
 int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     const cpu_packed *p = lin->packed;
     be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
@@ -50,6 +60,7 @@ int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     int64_t stretch = fl_max_i64(expanded_tile_bytes(p), L2_BYTES), expanded = 0;
     if (can_expand(be, lin) && be->panel_rows >= EXPAND_ROWS)
         expanded = stretch * fl_team_size(be->team);
+    if (can_pick(be, lin)) expanded = fl_max_i64(expanded, picks_bytes(p));
     if (!grow(&be->panel, &be->panel_bytes, panel) ||
         !grow(&be->expanded, &be->expanded_bytes, expanded))
         return fl_fail(err, FL_E_NOMEM, "linear: workspace of %lld bytes for %lld rows",
@@ -70,6 +81,36 @@ static void prepare_row(const linear_job *j, int64_t r) {
         j->be->isa->to_f32(dst, src, j->x->dtype, k);
         for (int64_t i = k; i < ld; i++) dst[i] = 0.0f;
     }
+}
+
+/* The only row of the panel as picks.  False: it has numbers that are not finite, whose product
+ * with a zero weight must show. */
+static bool make_picks(const linear_job *j) {
+    const cpu_packed *p = j->lin->packed;
+    const bool pairs = j->panel_dtype == FL_DTYPE_BF16;
+    bool finite = true;
+    for (int64_t g = 0; g < p->groups; g++) {
+        uint32_t *at = (uint32_t *)j->picks + g / 2 * CPU_PICKS + g % 2 * 8, v[4];
+        for (int i = 0; i < 4; i++) {
+            if (pairs)
+                v[i] = (uint32_t)((uint16_t *)j->be->panel)[4 * g + i] << 16;
+            else
+                memcpy(&v[i], (float *)j->be->panel + 4 * g + i, sizeof(v[i]));
+            finite &= (v[i] & 0x7f800000u) != 0x7f800000u;
+        }
+        /* Names: (0,1) (0,2) (0,3) (1,2) (1,3) (2,3).  A pair: first kept number in the low half. */
+        const int low = pairs ? 16 : 0;
+        const uint32_t x0 = v[0] >> low, x1 = v[1] >> low, x2 = v[2], x3 = v[3];
+        const uint32_t both0 = pairs ? x0 | v[1] : x0, both1 = pairs ? v[2] >> 16 | x3 : x3;
+        at[0] = both0;
+        at[1] = at[2] = x0;
+        at[3] = at[4] = x1;
+        at[17] = at[19] = x2;
+        at[18] = at[20] = x3;
+        at[21] = both1;
+        at[5] = at[16] = 0;
+    }
+    return finite;
 }
 
 /* Scale, add the bias, round: y[row][..] -> out columns [n0, n0 + n). */
@@ -122,7 +163,8 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
                      .m = fl_min_i64(ROWS, j->rows - r),
                      .y = y,
                      .ldy = TILES * CPU_TILE,
-                     .scales = j->blocks ? &scales : NULL};
+                     .scales = j->blocks ? &scales : NULL,
+                     .picks = j->picks};
         j->be->isa->dot(&d);
         for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
     }
@@ -152,6 +194,7 @@ static void linear_member(void *arg, int member, int members) {
     linear_job *j = arg;
     const cpu_packed *p = j->lin->packed;
     for (int64_t r = member; r < j->rows; r += members) prepare_row(j, r);
+    if (j->picks && member == 0 && !make_picks(j)) j->picks = NULL;
     fl_team_barrier(j->be->team);
     for (;;) {
         int64_t begin = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
@@ -201,6 +244,7 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
         j.panel_dtype = choose_panel(&j);
         j.grain = choose_grain(&j);
         j.expand = can_expand(be, lin) && j.rows >= EXPAND_ROWS;
+        j.picks = can_pick(be, lin) && j.rows == 1 ? be->expanded : NULL;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);
     }

@@ -88,7 +88,7 @@ static bool keep_group(uint8_t *name, uint8_t *kept, const uint8_t *in, int64_t 
     }
     int which = name_of[nonzero];
     if (which < 0) return false;
-    *name = (uint8_t)(*name | which << shift);
+    *name = (uint8_t)(*name | (which + 2 * shift) << shift);
     for (int k = 0; k < CPU_GROUP; k++) {
         if (cpu_kept[which][k] >= 0) memcpy(kept + size * slot++, in + k * size, (size_t)size);
     }

@@ -8,14 +8,12 @@
 #include <string.h>
 
 #include "cpu/cpu_priv.h"
+#include "cpu/simd.h"
 
 void cpu_dot_avx2(const cpu_dot *d);                                   /* gemm */
 void cpu_expand_avx2(const cpu_expand *e);                             /* gemm */
 void cpu_mix_avx2(const cpu_mix *x);                                   /* attend */
 float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max); /* attend */
-
-/* The kernels are templates: number of rows and types are constants after inlining. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* What load_columns leaves to the caller: E4M3 columns are real values / 256. */
 #define E4M3_COLUMN_SCALE 256.0f
@@ -52,9 +50,11 @@ INLINE void load_columns(__m256 w[CPU_GROUP], const uint8_t *group, int half, fl
         __m256i v = _mm256_loadu_si256((const __m256i *)(group + 32 * half));
         codes_to_columns(w, _mm256_permute4x64_epi64(v, 0xd8), nan);
     } else if (t == FL_DTYPE_F16) {
+        UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             w[k] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(group + 32 * k + 16 * half)));
     } else {
+        UNROLL
         for (int i = 0; i < 2; i++)
             pair_to_columns(w + 2 * i,
                             _mm256_loadu_si256((const __m256i *)(group + 64 * i + 32 * half)));
@@ -79,8 +79,9 @@ INLINE void load_kept(__m256 w[CPU_GROUP], const uint8_t *unit, int64_t p, const
         int64_t word;
         memcpy(&word, names, sizeof(word));
         __m256i name = _mm256_shuffle_epi8(_mm256_set1_epi64x(word), spread);
-        if (i) name = _mm256_srli_epi16(name, 4); /* low four bits count, the fourth is 0 */
-        name = _mm256_or_si256(name, _mm256_set1_epi16(0x0800));
+        if (i) name = _mm256_srli_epi16(name, 4);
+        /* Low four bits and the eighth count: even columns + 0, odd ones + 8. */
+        name = _mm256_xor_si256(name, _mm256_set1_epi16(i ? 0x0008 : (short)0x8880));
         __m256i from = _mm256_or_si256(_mm256_shuffle_epi8(slot, name), row);
         __m256i kept = _mm256_loadu_si256((const __m256i *)value);
         kept = i ? _mm256_permute4x64_epi64(kept, 0xdd) : _mm256_permute4x64_epi64(kept, 0x88);

@@ -5,20 +5,12 @@
 #include <immintrin.h>
 
 #include "cpu/cpu_priv.h"
+#include "cpu/simd.h"
 
 void cpu_dot_avx512(const cpu_dot *d);                                   /* gemm */
 void cpu_expand_avx512(const cpu_expand *e);                             /* gemm */
 void cpu_mix_avx512(const cpu_mix *x);                                   /* attend */
 float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* attend */
-
-/* The kernels are templates: number of rows and types are constants after inlining. */
-#define INLINE static inline __attribute__((always_inline))
-/* Registers have no index: loops over them must vanish, also where the compiler finds it long. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* E4M3 to BF16, 64 codes at a time, as high and low bytes.
  *
@@ -66,9 +58,9 @@ INLINE void load_pairs(__m512i pair[2], const uint8_t *group, fl_dtype t, const 
  * The bytes of a BF16 pair are picked from the row's two kept numbers, or are zero. */
 INLINE void load_kept(__m512i pair[2][2], const uint8_t *unit, int64_t p, fl_dtype t,
                       const e4m3_lut *lut) {
-    const __m512i low = _mm512_castsi256_si512(_mm256_setr_epi32(
+    const __m512i low = _mm512_broadcast_i64x4(_mm256_setr_epi32(
         0x03020100, (int)0x80800100, (int)0x80800100, 0x01008080, 0x01008080, -1, -1, -1));
-    const __m512i high = _mm512_castsi256_si512(_mm256_setr_epi32(
+    const __m512i high = _mm512_broadcast_i64x4(_mm256_setr_epi32(
         -1, (int)0x80800302, 0x03028080, (int)0x80800302, 0x03028080, 0x03020100, -1, -1));
     const __m512i lane = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
     const uint8_t *value = unit + CPU_NAMES + p * cpu_group_bytes(t);
@@ -77,7 +69,7 @@ INLINE void load_kept(__m512i pair[2][2], const uint8_t *unit, int64_t p, fl_dty
     load_pairs(kept, value, t, lut);
     UNROLL
     for (int i = 0; i < 2; i++) {
-        __m512i which = i ? _mm512_srli_epi32(name, 4) : name; /* low three bits count */
+        __m512i which = i ? _mm512_srli_epi32(name, 4) : name; /* low four bits count */
         __m512i first = _mm512_permutexvar_epi32(which, low);
         __m512i second = _mm512_permutexvar_epi32(which, high);
         pair[i][0] = _mm512_shuffle_epi8(kept[i], _mm512_or_si512(first, lane));
@@ -87,6 +79,7 @@ INLINE void load_kept(__m512i pair[2][2], const uint8_t *unit, int64_t p, fl_dty
 
 /* BF16 pairs as f32: column k of 16 outer rows in w[k]. */
 INLINE void pairs_to_columns(__m512 w[CPU_GROUP], const __m512i pair[2]) {
+    UNROLL
     for (int i = 0; i < 2; i++) {
         w[2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
         w[2 * i + 1] =
@@ -98,6 +91,7 @@ INLINE void pairs_to_columns(__m512 w[CPU_GROUP], const __m512i pair[2]) {
 INLINE void load_columns(__m512 w[CPU_GROUP], const uint8_t *group, fl_dtype t,
                          const e4m3_lut *lut) {
     if (t == FL_DTYPE_F16) {
+        UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             w[k] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(group + 32 * k)));
         return;

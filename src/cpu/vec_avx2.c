@@ -161,6 +161,7 @@ static void affine(float *y, float s, const float *w_scale, const float *bias, i
 
 const cpu_isa cpu_isa_avx2 = {
     .name = "avx2",
+    .picks = true,
     .dot = cpu_dot_avx2,
     .expand = cpu_expand_avx2,
     .mix = cpu_mix_avx2,

@@ -163,7 +163,7 @@ static void affine(float *y, float s, const float *w_scale, const float *bias, i
 }
 
 #define SHARED                                                                                     \
-    .dot = cpu_dot_avx512, .expand = cpu_expand_avx512, .mix = cpu_mix_avx512,                     \
+    .picks = true, .dot = cpu_dot_avx512, .expand = cpu_expand_avx512, .mix = cpu_mix_avx512,      \
     .softmax = cpu_softmax_avx512, .to_f32 = to_f32, .to_bf16 = to_bf16, .from_f32 = from_f32,     \
     .quantize = quantize, .absmax = absmax, .norm = norm, .silu_mul = silu_mul, .affine = affine
 
