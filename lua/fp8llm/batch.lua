@@ -138,7 +138,7 @@ function batch.run_file(eng, input, output, options)
         seen[id] = true
         if not done_ids[id] then
           local key = {id = id}
-          kinds[key] = kind
+          kinds[key] = {name = kind, echo = request and request.echo}
           return key, request, message, "ARG"
         end
       end
@@ -150,7 +150,9 @@ function batch.run_file(eng, input, output, options)
     kinds[key] = nil
     local response = {status_code = 200, request_id = "batch-" .. key.id}
     if result then
-      response.body, message, code = openai.response(kind, result, options)
+      response.body, message, code = openai.response(kind.name, result, {
+        model_name = options.model_name, tokenizer = options.tokenizer, echo = kind.echo,
+      })
       report.tokens = report.tokens + result.usage.completion_tokens
     end
     if not response.body then

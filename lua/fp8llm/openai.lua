@@ -51,7 +51,7 @@ local function completion_request(body)
   end
   local request = {prompt = body.prompt, max_tokens = given(body.max_tokens) and body.max_tokens or 16}
   if given(body.logprobs) then request.logprobs = body.logprobs end
-  if body.echo == true then return nil, "echo: not offered here", "echo" end
+  if given(body.echo) then request.echo = body.echo end
   return request
 end
 
@@ -175,7 +175,7 @@ end
 local function object_id(kind, id) return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (id or "0") end
 
 --- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
--- options: model_name; id; tokenizer for events of eng:submit.
+-- options: model_name; id; tokenizer, and echo as the request had it, for events of eng:submit.
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
@@ -183,6 +183,8 @@ function openai.response(kind, result, options)
       return nil, event.message or ("ended by " .. event.fin), event.code or "CANCELLED"
     end
     if event.lp and not event.s then openai.add_texts(event, options.tokenizer) end
+    -- Nothing predicts the first token of a prompt.
+    if event.lp and options.echo and event.lp[1] then event.lp[1] = json.null end
     local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
     choice.logprobs = logprobs_of(kind, event, 0)
     if kind == "chat" then

@@ -61,6 +61,43 @@ static void test_prefixes(void) {
     fl_kv_pool_deinit(&p);
 }
 
+static fl_kv_scores *scores_of(int32_t n_top) {
+    fl_kv_scores *s = fl_alloc(sizeof(*s) + (size_t)(FL_KV_PAGE_TOKENS * n_top) * sizeof(*s->top));
+    if (s) s->n_top = n_top;
+    return s;
+}
+
+static void test_scores(void) {
+    fl_kv_pool p;
+    int32_t ids[2][FL_KV_PAGE_TOKENS];
+    const int64_t before = fl_mem_live();
+    fill(ids[0], 1);
+    fill(ids[1], 2);
+    fl_kv_pool_init(&p, 2, NULL);
+    const uint64_t root = fl_kv_root(&p, "", 0);
+    int32_t page = fl_kv_page_alloc(&p);
+    fl_kv_page_score(&p, root, ids[0], scores_of(1));
+    fl_kv_page_publish(&p, page, root, ids[0]);
+    check(!p.pages[page].scores, "scores of a page that is not published are dropped");
+    fl_kv_page_score(&p, root, ids[1], scores_of(1));
+    fl_kv_page_score(&p, root, ids[0], scores_of(2));
+    check(p.pages[page].scores && p.pages[page].scores->n_top == 2,
+          "those of a published one stay");
+    fl_kv_page_score(&p, root, ids[0], scores_of(1));
+    check(p.pages[page].scores->n_top == 2, "fewer alternatives do not replace more");
+    fl_kv_page_score(&p, root, ids[0], scores_of(5));
+    check(p.pages[page].scores->n_top == 5, "more do");
+    fl_kv_page_unref(&p, page);
+    check(p.pages[page].scores != NULL, "they stay while the page can be found");
+    fl_kv_page_alloc(&p);
+    fl_kv_page_alloc(&p);
+    check(!p.pages[page].scores, "and go with it");
+    fl_kv_page_publish(&p, page, root, ids[1]);
+    fl_kv_page_score(&p, root, ids[1], scores_of(3));
+    fl_kv_pool_deinit(&p);
+    check(fl_mem_live() == before, "or with the pool");
+}
+
 /* Random use against a plain model: who has a reference, and what is published. */
 static void test_random(void) {
     enum { PAGES = 40, KEYS = 90 };
@@ -112,6 +149,7 @@ int main(void) {
     fl_err err;
     test_references();
     test_prefixes();
+    test_scores();
     test_random();
     for (int allowed = 0; allowed < 3; allowed++) {
         int left = allowed;

@@ -87,7 +87,32 @@ describe("a batch file", function()
     assert.equal(body.usage.completion_tokens, #body.choices[1].logprobs.token_logprobs)
   end)
 
+  it("echoes a prompt with its log-probabilities, alone if nothing is to be generated", function()
+    os.remove(output)
+    local function ask(id, max_tokens)
+      return line(id, {prompt = "two more", logprobs = 1, echo = true, max_tokens = max_tokens}, "/v1/completions")
+    end
+    write(input, ask("with", 3) .. ask("alone", 0))
+    run_file {ordered = true}
+    local lines = read_lines(output)
+    local with, alone = lines[1].response.body, lines[2].response.body
+    local n = with.usage.prompt_tokens
+    assert.equal("two more", alone.choices[1].text)
+    assert.equal("two more", with.choices[1].text:sub(1, 8))
+    assert.equal(0, alone.usage.completion_tokens)
+    assert.equal(n, #alone.choices[1].logprobs.tokens)
+    assert.equal(n + 3, #with.choices[1].logprobs.tokens)
+    assert.equal(json.null, with.choices[1].logprobs.token_logprobs[1])
+    assert.equal(json.null, with.choices[1].logprobs.top_logprobs[1])
+    for i = 2, n do
+      assert.equal(with.choices[1].logprobs.token_logprobs[i], alone.choices[1].logprobs.token_logprobs[i])
+    end
+  end)
+
   it("goes on where it was cut off, and answers nothing twice", function()
+    os.remove(output)
+    write(input, text)
+    run_file {ordered = true}
     local lines = {}
     for l in io.lines(output) do lines[#lines + 1] = l end
     write(output, lines[1] .. "\n" .. lines[2]:sub(1, 50))

@@ -228,6 +228,182 @@ describe("a request", function()
   end)
 end)
 
+describe("an engine", function()
+  it("counts what it does", function()
+    local mine = assert(fp8llm.load(dir, {context = 256, kv_tokens = 1024, max_step_rows = 48}))
+    local eng = assert(mine:engine{})
+    for i = 1, 3 do
+      assert(eng:submit{ids = prompt_of(1, 70), max_tokens = 10 + i, seed = i, ignore_eos = true}):result()
+    end
+    assert.is_true(eventually(function() return eng:stats().finished == 3 end))
+    local s = eng:stats()
+    for name, want in pairs{requests = 3, finished = 3, running = 0, queued = 0, parked = 0, output_tokens = 36,
+      prompt_tokens = 70 + 6 + 6, cached_tokens = 128, prefix_hits = 4, preemptions = 0, kv_pages = 32} do
+      assert.equal(want, s[name], name)
+    end
+    assert.is_true(eventually(function() return eng:stats().kv_pages_used == 0 end))
+    assert.equal(s.steps, s.step_s.count)
+    for name, want in pairs{queue_s = 3, first_token_s = 3, total_s = 3, inter_token_s = 33, policy_s = 0} do
+      local h = s[name]
+      assert.equal(want, h.count, name)
+      assert.equal(h.count, h.n[#h.n], name) -- nothing took longer than the last bound
+      assert.equal(#h.le, #h.n)
+      for i = 2, #h.n do assert.is_true(h.n[i] >= h.n[i - 1] and h.le[i] > h.le[i - 1]) end
+      assert.is_true(h.sum <= h.count * h.le[#h.le] and (h.count == 0) == (h.sum == 0))
+    end
+    assert.is_true(s.first_token_s.sum >= s.queue_s.sum and s.total_s.sum >= s.first_token_s.sum)
+    assert.is_true(s.schedule_s + s.sample_s < s.step_s.sum)
+    eng:close()
+    mine:close()
+  end)
+
+  it("begins with the lowest priority number, and keeps the order of arrival within it", function()
+    local eng = assert(model:engine{max_running = 1})
+    local list = {}
+    local gate = assert(eng:submit{ids = {1}, policy = true, max_tokens = 1, ignore_eos = true})
+    local step = gate:steps()(gate) -- it holds the only place until it is answered
+    for i, priority in ipairs{5, 0, -3, 5, 0} do
+      list[i] = assert(eng:submit{ids = {i}, max_tokens = 4, ignore_eos = true, priority = priority})
+    end
+    assert(step:accept(1))
+    local began = {}
+    for i = 1, 5 do
+      list[i]:result()
+      began[i] = {i, list[i]:usage().first_token_s}
+    end
+    table.sort(began, function(a, b) return a[2] < b[2] end)
+    local got = {}
+    for i = 1, 5 do got[i] = began[i][1] end
+    assert.same({3, 2, 5, 1, 4}, got)
+    eng:close()
+  end)
+
+  it("ends a cancelled request within one step, also in the queue", function()
+    local eng = assert(model:engine{max_running = 1})
+    local gate = assert(eng:submit{ids = {1}, policy = true, max_tokens = 1, ignore_eos = true})
+    local step = gate:steps()(gate)
+    local waiting = assert(eng:submit{ids = {2}, ignore_eos = true})
+    assert.equal(1, eng:stats().queued)
+    waiting:cancel()
+    assert.is_true(waiting:wait(5000))
+    assert.equal("cancelled", waiting:result().choices[1].fin)
+    assert(step:accept(1))
+    local steps = 0
+    local running = assert(eng:submit{ids = {3}, ignore_eos = true, max_tokens = 250})
+    for _, event in running:pieces() do
+      if steps == 0 then
+        steps = eng:stats().steps
+        running:cancel()
+      end
+      if event.fin then assert.equal("cancelled", event.fin) end
+    end
+    local more = #running:result().choices[1].t
+    assert.is_true(more < 250, more .. " tokens")
+    eng:close()
+  end)
+
+  it("refuses a prompt that the pool can never hold, with both numbers", function()
+    local small = assert(fp8llm.load(dir, {context = 256, kv_tokens = 96, max_step_rows = 32}))
+    local eng = assert(small:engine{})
+    local _, message, code = eng:submit{ids = prompt_of(1, 120)}
+    assert.equal("LIMIT", code)
+    assert.is_true(message:find("120", 1, true) ~= nil and message:find("95", 1, true) ~= nil, message)
+    eng:close()
+    small:close()
+  end)
+
+  it("of each of several models in one process works beside the others", function()
+    local list, engines = {}, {}
+    for i = 1, 3 do
+      engines[i] = assert(assert(fp8llm.load(dir, {context = 256, max_step_rows = 48, threads = 1})):engine{})
+      list[i] = assert(engines[i]:submit{ids = prompt_of(2, 30), max_tokens = 20, seed = 3, ignore_eos = true})
+    end
+    local want = by_hand(prompt_of(2, 30), 20, {temperature = 1, seed = 3})
+    for i = 1, 3 do
+      assert.same(want, list[i]:result().choices[1].t)
+      engines[i]:close()
+    end
+  end)
+
+  -- Voluntary switches of all threads but this one: who sleeps without a clock has none.
+  local tasks = io.open "/proc/self/task/1/status" or io.open "/proc/self/status"
+  if tasks then
+    tasks:close()
+    it("sleeps when there is nothing to do, also while a policy thinks or nobody reads", function()
+      local function switches()
+        local sum, me = 0, io.open "/proc/self/stat":read "*a":match "^%d+"
+        local pipe = io.popen "ls /proc/$PPID/task"
+        for tid in pipe:read "*a":gmatch "%d+" do
+          local f = tid ~= me and io.open("/proc/self/task/" .. tid .. "/status")
+          if f then
+            sum = sum + (f:read "*a":match "\nvoluntary_ctxt_switches:%s*(%d+)" or 0)
+            f:close()
+          end
+        end
+        pipe:close()
+        return sum
+      end
+      local eng = assert(model:engine{max_unread = 4})
+      local function quiet()
+        local function spin(s)
+          local t = fp8llm.clock()
+          while fp8llm.clock() - t < s do end
+        end
+        local steps
+        repeat -- what was under way ends, and teams fall asleep
+          steps = eng:stats().steps
+          spin(0.2)
+        until eng:stats().steps == steps
+        local before = switches()
+        spin(0.3)
+        assert.equal(steps, eng:stats().steps)
+        return switches() - before
+      end
+      assert(eng:submit{ids = {1}, max_tokens = 3}):result()
+      assert.equal(0, quiet())
+      local thinking = assert(eng:submit{ids = {1}, policy = true, max_tokens = 2})
+      local unread = assert(eng:submit{ids = {1}, max_tokens = 50, ignore_eos = true, timeout_ms = 60000})
+      thinking:steps()(thinking)
+      assert.equal(0, quiet())
+      unread:close()
+      thinking:close()
+      eng:close()
+    end)
+  end
+
+  if jit then -- luacheck: ignore
+    it("says in a child after fork that it is not its own, and can be closed there", function()
+      local ffi = require "ffi"
+      ffi.cdef "int fork(void); int waitpid(int pid, int *status, int options); void _exit(int status);"
+      local eng = assert(model:engine{})
+      local request = assert(eng:submit{ids = {1}, max_tokens = 200, ignore_eos = true, policy = true})
+      local pid = ffi.C.fork()
+      if pid == 0 then
+        local ok = pcall(function()
+          local r, message, code = eng:submit{ids = {1}}
+          assert(r == nil and code == "DEVICE" and message:find("after a fork", 1, true))
+          for _, call in ipairs{
+            function() eng:stats() end, function() request:result() end, function() request:poll() end,
+            function() request:wait(10) end, function() eng:steps()(eng) end, function() request:cancel() end,
+          } do
+            local fine, why = pcall(call)
+            assert(not fine and why:find("after a fork", 1, true))
+          end
+          request:close()
+          eng:close()
+        end)
+        ffi.C._exit(ok and 0 or 1)
+      end
+      local status = ffi.new "int[1]"
+      assert.equal(pid, ffi.C.waitpid(pid, status, 0))
+      assert.equal(0, status[0])
+      request:cancel()
+      assert.equal("cancelled", request:result().choices[1].fin) -- the parent's goes on
+      eng:close()
+    end)
+  end
+end)
+
 describe("closing an engine", function()
   it("cancels, or drains, and refuses more", function()
     local eng = assert(model:engine{})
