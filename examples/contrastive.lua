@@ -14,7 +14,7 @@ local amateur = assert(weak:sequence())
 local doubts = assert(amateur:feed(assert(weak:template():encode(messages, {add_generation_prompt = true}))))
 local request = assert(engine:submit {messages = messages, policy = true, policy_logits = true, max_tokens = 40})
 for step in request:steps() do
-  local index, p = step.logits:clone():softmax():topk(20)
+  local index, p = step.logits:clone():softmax():topk(math.min(1000, #step.logits)) -- alpha cuts far earlier
   local q = doubts:clone():softmax()
   local best, best_gain
   for i = 1, #index do

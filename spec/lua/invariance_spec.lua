@@ -17,7 +17,7 @@ describe("random requests in random company", function()
     local report = invariance(dir, trials, 7)
     check(report, trials)
     assert.is_true(report.cached_tokens > 0)
-    if jit then assert.is_true(report.preemptions > 0 and report.policies > 0) end -- luacheck: ignore
+    if jit then assert.is_true(report.preemptions > 0 and report.policies > 0 and report.guesses > 0) end -- luacheck: ignore
   end)
   if jit then -- luacheck: ignore
     it("on the real model too", function() check(invariance(real, 6, 3), 6) end)

@@ -1,6 +1,6 @@
 --- What a request gives does not depend on its company: random requests, each alone once on one
--- thread, then in random companies: other threads, chunks, prefix hits, small pools, engines
--- and models made anew, requests cancelled beside them. Everything must be the same, bit for bit.
+-- thread, then in random companies: other threads, chunks, prefix hits, small pools, guesses,
+-- engines and models made anew, requests cancelled beside them. Everything must be the same, bit for bit.
 --
 --   luajit spec/support/invariance.lua MODEL_DIR TRIALS [SEED]       -- or, in a spec:
 --   local report = dofile("spec/support/invariance.lua")(dir, trials, seed)
@@ -43,16 +43,27 @@ local function make_request(rand, vocab, families)
   if rand(2) == 0 then r.ignore_eos = true end
   if rand(2) == 0 then r.logprobs = rand(4) end
   if rand(5) == 0 then r.prompt_logprobs = rand(3) end
-  if rand(10) == 0 then r.policy = true end
+  if rand(8) == 0 then r.echo = true end
+  if rand(10) == 0 then
+    r.policy, r.policy_logits = true, rand(2) == 0
+    r.policy_candidates = not r.policy_logits and 1 + rand(60) or nil
+  end
   return r
 end
 
--- A policy that looks at history and row, and whose choice is the request's sampler's.
-local function answer(step)
+-- A policy that looks at history and row, or candidates, and whose choice is the request's sampler's.
+local function answer(step, whole_rows)
   local prompt, output = step:history()
-  local logits = step.logits
-  logits:add_at((prompt[#prompt] * 31 + #output * 17) % #logits, 6)
-  step:sample()
+  local some = prompt[#prompt] * 31 + #output * 17
+  if whole_rows then
+    local logits = step.logits
+    logits:add_at(some % #logits, 6)
+    assert(step:sample())
+  else
+    local ids, logits = step:candidates()
+    logits[some % #ids + 1] = logits[some % #ids + 1] + 3
+    if some % 5 == 0 then assert(step:accept(ids[1])) else assert(step:sample(some % 2 == 0 and logits or nil)) end
+  end
 end
 
 -- A value as text, every float exact.
@@ -76,7 +87,7 @@ local function alone(model, cases)
   for _, case in ipairs(cases) do
     local request = assert(eng:submit(case.request))
     if case.request.policy then
-      for step in request:steps() do answer(step) end
+      for step in request:steps() do answer(step, case.request.policy_logits) end
     end
     case.alone = outcome(assert(request:result()))
     request:close()
@@ -93,15 +104,23 @@ local function company(dir, rand, cases, report, vocab)
     prefix_cache = rand(4) > 0,
   }
   local model = assert(fp8llm.load(dir, options))
-  local limits = {max_running = 1 + rand(24), max_step_tokens = 1 + rand(rows)}
+  local limits = {
+    max_running = 1 + rand(24), max_step_tokens = 1 + rand(rows), num_speculative_tokens = rand(3) > 0 and rand(8) or 0,
+    prompt_lookup_min = 1,
+  }
   local eng = assert(model:engine(limits))
-  local running, policies = {}, 0
+  local running, whole_rows, policies, submitted = {}, {}, 0, 0
+  local function submit(request)
+    local r = assert(eng:submit(request))
+    whole_rows[submitted], submitted = request.policy_logits, submitted + 1 -- by arrival
+    return r
+  end
   for _, case in ipairs(cases) do
-    running[#running + 1] = {case = case, request = assert(eng:submit(case.request))}
+    running[#running + 1] = {case = case, request = submit(case.request)}
     if case.request.policy then policies = policies + 1 end
     if rand(4) == 0 then -- one that does not live to its end
       local ids = list_of(1 + rand(90), function() return rand(vocab) end)
-      local other = assert(eng:submit {ids = ids, ignore_eos = true})
+      local other = submit {ids = ids, ignore_eos = true}
       if rand(2) == 0 then other:wait(rand(3)) end
       other:cancel()
     end
@@ -113,7 +132,7 @@ local function company(dir, rand, cases, report, vocab)
     end
   end
   if policies > 0 then
-    for step in eng:steps() do answer(step) end
+    for step in eng:steps() do answer(step, whole_rows[step:arrival()]) end
   end
   for _, one in ipairs(running) do
     local got = outcome(assert(one.request:result()))
@@ -129,6 +148,7 @@ local function company(dir, rand, cases, report, vocab)
   report.cached_tokens = report.cached_tokens + stats.cached_tokens
   report.tokens = report.tokens + stats.output_tokens
   report.policies = report.policies + policies
+  report.guesses = report.guesses + stats.accepted_tokens
   eng:close()
   model:close()
 end
@@ -137,7 +157,10 @@ local PER_WORLD = 40
 
 local function run(dir, trials, seed, progress)
   local rand = generator(seed or 1)
-  local report = {trials = 0, worlds = 0, preemptions = 0, cached_tokens = 0, tokens = 0, policies = 0, wrong = {}}
+  local report = {
+    trials = 0, worlds = 0, preemptions = 0, cached_tokens = 0, tokens = 0, policies = 0, guesses = 0,
+    wrong = {},
+  }
   local model = assert(fp8llm.load(dir, {threads = 1, context = CONTEXT, prefix_cache = false}))
   local vocab = math.min(model:config().vocab_size, 40000)
   local families = list_of(6, function() return list_of(150, function() return rand(vocab) end) end)
@@ -167,8 +190,8 @@ local function main(args)
   end)
   for i = 1, math.min(3, #report.wrong) do io.stderr:write(report.wrong[i], "\n") end
   print(string.format("%d trials of %s: %d wrong; %d engines, %d tokens, %d from the prefix cache, %d preemptions, "
-    .. "%d policies, %.0f s", report.trials, args[1], #report.wrong, report.worlds, report.tokens,
-    report.cached_tokens, report.preemptions, report.policies, fp8llm.clock() - began))
+    .. "%d policies, %d right guesses, %.0f s", report.trials, args[1], #report.wrong, report.worlds, report.tokens,
+    report.cached_tokens, report.preemptions, report.policies, report.guesses, fp8llm.clock() - began))
   os.exit(#report.wrong == 0 and 0 or 1)
 end
 
