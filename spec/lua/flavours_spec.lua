@@ -67,6 +67,14 @@ end
 -- hundredths; a weight scale wrong by 1 % moves all of them, by 0.02 on average.
 local largest, mean = 0.05, 0.002
 
+local function check(name, model, golden)
+  local max, average, others = compare(model, golden)
+  model:close()
+  print(("# %s: largest difference %.2g, mean %.2g"):format(name, max, average))
+  assert.is_true(max <= largest and average <= mean, ("largest difference %g, mean %g"):format(max, average))
+  for _, gap in ipairs(others) do assert.is_true(gap <= 4 * max, "another likeliest id, gap " .. gap) end
+end
+
 describe("the logits of", function()
   for line in io.lines "spec/golden/flavours/logits.jsonl" do
     local golden = assert(json.decode(line))
@@ -75,13 +83,19 @@ describe("the logits of", function()
         local model = load_of(golden.options)
         assert.equal(golden.adler32, adler32(read_file(dir .. "/model.safetensors")),
           "tiny_model.lua writes other bytes than when the goldens were made: run gen_flavour_goldens.py again")
-        local max, average, others = compare(model, golden)
-        model:close()
-        print(("# %s: largest difference %.2g, mean %.2g"):format(golden.name, max, average))
-        assert.is_true(max <= largest and average <= mean, ("largest difference %g, mean %g"):format(max, average))
-        for _, gap in ipairs(others) do assert.is_true(gap <= 4 * max, "another likeliest id, gap " .. gap) end
+        check(golden.name, model, golden)
       end)
     end
+  end
+end)
+
+describe("the logits of what compressed-tensors wrote:", function()
+  for _, name in ipairs {"ct-static", "ct-dynamic", "ct-24-bitmask"} do
+    it(name, function()
+      local path = "spec/golden/flavours/" .. name
+      local golden = assert(json.decode(read_file(path .. "/logits.json")))
+      check(golden["made by"], assert(fp8llm.load(path, {context = 32, threads = 1})), golden)
+    end)
   end
 end)
 

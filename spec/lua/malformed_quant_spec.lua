@@ -167,8 +167,9 @@ local refused = {
 
   {"a NaN KV scale", build(kv, function(m) m:put(layer .. "self_attn.k_scale", "F32", {}, nan) end), "FORMAT",
     layer .. "self_attn.k_scale", "nan"},
-  {"a KV scale for each head", build(kv, function(m) m:put(layer .. "self_attn.v_scale", "F32", {2, 1, 1}, {1, 1}) end),
-    "UNSUPPORTED", layer .. "self_attn.v_scale", "[2,1,1]"},
+  {"a KV scale for each head", build(kv, function(m)
+    m:put(layer .. "self_attn.v_scale", "F32", {2, 1, 1}, {1, 1})
+  end), "UNSUPPORTED", layer .. "self_attn.v_scale", "[2,1,1]"},
   {"no tokens of one rope type", broken.config {rope_parameters = {type = "longrope", factor = 4}}, "UNSUPPORTED",
     "rope_parameters.rope_type", "longrope"},
   {"rope_parameters that are no object", broken.config {rope_parameters = "llama3"}, "FORMAT", "rope_parameters"},

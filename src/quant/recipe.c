@@ -114,6 +114,18 @@ static void put_names(fl_bytes *b, const char *key, const char *const *names, si
     fl_bytes_puts(b, "]");
 }
 
+/* compressed-tensors' member; our loader reads it with every layout. */
+static void put_sparsity(fl_bytes *b, const fl_recipe *r, const char *const *skipped, size_t n) {
+    if (!r->prune) return;
+    fl_bytes_printf(b,
+                    ",\n    \"sparsity_config\": {\n      \"format\": \"%s\",\n"
+                    "      \"sparsity_structure\": \"2:4\",\n      \"global_sparsity\": 0.5,\n"
+                    "      \"targets\": [\"Linear\"],\n      ",
+                    r->bitmask ? "sparse-24-bitmask" : "dense");
+    put_names(b, "ignore", skipped, n);
+    fl_bytes_puts(b, ",\n      \"registry_requires_subclass\": false\n    }");
+}
+
 static void put_autofp8(fl_bytes *b, const fl_recipe *r, const char *const *skipped, size_t n) {
     const bool block = r->grain == FL_GRAIN_BLOCK;
     fl_bytes_printf(b,
@@ -123,6 +135,7 @@ static void put_autofp8(fl_bytes *b, const fl_recipe *r, const char *const *skip
     if (r->kv) fl_bytes_puts(b, "\"kv_cache_scheme\": \"static\",\n    ");
     /* block scales are not AutoFP8's but those of transformers, which spells it so */
     put_names(b, block ? "modules_to_not_convert" : "ignored_layers", skipped, n);
+    put_sparsity(b, r, skipped, n);
     fl_bytes_puts(b, "\n  }");
 }
 
@@ -161,15 +174,7 @@ static void put_compressed_tensors(fl_bytes *b, const fl_recipe *r, const char *
         put_args(b, "tensor", false, "minmax");
     else
         fl_bytes_puts(b, "null");
-    if (r->prune) {
-        fl_bytes_printf(b,
-                        ",\n    \"sparsity_config\": {\n      \"format\": \"%s\",\n"
-                        "      \"sparsity_structure\": \"2:4\",\n      \"global_sparsity\": 0.5,\n"
-                        "      \"targets\": [\"Linear\"],\n      ",
-                        r->bitmask ? "sparse-24-bitmask" : "dense");
-        put_names(b, "ignore", skipped, n);
-        fl_bytes_puts(b, ",\n      \"registry_requires_subclass\": false\n    }");
-    }
+    put_sparsity(b, r, skipped, n);
     fl_bytes_puts(b, "\n  }");
 }
 
@@ -194,8 +199,10 @@ static void put_modelopt(fl_bytes *b, const fl_recipe *r, const char *const *ski
                     "        \"targets\": [\"Linear\"],\n        \"weights\": {\"dynamic\": false, "
                     "\"num_bits\": 8, \"type\": \"float\"},\n        \"input_activations\": "
                     "{\"dynamic\": %s, \"num_bits\": 8, \"type\": \"float\"}\n      }\n    },\n"
-                    "    %s\n  }",
+                    "    %s",
                     dynamic, producer);
+    put_sparsity(b, r, skipped, n);
+    fl_bytes_puts(b, "\n  }");
 }
 
 void fl_recipe_config(fl_bytes *out, const fl_recipe *r, const char *const *skipped, size_t n) {
