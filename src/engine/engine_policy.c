@@ -83,13 +83,9 @@ int fl_policy_prepare(fl_choice *c, fl_err *err) {
     return FL_OK;
 }
 
-int fl_policy_keep(fl_choice *c, const float *row, const float *raw, fl_err *err) {
-    const fl_params *p = &c->request->params;
-    const int32_t n = vocab_of(c->request);
-    if (c->row) memcpy(c->row->logits, p->policy_logits ? row : raw, (size_t)n * sizeof(*row));
-    if (p->policy_logits) return FL_OK;
-    c->candidate.n = (int32_t)p->policy_candidates < n ? (int32_t)p->policy_candidates : n;
-    return fl_topk(c->request->engine->sampling, row, n, &c->candidate, err);
+void fl_policy_keep(fl_choice *c, const float *row, const float *raw) {
+    const size_t bytes = (size_t)vocab_of(c->request) * sizeof(*row);
+    if (c->row) memcpy(c->row->logits, c->request->params.policy_logits ? row : raw, bytes);
 }
 
 void fl_policy_park(fl_choice *c) {

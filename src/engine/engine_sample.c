@@ -3,20 +3,23 @@
 #include <string.h>
 
 #include "engine/engine_priv.h"
-#include "util/mem.h"
+#include "util/num.h"
 
 static int32_t vocab_of(const fl_request *r) {
     return (int32_t)fl_model_config(r->engine->model)->vocab_size;
+}
+
+static void put_top(const fl_scored_row *row, const fl_top_list *top, fl_top *out, int64_t k) {
+    for (int32_t i = 0; i < k; i++)
+        out[i] = i < top->n ? (fl_top){top->id[i], fl_logprob(top->logit[i], row->lse)}
+                            : (fl_top){-1, -INFINITY};
 }
 
 void fl_engine_fill_top(fl_sampler_work *work, const fl_scored_row *row, fl_top *out, int64_t k) {
     int32_t ids[FL_MAX_LOGPROBS];
     float values[FL_MAX_LOGPROBS];
     fl_top_list top = {(int32_t)(k < row->n ? k : row->n), ids, values};
-    if (k <= 0 || fl_topk(work, row->logits, row->n, &top, NULL)) return;
-    for (int32_t i = 0; i < k; i++)
-        out[i] =
-            i < top.n ? (fl_top){ids[i], fl_logprob(values[i], row->lse)} : (fl_top){-1, -INFINITY};
+    if (k > 0 && !fl_topk(work, row->logits, row->n, &top, NULL)) put_top(row, &top, out, k);
 }
 
 static void score_prompt(fl_request *r, int64_t position, const float *logits) {
@@ -56,6 +59,19 @@ static bool may_ban(const fl_choice *c, int64_t n_output) {
     return c->request->n_bad || n_output < c->request->params.min_tokens;
 }
 
+/* What is shown of the row that is sampled: candidates of a policy, or alternatives. */
+static fl_top_list wanted(fl_choice *c, const float *row, const float *raw, int32_t *ids,
+                          float *values) {
+    const fl_params *p = &c->request->params;
+    const int32_t vocab = vocab_of(c->request);
+    if (p->policy) {
+        c->candidate.n = (int32_t)fl_min_i64(p->policy_candidates, vocab);
+        return c->candidate;
+    }
+    const int64_t k = row == raw ? fl_max_i64(p->logprobs, 0) : 0;
+    return (fl_top_list){(int32_t)fl_min_i64(k, vocab), ids, values};
+}
+
 /* Token j of the step from `row`; its log-probability is that of `raw`. */
 static int choose(fl_choice *c, int64_t j, const float *row, const float *raw, fl_err *err) {
     const fl_request *r = c->request;
@@ -64,11 +80,17 @@ static int choose(fl_choice *c, int64_t j, const float *row, const float *raw, f
     fl_pick *pick = &c->pick[j];
     fl_sampler_share_work(c->sampler, r->engine->sampling);
     fl_sampler_seek(c->sampler, (uint64_t)(c->n_output + j));
-    int rc = fl_sampler_sample(c->sampler, row, n, &h, &pick->id, NULL, err);
+    int32_t ids[FL_MAX_LOGPROBS];
+    float values[FL_MAX_LOGPROBS];
+    fl_top_list top = wanted(c, row, raw, ids, values);
+    int rc = fl_sampler_sample_top(c->sampler, row, n, &h, &top, &pick->id, err);
     if (rc || r->params.logprobs < 0) return rc;
     const fl_scored_row scored = {raw, n, fl_logsumexp(raw, n)};
     pick->logprob = fl_logprob(raw[pick->id], scored.lse);
-    fl_engine_fill_top(r->engine->sampling, &scored, pick->top, r->params.logprobs);
+    if (top.id == ids && top.n)
+        put_top(&scored, &top, pick->top, r->params.logprobs);
+    else
+        fl_engine_fill_top(r->engine->sampling, &scored, pick->top, r->params.logprobs);
     return FL_OK;
 }
 
@@ -81,8 +103,8 @@ static void sample(fl_choice *c, int64_t j, const float *logits) {
         memcpy(e->row, logits, (size_t)vocab_of(r) * sizeof(*logits));
         if (ban(c, c->n_output + j, e->row)) row = e->row;
     }
-    if (r->params.policy) rc = fl_policy_keep(c, row, logits, &r->error);
-    if (!rc && !r->params.policy_logits) rc = choose(c, j, row, logits, &r->error);
+    if (r->params.policy) fl_policy_keep(c, row, logits);
+    if (!r->params.policy_logits) rc = choose(c, j, row, logits, &r->error);
     c->n_picks = rc ? 0 : j + 1;
 }
 

@@ -538,19 +538,22 @@ static int32_t choose(fl_sampler *s, row *r) {
     return s->work->ids[fl_row_argmax(s->work->v, r->m, NULL, list_max(s, r))];
 }
 
-int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
-                      int32_t *id, float *logprob, fl_err *err) {
+int fl_sampler_sample_top(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
+                          fl_top_list *top, int32_t *id, fl_err *err) {
     row r;
     int rc = begin(s, &r, logits, n, err);
-    if (rc) return rc;
-    double raw_max = (double)r.max;
-    if ((rc = run_stages(s, &r, h, err))) return rc;
-    *id = choose(s, &r);
-    if (logprob) {
-        double sum = fl_row_exp(logits, n, (float)raw_max, NULL);
-        *logprob = fl_logprob(logits[*id], raw_max + log(sum));
-    }
-    return FL_OK;
+    if (!rc && top->n) rc = fl_row_top(s->work, logits, n, top, err);
+    if (!rc) rc = run_stages(s, &r, h, err);
+    if (!rc) *id = choose(s, &r);
+    return rc;
+}
+
+int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
+                      int32_t *id, float *logprob, fl_err *err) {
+    fl_top_list none = {0, NULL, NULL};
+    int rc = fl_sampler_sample_top(s, logits, n, h, &none, id, err);
+    if (!rc && logprob) *logprob = fl_logprob(logits[*id], fl_logsumexp(logits, n));
+    return rc;
 }
 
 int fl_sampler_sample_list(fl_sampler *s, const fl_logit_list *list, const fl_history *h,

@@ -108,6 +108,16 @@ int fl_sampler_process(fl_sampler *s, float *logits, int32_t n, const fl_history
 int fl_sampler_sample(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
                       int32_t *id, float *logprob, fl_err *err);
 
+typedef struct fl_top_list { /* room for the n largest of a row */
+    int32_t n;
+    int32_t *id;
+    float *logit;
+} fl_top_list;
+/* As sample, and the top->n largest of the row as given, for less than they cost alone.
+ * top->n <= n; 0: none wanted. */
+int fl_sampler_sample_top(fl_sampler *s, const float *logits, int32_t n, const fl_history *h,
+                          fl_top_list *top, int32_t *id, fl_err *err);
+
 typedef struct fl_logit_list { /* a row whose other tokens are all -inf */
     const int32_t *id;         /* [n] ascending */
     const float *logit;
@@ -124,12 +134,7 @@ static inline float fl_logprob(float logit, double lse) {
     return (float)((double)logit - lse);
 }
 int32_t fl_argmax(const float *logits, int32_t n); /* lowest index among equals; n >= 1 */
-typedef struct fl_top_list {                       /* room for the n largest of a row */
-    int32_t n;
-    int32_t *id;
-    float *logit;
-} fl_top_list;
-/* Descending, ties by lower id.  w NULL: work rows of its own.  FL_E_ARG: out->n outside
+/* The k largest, descending, ties by lower id.  w NULL: work rows of its own.  FL_E_ARG: out->n outside
  * [1, n], or NaN in the row. */
 int fl_topk(fl_sampler_work *w, const float *logits, int32_t n, fl_top_list *out, fl_err *err);
 

@@ -343,49 +343,59 @@ static int by_rank(const void *pa, const void *pb) {
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* The k largest into ids and v of the work rows; 0: the row holds NaN. */
+/* Ids of elements among which the k largest are, into the work rows, and their values;
+ * block_max is that of x. */
 static int32_t collect_top(fl_sampler_work *w, const float *x, int32_t n, int32_t k) {
-    double above;
-    bool nan;
-    fl_row_max(x, n, w->block_max, &nan);
-    if (nan) return 0;
-    float bound = fl_row_bound(w->block_max, n, k);
-    int32_t m = 0, kept = 0;
-    if (bound > -INFINITY) m = fl_row_collect(x, n, w->block_max, bound, w->ids);
-    for (; m == 0 && kept < n; kept++) w->ids[kept] = kept;
-    m = m ? m : n;
+    const float bound = fl_row_bound(w->block_max, n, k);
+    int32_t m = bound > -INFINITY ? fl_row_collect(x, n, w->block_max, bound, w->ids) : n;
+    for (int32_t i = 0; m == n && i < n; i++) w->ids[i] = i;
     for (int32_t i = 0; i < m; i++) w->v[i] = x[w->ids[i]];
-    bound = fl_row_select(w->v, NULL, m, (double)k, &above);
-    int32_t ties = k - (int32_t)above;
-    kept = 0;
+    return m;
+}
+
+/* The first k of the ranking: by insertion, for a k that is small. */
+static void rank_few(const fl_sampler_work *w, int32_t m, fl_top_list *out) {
+    int32_t n = 0;
     for (int32_t i = 0; i < m; i++) {
         const float value = w->v[i];
-        const bool tie = value == bound;
-        w->ids[kept] = w->ids[i];
-        w->v[kept] = value;
-        kept += (value > bound) | (tie & (ties > 0));
-        ties -= tie;
+        if (n == out->n && !(value > out->logit[n - 1])) continue;
+        int32_t at = n < out->n ? n++ : n - 1;
+        for (; at && value > out->logit[at - 1]; at--) { /* equal ones came by lower id */
+            out->logit[at] = out->logit[at - 1];
+            out->id[at] = out->id[at - 1];
+        }
+        out->logit[at] = value;
+        out->id[at] = w->ids[i];
     }
-    return kept;
+}
+
+static int rank_many(const fl_sampler_work *w, int32_t m, fl_top_list *out, fl_err *err) {
+    ranked *all = fl_alloc_array((size_t)m, sizeof(*all));
+    if (!all) return fl_fail(err, FL_E_NOMEM, "top-k: %d of %d", (int)out->n, (int)m);
+    for (int32_t i = 0; i < m; i++) all[i] = (ranked){w->v[i], w->ids[i]};
+    qsort(all, (size_t)m, sizeof(*all), by_rank);
+    for (int32_t i = 0; i < out->n; i++) {
+        out->id[i] = all[i].id;
+        out->logit[i] = all[i].value;
+    }
+    fl_free(all);
+    return FL_OK;
+}
+
+int fl_row_top(fl_sampler_work *w, const float *x, int32_t n, fl_top_list *out, fl_err *err) {
+    const int32_t m = collect_top(w, x, n, out->n);
+    if (out->n > 256) return rank_many(w, m, out, err);
+    rank_few(w, m, out);
+    return FL_OK;
 }
 
 static int top_with(fl_sampler_work *w, const float *x, int32_t n, fl_top_list *out, fl_err *err) {
-    ranked few[256], *best = few;
-    const int32_t k = out->n;
+    bool nan;
     int rc = fl_sampler_work_reserve(w, n, err);
     if (rc) return rc;
-    if (collect_top(w, x, n, k) < k) return fl_fail(err, FL_E_ARG, "top-k: the row holds nan");
-    if (k > (int32_t)(sizeof(few) / sizeof(*few)) &&
-        !(best = fl_alloc_array((size_t)k, sizeof(*best))))
-        return fl_fail(err, FL_E_NOMEM, "top-k: %d of %d", (int)k, (int)n);
-    for (int32_t i = 0; i < k; i++) best[i] = (ranked){w->v[i], w->ids[i]};
-    qsort(best, (size_t)k, sizeof(*best), by_rank);
-    for (int32_t i = 0; i < k; i++) {
-        out->id[i] = best[i].id;
-        out->logit[i] = best[i].value;
-    }
-    if (best != few) fl_free(best);
-    return FL_OK;
+    fl_row_max(x, n, w->block_max, &nan);
+    if (nan) return fl_fail(err, FL_E_ARG, "top-k: the row holds nan");
+    return fl_row_top(w, x, n, out, err);
 }
 
 int fl_topk(fl_sampler_work *w, const float *logits, int32_t n, fl_top_list *out, fl_err *err) {

@@ -50,6 +50,8 @@ void fl_row_scale(float *x, int32_t n, float divisor);
  * element when even all of them do not reach target.  w NULL: every element weighs 1.
  * *above = weight(x > v).  n >= 1.  Three passes, no sorting. */
 float fl_row_select(const float *x, const float *w, int32_t n, double target, double *above);
+/* fl_topk of a row whose block maxima are in w->block_max, without NaN; 1 <= out->n <= n. */
+int fl_row_top(fl_sampler_work *w, const float *x, int32_t n, fl_top_list *out, fl_err *err);
 /* A lower bound of the k-th largest element: k blocks have a maximum that is at least the
  * k-th largest block maximum.  -inf when k is larger than the number of blocks. */
 float fl_row_bound(const float *block_max, int32_t n, int32_t k);
