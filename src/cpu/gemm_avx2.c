@@ -19,9 +19,9 @@ typedef __m256 sums[DOT_ROWS][4][2]; /* row, half tile, accumulator */
 
 INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows, const int h,
                         int64_t g, const __m256 col[CPU_GROUP]) {
+    const float *x = (const float *)d->x + row * d->ldx + 4 * g;
     UNROLL
-    for (int m = 0; m < rows; m++) {
-        const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+    for (int m = 0; m < rows; m++, x += d->ldx) {
         UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             acc[m][h][k / 2] =

@@ -44,11 +44,17 @@ typedef struct form {
 
 typedef __m512 sums[DOT_ROWS][2][2]; /* row, tile, accumulator */
 
-INLINE void add_pairs(sums acc, const cpu_dot *d, int64_t row, const int rows, int tile, int64_t g,
+/* Where group g of x begins, in the first row of the block. */
+typedef struct place {
+    const void *x;
+    int64_t ldx, g;
+} place;
+
+INLINE void add_pairs(sums acc, const place *at, const int rows, int tile, const int group,
                       const __m512i pair[2]) {
+    const uint16_t *x = (const uint16_t *)at->x + 4 * group;
     UNROLL
-    for (int m = 0; m < rows; m++) {
-        const uint16_t *x = (const uint16_t *)d->x + (row + m) * d->ldx + 4 * g;
+    for (int m = 0; m < rows; m++, x += at->ldx) {
         UNROLL
         for (int h = 0; h < 2; h++)
             acc[m][tile][h] =
@@ -56,11 +62,11 @@ INLINE void add_pairs(sums acc, const cpu_dot *d, int64_t row, const int rows, i
     }
 }
 
-INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows, int tile,
-                        int64_t g, const __m512 col[CPU_GROUP]) {
+INLINE void add_columns(sums acc, const place *at, const int rows, int tile, const int group,
+                        const __m512 col[CPU_GROUP]) {
+    const float *x = (const float *)at->x + 4 * group;
     UNROLL
-    for (int m = 0; m < rows; m++) {
-        const float *x = (const float *)d->x + (row + m) * d->ldx + 4 * g;
+    for (int m = 0; m < rows; m++, x += at->ldx) {
         UNROLL
         for (int k = 0; k < CPU_GROUP; k++)
             acc[m][tile][k / 2] =
@@ -69,11 +75,11 @@ INLINE void add_columns(sums acc, const cpu_dot *d, int64_t row, const int rows,
 }
 
 /* Pair of groups g, g+1 with picks. */
-INLINE void add_picked(__m512 acc[2], const cpu_dot *d, const bool pairs, int64_t g,
+INLINE void add_picked(__m512 acc[2], const void *all, const place *at, const bool pairs,
                        const uint8_t *unit, const e4m3_lut *lut) {
-    const float *picks = (const float *)d->picks + (g >> 1) * CPU_PICKS;
+    const float *picks = (const float *)all + (at->g >> 1) * CPU_PICKS;
     const __m512 table[2] = {_mm512_loadu_ps(picks), _mm512_loadu_ps(picks + 16)};
-    const int64_t p = cpu_pair_of(g);
+    const int64_t p = cpu_pair_of(at->g);
     __m512i name = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(unit + p * CPU_TILE)));
     __m512i kept[2];
     load_pairs(kept, unit + CPU_NAMES + p * 64, FL_DTYPE_E4M3, lut);
@@ -87,7 +93,7 @@ INLINE void add_picked(__m512 acc[2], const cpu_dot *d, const bool pairs, int64_
             acc[1] = _mm512_dpbf16_ps(acc[1], (__m512bh)kept[i], (__m512bh)_mm512_castps_si512(x1));
             continue;
         }
-        const float *x = (const float *)d->x + 4 * (g + i);
+        const float *x = (const float *)at->x + 4 * i;
         const __mmask16 both0 = _mm512_testn_epi32_mask(which, seven);
         const __mmask16 both1 =
             _mm512_cmpeq_epi32_mask(_mm512_and_si512(which, seven), _mm512_set1_epi32(5));
@@ -101,31 +107,31 @@ INLINE void add_picked(__m512 acc[2], const cpu_dot *d, const bool pairs, int64_
     }
 }
 
-/* Group g, or pair of groups g, g+1 of 2:4 weights, of the tile at w. */
-INLINE void add_group(sums acc, const cpu_dot *d, int64_t row, const form f, int tile, int64_t g,
+/* The group at `at`, or two groups of 2:4 weights, of the tile at w. */
+INLINE void add_group(sums acc, const void *picks, const place *at, const form f, int tile,
                       const uint8_t *w, const e4m3_lut *lut) {
     if (f.picks) {
-        add_picked(acc[0][tile], d, f.pairs, g, cpu_unit_of(w, f.t, g), lut);
+        add_picked(acc[0][tile], picks, at, f.pairs, cpu_unit_of(w, f.t, at->g), lut);
     } else if (f.sparse) {
         __m512i pair[2][2];
-        load_kept(pair, cpu_unit_of(w, f.t, g), cpu_pair_of(g), f.t, lut);
+        load_kept(pair, cpu_unit_of(w, f.t, at->g), cpu_pair_of(at->g), f.t, lut);
         UNROLL
         for (int i = 0; i < 2; i++) {
             __m512 col[CPU_GROUP];
             if (!f.pairs) pairs_to_columns(col, pair[i]);
             if (f.pairs)
-                add_pairs(acc, d, row, f.rows, tile, g + i, pair[i]);
+                add_pairs(acc, at, f.rows, tile, i, pair[i]);
             else
-                add_columns(acc, d, row, f.rows, tile, g + i, col);
+                add_columns(acc, at, f.rows, tile, i, col);
         }
     } else if (f.pairs) {
         __m512i pair[2];
-        load_pairs(pair, w + g * cpu_group_bytes(f.t), f.t, lut);
-        add_pairs(acc, d, row, f.rows, tile, g, pair);
+        load_pairs(pair, w + at->g * cpu_group_bytes(f.t), f.t, lut);
+        add_pairs(acc, at, f.rows, tile, 0, pair);
     } else {
         __m512 col[CPU_GROUP];
-        load_columns(col, w + g * cpu_group_bytes(f.t), f.t, lut);
-        add_columns(acc, d, row, f.rows, tile, g, col);
+        load_columns(col, w + at->g * cpu_group_bytes(f.t), f.t, lut);
+        add_columns(acc, at, f.rows, tile, 0, col);
     }
 }
 
@@ -160,6 +166,8 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int til
      * read side by side, not the neighbour but the one after it. */
     const int64_t jump = (tiles - 1) * tile_bytes;
     const uint8_t *ahead = w + PREFETCH_BYTES, *end = w + tile_bytes;
+    const int64_t x_bytes = f.pairs ? 2 : 4;
+    const char *x = (const char *)d->x + row * d->ldx * x_bytes;
     for (int64_t begin = 0, b = 0; begin < d->groups; begin += span, b++) {
         sums acc;
         UNROLL
@@ -169,14 +177,16 @@ INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int til
         }
         for (int64_t g = begin; g < fl_min_i64(begin + span, d->groups); g += step) {
             const uint8_t *p = ahead + (ahead < end ? 0 : jump);
+            const place at = {x, d->ldx, g};
             UNROLL
             for (int i = 0; i < tiles; i++, p += tile_bytes) {
                 _mm_prefetch((const char *)p, _MM_HINT_T0);
                 if (bytes > 64) _mm_prefetch((const char *)(p + 64), _MM_HINT_T0);
                 if (bytes > 128) _mm_prefetch((const char *)(p + 128), _MM_HINT_T0);
-                add_group(acc, d, row, f, i, g, w + i * tile_bytes, &lut);
+                add_group(acc, d->picks, &at, f, i, w + i * tile_bytes, &lut);
             }
             ahead += bytes;
+            x += step * CPU_GROUP * x_bytes;
         }
         put_block(d, row, tile, f.rows, tiles, b, acc);
     }
