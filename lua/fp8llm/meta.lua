@@ -691,7 +691,7 @@ local engine = {}
 ---@field prompt_lookup_min? integer equal tokens a guess needs; else as the engine has it
 ---@field prompt_lookup_max? integer tokens compared at most; else as the engine has it
 ---@field policy? boolean a policy chooses the tokens (default false)
----@field policy_candidates? integer the likeliest tokens that a policy is shown (default 64)
+---@field policy_candidates? integer the likeliest tokens that a policy is shown (default 20)
 ---@field policy_logits? boolean a policy is given whole rows of logits instead (default false)
 
 ---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit, or all rows of policies are lent.

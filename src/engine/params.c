@@ -70,7 +70,7 @@ static const field fields[] = {
     {"prompt_lookup_max", INT, AT(prompt_lookup_max), 1, FL_MAX_GUESSES, NONE,
      "tokens compared at most; else as the engine has it"},
     {"policy", BOOL, AT(policy), 0, 1, 0, "a policy chooses the tokens"},
-    {"policy_candidates", INT, AT(policy_candidates), 1, FL_MAX_CANDIDATES, 64,
+    {"policy_candidates", INT, AT(policy_candidates), 1, FL_MAX_CANDIDATES, 20,
      "the likeliest tokens that a policy is shown"},
     {"policy_logits", BOOL, AT(policy_logits), 0, 1, 0,
      "a policy is given whole rows of logits instead"},

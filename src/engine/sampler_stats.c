@@ -316,10 +316,27 @@ float fl_row_select(const float *x, const float *w, int32_t n, double target, do
     return value_of(prefix);
 }
 
+enum { FEW = 24 };
+
+/* The k-th largest by insertion: for a small k less than the passes of fl_row_select. */
+static float kth_of_few(const float *x, int32_t n, int32_t k) {
+    float best[FEW];
+    int32_t m = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (m == k && !(x[i] > best[m - 1])) continue;
+        int32_t at = m < k ? m++ : m - 1;
+        for (; at && x[i] > best[at - 1]; at--) best[at] = best[at - 1];
+        best[at] = x[i];
+    }
+    return best[k - 1];
+}
+
 float fl_row_bound(const float *block_max, int32_t n, int32_t k) {
     double above;
-    int32_t blocks = fl_row_blocks(n);
-    return k <= blocks ? fl_row_select(block_max, NULL, blocks, (double)k, &above) : -INFINITY;
+    const int32_t blocks = fl_row_blocks(n);
+    if (k > blocks) return -INFINITY;
+    if (k <= FEW) return kth_of_few(block_max, blocks, k);
+    return fl_row_select(block_max, NULL, blocks, (double)k, &above);
 }
 
 double fl_logsumexp(const float *logits, int32_t n) {
