@@ -756,10 +756,10 @@ function engine:clear_fd() end
 function engine:close(drain) end
 
 ---@class fp8llm.event
----@field t fp8llm.ids new tokens
+---@field t fp8llm.ids new tokens; with echo those of the prompt first
 ---@field d string new text, whole characters
 ---@field i integer which completion, from 0
----@field lp? number[] with logprobs
+---@field lp? number[] with logprobs; 0 for the first token of an echoed prompt, which nothing predicts
 ---@field top? table[] with logprobs > 0: for each token a list of {id, logprob}
 ---@field fin? "stop"|"length"|"cancelled"|"timeout"|"error" it is the completion's last
 ---@field reason? integer|string the id or the text that ended it
