@@ -734,9 +734,10 @@ function engine:steps() end
 ---Now: running and parked (completions), queued (requests), kv_pages, kv_pages_used. Since the engine
 ---was made: requests, finished, steps, preemptions, prompt_tokens (computed), cached_tokens,
 ---output_tokens, prefix_queries and prefix_hits (pages, of the whole model), draft_tokens and
----accepted_tokens (guesses checked, and right), and of step_s the seconds before and after the model
----(schedule_s) and of choosing tokens (sample_s). Histograms of seconds: step_s, queue_s (until the first
----row), first_token_s, inter_token_s, total_s, policy_s (parked to answered).
+---accepted_tokens (guesses checked, and right), thread_s (processor time of its thread), and of step_s
+---the seconds before and after the model (schedule_s) and of choosing tokens (sample_s). Histograms of
+---seconds: step_s, queue_s (until the first row), first_token_s, inter_token_s, total_s, policy_s (parked
+---to answered).
 ---@return table<string, number|fp8llm.histogram>
 function engine:stats() end
 

@@ -242,6 +242,13 @@ describe("the command on a model", function()
     assert.is_true(r.ratio > 0)
   end)
 
+  it("bench policy tells what a policy adds and what the others keep", function()
+    local r = json.decode((succeed("bench", "policy", dir, "--tokens", "20", "--osl", "3", "--runs", "1", "--json")))
+    assert.equal(266, r.vocab_size)
+    assert.is_true(r.plain_s > 0 and r.plain_s < 1 and r.candidates_s < 1 and r.rows_s < 1)
+    assert.is_true(r.kept > 0 and r.slow_tokens_per_second > 0)
+  end)
+
   it("bench prefill measures lengths that fit", function()
     local r = json.decode((succeed("bench", "prefill", dir, "--runs", "1", "--context", "100", "--json")))
     assert.equal(2, #r.prefill)

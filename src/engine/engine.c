@@ -459,9 +459,19 @@ const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64
     return r->prompt_logprob;
 }
 
+/* With the lock held: the thread is not joined before `started` is cleared under it. */
+static double thread_seconds(const fl_engine *e) {
+    clockid_t clock;
+    struct timespec t;
+    if (!e->started || pthread_getcpuclockid(e->thread, &clock) || clock_gettime(clock, &t))
+        return 0;
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
+    out->thread_s = thread_seconds(e);
     out->queued = e->n_queued;
     out->running = out->parked = 0;
     for (int64_t i = 0; i < e->n_active; i++) {

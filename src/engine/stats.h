@@ -28,13 +28,14 @@ typedef struct fl_engine_stats {
     uint64_t output_tokens;
     uint64_t prefix_queries, prefix_hits;   /* pages looked for in the model's cache, found */
     uint64_t draft_tokens, accepted_tokens; /* guesses checked, and right                */
-    double schedule_s, sample_s;            /* of step_s: before and after the model; choosing */
-    fl_histogram step_s;                    /* a whole step                                   */
-    fl_histogram queue_s;                   /* submission to first row                        */
-    fl_histogram first_token_s;             /* submission to first token of a request          */
-    fl_histogram inter_token_s;             /* a token of a completion to its next             */
-    fl_histogram total_s;                   /* submission to the end of a request              */
-    fl_histogram policy_s;                  /* parked to answered                             */
+    double thread_s;             /* processor time of the engine's thread, model included         */
+    double schedule_s, sample_s; /* of step_s: before and after the model; choosing */
+    fl_histogram step_s;         /* a whole step                                   */
+    fl_histogram queue_s;        /* submission to first row                        */
+    fl_histogram first_token_s;  /* submission to first token of a request          */
+    fl_histogram inter_token_s;  /* a token of a completion to its next             */
+    fl_histogram total_s;        /* submission to the end of a request              */
+    fl_histogram policy_s;       /* parked to answered                             */
 } fl_engine_stats;
 
 #endif

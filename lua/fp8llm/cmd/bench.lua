@@ -2,7 +2,7 @@ local common = require "fp8llm.cmd.common"
 local json = require "fp8llm.json"
 
 -- Each is the module fp8llm.cmd.bench_NAME: {text, options, run(opt, name) -> result, show(result)}.
-local kinds = {"decode", "prefill", "throughput", "prefix", "ops", "startup", "schedule", "tokenizer"}
+local kinds = {"decode", "prefill", "throughput", "prefix", "policy", "ops", "startup", "schedule", "tokenizer"}
 
 local function module_of(kind)
   for _, known in ipairs(kinds) do

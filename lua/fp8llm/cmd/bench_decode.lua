@@ -10,8 +10,8 @@ local M = {
 one token at a time: tokens/s, the bytes of weights read per second, and what part that
 is of the read bandwidth measured in the same run with the same threads and bytes (1 GiB at most)]],
   options = common.join({
-    {"prompt", "integer", "N", "decode: tokens already there (default 64)"},
-    {"tokens", "integer", "N", "decode: tokens per measurement (default 64)"},
+    {"prompt", "integer", "N", "decode, ops: tokens already there (default 64)"},
+    {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
   }, bench_model.options),
 }
 

@@ -11,7 +11,7 @@ where the time goes, op by op, decoding one token at a time and in a prompt of 2
 bytes an op must read and write, its multiplications and additions, and their rates]],
   options = common.join({
     {"prompt", "integer", "N", "decode, ops: tokens already there (default 64)"},
-    {"tokens", "integer", "N", "decode, ops: tokens per measurement (default 64)"},
+    {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
   }, bench_model.options),
 }
 

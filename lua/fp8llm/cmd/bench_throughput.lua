@@ -15,7 +15,7 @@ take of a step, how far apart the requests end; and what `bench schedule` would 
   options = common.join({
     {"requests", "integer", "N", "throughput, schedule: requests (default 64; schedule 3 x --running)"},
     {"isl", "integer", "N", "throughput, schedule: tokens of a prompt (default 64; schedule 2048)"},
-    {"osl", "integer", "N", "throughput, schedule: tokens of an answer (default 64; schedule 128)"},
+    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 64; schedule 128)"},
   }, bench_model.options),
 }
 
