@@ -91,7 +91,8 @@ function fp8llm.tensor(dtype, shape, values) end
 ---@field calibrate? string JSON lines: {"messages": [...]} or {"text": "..."}; for input scales, KV scales, Wanda
 ---@field samples? integer at most this many lines
 ---@field max_length? integer at most this many tokens of a line
----@field device? string
+---@field max_shard_bytes? integer tensors in one weight file (default 5 GB); more become shards with an index
+---@field device? string where the calibration runs: "auto", "cpu"
 ---@field threads? integer
 ---@field progress? fun(phase: string, part: number)
 

@@ -240,6 +240,73 @@ describe("the files of", function()
   end)
 end)
 
+describe("compat with AutoFP8", function()
+  it("measures inputs on quantized linears and padded lines, as its calibration does", function()
+    local dir = "build/spec/quantize-compat"
+    remove(dir)
+    assert(quantize{dst = dir, compat = true})
+    local file, n = assert(fp8llm.safetensors(dir .. "/model.safetensors")), 0
+    for line in io.lines "spec/golden/autofp8.txt" do
+      local module, scale = line:match "^(model%S+) (%S+)$"
+      if module then
+        local got = file:tensor(module .. ".input_scale"):totable()
+        got = type(got) == "table" and got[1] or got
+        assert.is_true(math.abs(got / tonumber(scale) - 1) < 0.01, module .. ": " .. got .. ", expected " .. scale)
+        n = n + 1
+      end
+    end
+    assert.equal(14, n)
+  end)
+end)
+
+describe("shards", function()
+  local many, dir, one = "build/spec/quantize-shards-src", "build/spec/quantize-shards", "build/spec/quantize-one"
+  local function clean() for _, d in ipairs{many, dir, one, dir .. ".tmp"} do os.execute("rm -rf '" .. d .. "'") end end
+
+  it("are read and written, and hold what one file would", function()
+    clean()
+    tiny.write(many, {seed = 3, kv_heads = 1, tied = true, shards = 3})
+    local o = {src = many, dst = dir, scheme = "fp8-dynamic", max_shard_bytes = 30000}
+    -- What an attempt that was killed leaves behind.
+    os.execute("mkdir -p " .. dir .. ".tmp")
+    write(dir .. ".tmp/model-00001-of-00009.safetensors.tmp", "half a file")
+    write(dir .. ".tmp/model-00007-of-00009.safetensors", "a shard of other limits")
+    local report = assert(fp8llm.quantize(o))
+    assert.equal(nil, read(dir .. ".tmp/model-00007-of-00009.safetensors"))
+    assert.equal(nil, read(dir .. "/model-00007-of-00009.safetensors"))
+    local single = assert(fp8llm.quantize{src = src, dst = one, scheme = "fp8-dynamic"})
+    assert.equal(single.bytes_out, report.bytes_out)
+    local a, b = assert(fp8llm.load(dir)), assert(fp8llm.load(one))
+    local described = assert(fp8llm.describe(dir))
+    local files = {}
+    for _, t in ipairs(described.tensors) do
+      files[t.file] = (files[t.file] or 0) + t.bytes
+      assert.same(b:tensor(t.name):totable(), a:tensor(t.name):totable(), t.name)
+    end
+    local n = 0
+    for _, bytes in pairs(files) do
+      n = n + 1
+      assert.is_true(bytes <= 62208, bytes) -- the embedding alone is more than the limit: a file of its own
+    end
+    assert.is_true(n >= 3, n)
+    assert.equal(#assert(fp8llm.describe(one)).tensors, #described.tensors)
+    a:close()
+    b:close()
+    clean()
+  end)
+
+  it("that cannot be read whole leave nothing behind", function()
+    clean()
+    tiny.write(many, {seed = 3, kv_heads = 1, tied = true, shards = 3})
+    os.remove(many .. "/model-00002-of-00003.safetensors")
+    local _, message, code = fp8llm.quantize{src = many, dst = dir, scheme = "fp8-dynamic", max_shard_bytes = 30000}
+    assert.equal("IO", code, message)
+    assert.equal(nil, read(dir .. ".tmp/config.json"))
+    assert.equal(nil, read(dir .. "/config.json"))
+    clean()
+  end)
+end)
+
 describe("quantize refuses", function()
   local function refused(code, changes, ...)
     local r, message, got = quantize(changes)
@@ -294,6 +361,10 @@ describe("quantize refuses", function()
   end)
   it("a model that is quantized already", function()
     refused("UNSUPPORTED", {src = dst, dst = out}, dst, "autofp8")
+  end)
+  it("a device that is not there, also when nothing is calibrated", function()
+    refused("DEVICE", {dst = out, device = "cuda"}, "cuda")
+    refused("DEVICE", {dst = out, device = "cuda", scheme = "fp8-dynamic", calibrate = false}, "cuda")
   end)
   it("a missing calibration file", function()
     refused("IO", {dst = out, calibrate = "no/such.jsonl"}, "no/such.jsonl")

@@ -3,9 +3,10 @@
 #include "quant/quantize.h"
 
 static const char *const known[] = {
-    "src",           "dst",           "scheme", "format",  "observer", "sparse",
-    "sparse_method", "sparse_format", "kv",     "compat",  "ignore",   "calibrate",
-    "samples",       "max_length",    "device", "threads", "progress", NULL};
+    "src",     "dst",           "scheme",          "format",     "observer",
+    "sparse",  "sparse_method", "sparse_format",   "kv",         "compat",
+    "ignore",  "calibrate",     "samples",         "max_length", "device",
+    "threads", "progress",      "max_shard_bytes", NULL};
 
 /* A string or a list of them -> an array that lives in a userdata left on the stack. */
 static void read_ignore(lua_State *L, fl_quantize_options *o) {
@@ -43,7 +44,7 @@ static int l_quantize(lua_State *L) {
     fl_quantize_options o = {0};
     fl_quantize_report report;
     const char *src = NULL, *dst = NULL;
-    int64_t threads = 0;
+    int64_t threads = 0, shard = 0;
     fl_err err;
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
@@ -68,6 +69,9 @@ static int l_quantize(lua_State *L) {
     fl_opt_int(L, 1, "samples", &o.samples);
     fl_opt_int(L, 1, "max_length", &o.max_length);
     fl_opt_int(L, 1, "threads", &threads);
+    fl_opt_int(L, 1, "max_shard_bytes", &shard);
+    if (shard < 0) luaL_error(L, "option 'max_shard_bytes': a positive number expected");
+    o.max_shard_bytes = (uint64_t)shard;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
     o.threads = (int)threads;
     lua_getfield(L, 1, "progress");

@@ -27,14 +27,14 @@ static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err)
     fl_rope rope = {q, fl_heads(&qkv, h, g, e), fl_heads(&qkv, h + g, g, e), m->cos_sin};
     fl_tensor out = fl_tensor_3d(y.x.data, y.x.dtype, t, h, e);
     int rc;
-    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, &x.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, &x, w->qkv.lin[0], err))) return rc;
     if ((rc = project(m, &qkv, &x, &w->qkv, err))) return rc;
     if ((rc = fl_observe_kv(m, layer, &rope, b, err))) return rc;
     if ((rc = ops->rope_store(m->be, &rope, &m->kv[layer], b, err))) return rc;
     if ((rc = ops->attend(m->be, &out, &q, &m->kv[layer], b, 1.0f / sqrtf((float)e), err)))
         return rc;
-    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_O, &y.x, err))) return rc;
     if ((rc = ops->quant(m->be, &y, w->o.lin[0], err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_O, &y, w->o.lin[0], err))) return rc;
     return project(m, &delta, &y, &w->o, err);
 }
 
@@ -46,10 +46,11 @@ static int feed_forward(fl_model *m, int64_t layer, const fl_batch *b, fl_err *e
     fl_tensor gate_up = fl_rows(m->scratch.gate_up, b->n_rows);
     fl_tensor delta = fl_rows(m->scratch.delta, b->n_rows);
     int rc;
-    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_GATE_UP, &x.x, err))) return rc;
+    rc = fl_observe_input(m, layer, FL_OBSERVED_GATE_UP, &x, w->gate_up.lin[0], err);
+    if (rc) return rc;
     if ((rc = project(m, &gate_up, &x, &w->gate_up, err))) return rc;
     if ((rc = m->ops->silu_mul(m->be, &y, &gate_up, w->down.lin[0], err))) return rc;
-    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_DOWN, &y.x, err))) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_DOWN, &y, w->down.lin[0], err))) return rc;
     return project(m, &delta, &y, &w->down, err);
 }
 

@@ -82,7 +82,15 @@ typedef enum {
  * FL_OBSERVED_INPUTS: columns of a layer. */
 int64_t fl_observed_column(const fl_config *c, fl_observed input);
 
-int fl_model_observe_begin(fl_model *m, fl_err *err);
+/* How the input of a static linear is quantized, for tools whose own arithmetic counts. */
+typedef struct fl_input_rule {
+    float (*scale_of)(float amax);
+    void (*encode)(uint8_t *codes, const float *x, int64_t n, float scale);
+} fl_input_rule;
+
+/* rule NULL: linears compute as they do otherwise.  Else static inputs are quantized by the rule,
+ * which is kept, with the scale of the largest magnitude seen so far, that of the step included. */
+int fl_model_observe_begin(fl_model *m, const fl_input_rule *rule, fl_err *err);
 /* Ends the observation.  On the host, f32: absmax [n_layers,FL_OBSERVED], the largest
  * magnitudes; sumsq [n_layers, columns], the sum of squares of every input channel. */
 int fl_model_observe_end(fl_model *m, float *absmax, float *sumsq, fl_err *err);

@@ -43,7 +43,8 @@ struct fl_model {
     struct {              /* calibration; absent otherwise */
         fl_tensor absmax; /* [n_layers,FL_OBSERVED] f32                            */
         fl_tensor sumsq;  /* [n_layers, columns] f32                               */
-        fl_tensor qkv;    /* [max_rows,(H+2G)*E]: a copy whose keys may be rotated */
+        const fl_input_rule *rule;
+        fl_tensor qkv; /* [max_rows,(H+2G)*E]: a copy whose keys may be rotated */
     } observed;
     char quantization[64];
 };

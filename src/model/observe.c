@@ -1,5 +1,8 @@
 #include "model/observe.h"
 
+#include "util/fp8.h"
+#include "util/mem.h"
+
 int64_t fl_observed_column(const fl_config *c, fl_observed input) {
     const int64_t widths[FL_OBSERVED_INPUTS] = {c->hidden_size, c->n_heads * c->head_dim,
                                                 c->hidden_size, c->ffn_size};
@@ -19,14 +22,45 @@ static int observe_absmax(fl_model *m, int64_t layer, fl_observed which, const f
     return m->ops->absmax(m->be, &out, x, err);
 }
 
-int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, const fl_tensor *x,
-                     fl_err *err) {
+/* x->q and its scale by the rule, on the host.  wide, half: room for x. */
+static int requantize(fl_model *m, fl_act *x, float scale, float *wide, uint16_t *half,
+                      fl_err *err) {
+    const int64_t rows = x->x.dim[0], n = rows * x->x.dim[1];
+    const bool f16 = x->x.dtype == FL_DTYPE_F16;
+    int rc = m->ops->read(m->be, half, &x->x, err);
+    if (rc) return rc;
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = f16 ? fl_f16_to_f32(half[i]) : fl_bf16_to_f32(half[i]);
+    m->observed.rule->encode((uint8_t *)half, wide, n, scale);
+    if ((rc = m->ops->write(m->be, &x->q, half, err))) return rc;
+    for (int64_t i = 0; i < rows; i++) wide[i] = scale;
+    return m->ops->write(m->be, &x->q_scale, wide, err);
+}
+
+static int follow_rule(fl_model *m, int64_t layer, fl_observed input, fl_act *x, fl_err *err) {
+    float *slot = (float *)m->observed.absmax.data + layer * FL_OBSERVED + input, amax;
+    const size_t n = (size_t)(x->x.dim[0] * x->x.dim[1]);
+    fl_tensor in = fl_tensor_1d(slot, FL_DTYPE_F32, 1);
+    float *wide = fl_alloc_array(n, sizeof(*wide));
+    uint16_t *half = fl_alloc_array(n, sizeof(*half));
+    int rc = wide && half ? m->ops->read(m->be, &amax, &in, err)
+                          : fl_fail(err, FL_E_NOMEM, "calibration");
+    if (!rc) rc = requantize(m, x, m->observed.rule->scale_of(amax), wide, half, err);
+    fl_free(wide);
+    fl_free(half);
+    return rc;
+}
+
+int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
+                     const fl_linear *next, fl_err *err) {
     if (!observing(m)) return FL_OK;
     float *sums = (float *)m->observed.sumsq.data + layer * m->observed.sumsq.dim[1] +
                   fl_observed_column(&m->config, input);
-    fl_tensor out = fl_tensor_1d(sums, FL_DTYPE_F32, x->dim[1]);
-    int rc = observe_absmax(m, layer, input, x, err);
-    return rc ? rc : m->ops->sumsq(m->be, &out, x, err);
+    fl_tensor out = fl_tensor_1d(sums, FL_DTYPE_F32, x->x.dim[1]);
+    int rc = observe_absmax(m, layer, input, &x->x, err);
+    if (rc || (rc = m->ops->sumsq(m->be, &out, &x->x, err))) return rc;
+    if (!m->observed.rule || next->act != FL_ACT_STATIC) return FL_OK;
+    return follow_rule(m, layer, input, x, err);
 }
 
 /* Rotated keys exist only inside the cache, in the backend's own layout; queries are rotated in
@@ -65,12 +99,13 @@ static int reserve(fl_model *m, fl_tensor *out, fl_dtype t, int64_t rows, int64_
     return rc;
 }
 
-int fl_model_observe_begin(fl_model *m, fl_err *err) {
+int fl_model_observe_begin(fl_model *m, const fl_input_rule *rule, fl_err *err) {
     const fl_config *c = &m->config;
     const fl_tensor *qkv = &m->scratch.qkv;
     int rc;
     pthread_mutex_lock(&m->lock);
     fl_observe_free(m);
+    m->observed.rule = rule;
     if ((rc = reserve(m, &m->observed.absmax, FL_DTYPE_F32, c->n_layers, FL_OBSERVED, err)) ||
         (rc = reserve(m, &m->observed.sumsq, FL_DTYPE_F32, c->n_layers,
                       fl_observed_column(c, FL_OBSERVED_INPUTS), err)) ||

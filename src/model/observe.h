@@ -5,9 +5,9 @@
 
 #include "model/model_priv.h"
 
-/* x: [T,K] as the linears of `input` read it, before FP8. */
-int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, const fl_tensor *x,
-                     fl_err *err);
+/* x: [T,K] as the linears of `input` read it, x->x before FP8 and x->q for `next`. */
+int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
+                     const fl_linear *next, fl_err *err);
 
 /* Keys and values of a step; r is what rope_store is about to get. */
 int fl_observe_kv(fl_model *m, int64_t layer, const fl_rope *r, const fl_batch *b, fl_err *err);

@@ -3,7 +3,9 @@
 #include <string.h>
 
 #include "model/sequence.h"
+#include "quant/observer.h"
 #include "text/chat.h"
+#include "text/chat_messages.h"
 #include "util/file.h"
 #include "util/mem.h"
 #include "util/num.h"
@@ -18,6 +20,7 @@ typedef struct reader {
     fl_tokenizer_ctx *ctx;
     fl_template *tmpl; /* NULL until the first line with messages */
     fl_sequence *sequence;
+    int64_t max_length, longest; /* tokens of a line: at most, and found */
 } reader;
 
 static int need_template(reader *r, fl_err *err) {
@@ -30,8 +33,25 @@ static int need_template(reader *r, fl_err *err) {
     return rc ? fl_fail_in(err, "%s: chat template: ", fl_model_dir(r->model)) : FL_OK;
 }
 
-static int encode_line(reader *r, const fl_jv *line, fl_ids *ids, fl_err *err) {
+/* The members of the line with its messages as templates expect them. */
+static int prepare(fl_jv *out, const reader *r, const fl_jv *line, const fl_jv *messages,
+                   fl_arena *arena, fl_err *err) {
+    fl_jv prepared;
+    int rc = fl_chat_prepare(&prepared, messages, r->tmpl, arena, err);
+    if (rc) return rc;
+    fl_jv_member *m = fl_arena_alloc(arena, line->n * sizeof(*m));
+    if (!m) return fl_fail(err, FL_E_NOMEM, "messages");
+    for (uint32_t i = 0; i < line->n; i++) {
+        m[i] = line->members[i];
+        if (&line->members[i].value == messages) m[i].value = prepared;
+    }
+    *out = (fl_jv){.kind = FL_JV_OBJECT, .n = line->n, .members = m};
+    return FL_OK;
+}
+
+static int encode_line(reader *r, const fl_jv *line, fl_arena *arena, fl_ids *ids, fl_err *err) {
     const fl_jv *text = fl_jv_get(line, "text");
+    fl_jv values;
     int rc;
     if (text && text->kind == FL_JV_STRING) {
         fl_encode_options o = {.add_special_tokens = true};
@@ -41,27 +61,19 @@ static int encode_line(reader *r, const fl_jv *line, fl_ids *ids, fl_err *err) {
     const fl_jv *messages = fl_jv_get(line, "messages");
     if (!messages || messages->kind != FL_JV_ARRAY)
         return fl_fail(err, FL_E_FORMAT, "need a member \"messages\" (list) or \"text\" (string)");
-    if ((rc = need_template(r, err))) return rc;
-    return fl_chat_encode(r->tokenizer, r->ctx, r->tmpl, line, 0, ids, err);
+    if ((rc = need_template(r, err)) || (rc = prepare(&values, r, line, messages, arena, err)))
+        return rc;
+    return fl_chat_encode(r->tokenizer, r->ctx, r->tmpl, &values, 0, ids, err);
 }
 
-static int run_line(reader *r, const char *text, size_t n, int64_t line_no, int64_t *tokens,
-                    fl_err *err) {
+static int read_line(reader *r, fl_ids *ids, const char *text, size_t n, int64_t line_no,
+                     fl_err *err) {
     fl_arena arena = {0};
-    fl_ids ids = {0};
     fl_jv line;
     int rc = fl_jv_parse(&line, &arena, text, n, r->src->path, err);
-    if (!rc) rc = encode_line(r, &line, &ids, err);
-    if (!rc && ids.len) {
-        fl_model_info info;
-        fl_model_info_get(r->model, &info);
-        int64_t want = r->src->max_length ? r->src->max_length : DEFAULT_LENGTH;
-        int64_t len = fl_min_i64((int64_t)ids.len, fl_min_i64(want, info.context));
-        rc = fl_sequence_rewind(r->sequence, 0, err);
-        if (!rc) rc = fl_sequence_feed(r->sequence, ids.data, len, NULL, err);
-        *tokens += len;
-    }
-    fl_ids_free(&ids);
+    if (!rc) rc = encode_line(r, &line, &arena, ids, err);
+    if ((int64_t)ids->len > r->max_length) ids->len = (size_t)r->max_length;
+    if ((int64_t)ids->len > r->longest) r->longest = (int64_t)ids->len;
     fl_arena_free(&arena);
     return rc ? fl_fail_in(err, "%s:%lld: ", r->src->path, (long long)line_no) : FL_OK;
 }
@@ -72,24 +84,68 @@ static bool blank(const char *s, size_t n) {
     return i == n;
 }
 
-static int run_file(reader *r, const char *text, size_t size, fl_calibration *out, fl_err *err) {
-    const int64_t most = r->src->samples ? r->src->samples : DEFAULT_SAMPLES;
-    size_t at = 0;
-    for (int64_t line_no = 1; at < size && out->samples < most; line_no++) {
+/* *samples: [*n], to be freed by the caller also after a failure. */
+static int read_file(reader *r, fl_ids **samples, int64_t *n, fl_err *err) {
+    char *text;
+    size_t size, at = 0, lines = 1;
+    int rc = fl_file_read(&text, &size, r->src->path, MAX_FILE_BYTES, err);
+    if (rc) return rc;
+    for (size_t i = 0; i < size; i++) lines += text[i] == '\n';
+    const int64_t want = r->src->samples ? r->src->samples : DEFAULT_SAMPLES;
+    const int64_t most = fl_min_i64(want, (int64_t)lines);
+    if (!(*samples = fl_alloc_array((size_t)most, sizeof(**samples))))
+        rc = fl_fail(err, FL_E_NOMEM, "%s: %lld samples", r->src->path, (long long)most);
+    for (int64_t line_no = 1; !rc && at < size && *n < most; line_no++) {
         const char *end = memchr(text + at, '\n', size - at);
-        size_t n = end ? (size_t)(end - (text + at)) : size - at;
-        if (!blank(text + at, n)) {
-            int rc = run_line(r, text + at, n, line_no, &out->tokens, err);
-            if (rc) return rc;
-            out->samples++;
-        }
-        at += n + 1;
-        double by_bytes = (double)at / (double)size, by_count = (double)out->samples / (double)most;
-        if (r->src->progress)
-            r->src->progress(r->src->progress_ctx, by_bytes > by_count ? by_bytes : by_count);
+        size_t len = end ? (size_t)(end - (text + at)) : size - at;
+        if (!blank(text + at, len))
+            rc = read_line(r, &(*samples)[(*n)++], text + at, len, line_no, err);
+        at += len + 1;
     }
-    if (!out->tokens) return fl_fail(err, FL_E_FORMAT, "%s: no samples", r->src->path);
+    if (!rc && !r->longest) rc = fl_fail(err, FL_E_FORMAT, "%s: no samples", r->src->path);
+    fl_free(text);
+    return rc;
+}
+
+static int pad(const reader *r, fl_ids *ids, fl_err *err) {
+    int32_t id = fl_tokenizer_eos(r->tokenizer);
+    if (id < 0)
+        return fl_fail(err, FL_E_FORMAT, "%s: no end token to pad with", fl_model_dir(r->model));
+    while ((int64_t)ids->len < r->longest) {
+        if (!fl_ids_push(ids, id)) return fl_fail(err, FL_E_NOMEM, "%s", r->src->path);
+    }
     return FL_OK;
+}
+
+static int run_samples(reader *r, fl_ids *samples, int64_t n, fl_calibration *out, fl_err *err) {
+    for (int64_t i = 0; i < n; i++) {
+        int rc = r->src->autofp8 ? pad(r, &samples[i], err) : FL_OK;
+        if (!rc && samples[i].len) {
+            int64_t len = (int64_t)samples[i].len;
+            rc = fl_sequence_rewind(r->sequence, 0, err);
+            if (!rc) rc = fl_sequence_feed(r->sequence, samples[i].data, len, NULL, err);
+            out->tokens += len;
+        }
+        if (rc) return rc;
+        out->samples++;
+        if (r->src->progress) r->src->progress(r->src->progress_ctx, (double)(i + 1) / (double)n);
+    }
+    return FL_OK;
+}
+
+/* Read all, then run: padding needs the longest. */
+static int run_file(reader *r, fl_calibration *out, fl_err *err) {
+    const int64_t want = r->src->max_length ? r->src->max_length : DEFAULT_LENGTH;
+    fl_model_info info;
+    fl_ids *samples = NULL;
+    int64_t n = 0;
+    fl_model_info_get(r->model, &info);
+    r->max_length = fl_min_i64(want, info.context);
+    int rc = read_file(r, &samples, &n, err);
+    if (!rc) rc = run_samples(r, samples, n, out, err);
+    for (int64_t i = 0; i < n; i++) fl_ids_free(&samples[i]);
+    fl_free(samples);
+    return rc;
 }
 
 void fl_calibration_free(fl_calibration *c) {
@@ -98,16 +154,23 @@ void fl_calibration_free(fl_calibration *c) {
     *c = (fl_calibration){0};
 }
 
+static float autofp8_scale(float amax) {
+    return fl_arithmetic_scale(FL_ARITHMETIC_AUTOFP8, amax);
+}
+
+static void autofp8_encode(uint8_t *codes, const float *x, int64_t n, float scale) {
+    fl_arithmetic_encode(FL_ARITHMETIC_AUTOFP8, codes, x, n, scale);
+}
+
+static const fl_input_rule autofp8_rule = {autofp8_scale, autofp8_encode};
+
 int fl_calibrate(fl_calibration *out, fl_model *m, const fl_calibration_source *src, fl_err *err) {
     reader r = {.src = src, .model = m};
-    char *text = NULL;
-    size_t size;
     int rc;
     *out = (fl_calibration){0};
     const fl_config *c = fl_model_config(m);
     const size_t layers = (size_t)c->n_layers,
                  columns = (size_t)fl_observed_column(c, FL_OBSERVED_INPUTS);
-    if ((rc = fl_file_read(&text, &size, src->path, MAX_FILE_BYTES, err))) goto done;
     if ((rc = fl_tokenizer_load(&r.tokenizer, fl_model_dir(m), err))) goto done;
     if ((rc = fl_tokenizer_ctx_new(&r.ctx, r.tokenizer, err))) goto done;
     if ((rc = fl_sequence_new(&r.sequence, m, err))) goto done;
@@ -117,8 +180,8 @@ int fl_calibrate(fl_calibration *out, fl_model *m, const fl_calibration_source *
         rc = fl_fail(err, FL_E_NOMEM, "calibration");
         goto done;
     }
-    if ((rc = fl_model_observe_begin(m, err))) goto done;
-    if ((rc = run_file(&r, text, size, out, err))) goto done;
+    if ((rc = fl_model_observe_begin(m, src->autofp8 ? &autofp8_rule : NULL, err))) goto done;
+    if ((rc = run_file(&r, out, err))) goto done;
     rc = fl_model_observe_end(m, out->absmax, out->sumsq, err);
 done:
     if (rc) fl_calibration_free(out);
@@ -126,6 +189,5 @@ done:
     fl_template_unref(r.tmpl);
     fl_tokenizer_ctx_free(r.ctx);
     fl_tokenizer_unref(r.tokenizer);
-    fl_free(text);
     return rc;
 }

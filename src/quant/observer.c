@@ -294,22 +294,24 @@ int fl_weight_measure(float *scales, const fl_weight *w, fl_team *team, fl_err *
     return FL_OK;
 }
 
-static void encode_piece(job *j, void *state, const float *x, int64_t first, int64_t n) {
-    const float scale = *(const float *)state;
-    uint8_t *q = j->codes + first;
-    switch (j->w->arithmetic) {
+void fl_arithmetic_encode(fl_arithmetic a, uint8_t *codes, const float *x, int64_t n, float scale) {
+    switch (a) {
     case FL_ARITHMETIC_F32:
-        for (int64_t i = 0; i < n; i++) q[i] = fl_f32_to_e4m3(x[i] / scale);
+        for (int64_t i = 0; i < n; i++) codes[i] = fl_f32_to_e4m3(x[i] / scale);
         break;
     case FL_ARITHMETIC_AUTOFP8: {
         const float m = fl_bf16_round(1.0f / scale); /* what scale was made of, exactly */
-        for (int64_t i = 0; i < n; i++) q[i] = fl_f32_to_e4m3(fl_bf16_round(x[i] * m));
+        for (int64_t i = 0; i < n; i++) codes[i] = fl_f32_to_e4m3(fl_bf16_round(x[i] * m));
         break;
     }
     case FL_ARITHMETIC_COMPRESSED_TENSORS:
-        for (int64_t i = 0; i < n; i++) q[i] = fl_f32_to_e4m3(fl_bf16_round(x[i] / scale));
+        for (int64_t i = 0; i < n; i++) codes[i] = fl_f32_to_e4m3(fl_bf16_round(x[i] / scale));
         break;
     }
+}
+
+static void encode_piece(job *j, void *state, const float *x, int64_t first, int64_t n) {
+    fl_arithmetic_encode(j->w->arithmetic, j->codes + first, x, n, *(const float *)state);
 }
 
 static void encode_tiles(void *ctx, int64_t begin, int64_t end) {

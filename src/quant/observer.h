@@ -38,6 +38,8 @@ void fl_weight_scale_shape(int64_t dim[2], const fl_weight *w);
 
 /* Scale of a weight or of an input whose largest magnitude is amax. */
 float fl_arithmetic_scale(fl_arithmetic a, float amax);
+/* n codes of values that share a scale; x and codes may not overlap. */
+void fl_arithmetic_encode(fl_arithmetic a, uint8_t *codes, const float *x, int64_t n, float scale);
 
 /* FL_E_UNSUPPORTED: dtype or shape that this cannot be done to; FL_E_FORMAT: NaN or infinity. */
 int fl_weight_measure(float *scales, const fl_weight *w, fl_team *team, fl_err *err);

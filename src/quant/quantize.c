@@ -80,18 +80,29 @@ static void report_progress(void *ctx, double fraction) {
     if (j->o->progress) j->o->progress(j->o->progress_ctx, "calibrate", fraction);
 }
 
-static int calibrate(job *j, fl_err *err) {
+/* AutoFP8 measures inputs while it computes with quantized weights and inputs, on padded lines. */
+static bool as_autofp8(const job *j) {
+    return j->recipe.arithmetic == FL_ARITHMETIC_AUTOFP8;
+}
+
+static int calibrate(job *j, const char *dir, fl_err *err) {
     fl_model *m;
-    fl_calibration_source src = {j->o->calibrate, j->o->samples, j->o->max_length, report_progress,
-                                 j};
+    fl_calibration_source src = {.path = j->o->calibrate,
+                                 .samples = j->o->samples,
+                                 .max_length = j->o->max_length,
+                                 .autofp8 = as_autofp8(j),
+                                 .progress = report_progress,
+                                 .progress_ctx = j};
     int64_t context = j->o->max_length ? j->o->max_length : 2048;
     fl_model_options options = {.device = j->o->device,
                                 .threads = j->o->threads,
                                 .context = fl_min_i64(context, j->config.max_position),
+                                .max_step_rows = as_autofp8(j) ? context : 0,
                                 .no_prefix_cache = true,
                                 .kv = FL_KV_BF16};
-    int rc = fl_model_load(&m, j->src, &options, err);
+    int rc = fl_model_load(&m, dir, &options, err);
     if (rc) return rc;
+    fl_calibration_free(&j->calibration);
     rc = fl_calibrate(&j->calibration, m, &src, err);
     fl_model_unref(m);
     j->report.samples = j->calibration.samples;
@@ -355,7 +366,7 @@ static int put_item(job *j, fl_st_writer *w, size_t i, fl_err *err) {
 
 static int write_tensors(job *j, fl_err *err) {
     fl_st_writer *w;
-    int rc = fl_st_writer_new(&w, j->tmp, j->specs, j->n, 0, err);
+    int rc = fl_st_writer_new(&w, j->tmp, j->specs, j->n, j->o->max_shard_bytes, err);
     if (rc) return rc;
     size_t next;
     for (size_t done = 0; (next = fl_st_writer_next(w, NULL)) < j->n; done++) {
@@ -433,6 +444,38 @@ static int write_all(job *j, fl_err *err) {
     for (int i = 0; side_files[i]; i++) {
         if ((rc = copy_file(j, side_files[i], err))) return rc;
     }
+    return FL_OK;
+}
+
+static void free_plan(job *j) {
+    fl_arena_free(&j->block);
+    fl_free(j->items);
+    fl_free(j->specs);
+    fl_free(j->skipped);
+    fl_free(j->matched);
+    j->items = NULL;
+    j->specs = NULL;
+    j->skipped = NULL;
+    j->matched = NULL;
+    j->n = j->n_skipped = 0;
+    j->report = (fl_quantize_report){.samples = j->report.samples, .tokens = j->report.tokens};
+}
+
+static int make(job *j, fl_err *err) {
+    int rc;
+    free_plan(j);
+    j->report.bytes_in = fl_checkpoint_bytes(j->checkpoint);
+    if ((rc = plan(j, err))) return rc;
+    return write_all(j, err);
+}
+
+/* For AutoFP8 the first one only serves to measure the inputs of quantized linears. */
+static int make_calibrated(job *j, fl_err *err) {
+    int rc;
+    if ((rc = make(j, err))) return rc;
+    if (j->recipe.calibrate && as_autofp8(j)) {
+        if ((rc = calibrate(j, j->tmp, err)) || (rc = make(j, err))) return rc;
+    }
     if (rename(j->tmp, j->dst)) return fl_fail(err, FL_E_IO, "%s: %s", j->dst, strerror(errno));
     return FL_OK;
 }
@@ -464,6 +507,10 @@ static int check_request(job *j, fl_err *err) {
     if (o->samples < 0 || o->max_length < 0)
         return fl_fail(err, FL_E_ARG, "samples and max_length: need 1 or more, got %lld and %lld",
                        (long long)o->samples, (long long)o->max_length);
+    if (o->device && strcmp(o->device, "auto")) {
+        const fl_backend_ops *ops;
+        if ((rc = fl_backend_find(&ops, o->device, err))) return rc;
+    }
     if (fl_file_exists(j->dst)) return fl_fail(err, FL_E_ARG, "%s: exists already", j->dst);
     if ((rc = fl_config_load(&j->config, &gen, j->src, err))) return rc;
     if ((rc = fl_quant_plan_load(&existing, j->src, err))) return rc;
@@ -492,23 +539,17 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
         goto done;
     }
     if ((rc = fl_team_new(&j.team, o->threads, err))) goto done;
-    if (j.recipe.calibrate && (rc = calibrate(&j, err))) goto done;
+    if (j.recipe.calibrate && (rc = calibrate(&j, src, err))) goto done;
     if ((rc = fl_checkpoint_open(&j.checkpoint, src, err))) goto done;
-    j.report.bytes_in = fl_checkpoint_bytes(j.checkpoint);
-    if ((rc = plan(&j, err))) goto done;
-    if ((rc = write_all(&j, err)))
+    if ((rc = make_calibrated(&j, err)))
         fl_dir_remove(j.tmp, NULL);
     else
         *out = j.report;
 done:
     fl_checkpoint_close(j.checkpoint);
     fl_team_free(j.team);
-    fl_arena_free(&j.block);
+    free_plan(&j);
     fl_calibration_free(&j.calibration);
-    fl_free(j.items);
-    fl_free(j.specs);
-    fl_free(j.skipped);
-    fl_free(j.matched);
     fl_free(j.tmp);
     return rc;
 }

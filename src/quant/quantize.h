@@ -18,8 +18,9 @@ typedef struct fl_quantize_options {
     const char *sparse_format; /* "dense" (NULL), "bitmask"                                       */
     const char *kv;            /* "fp8": calibrated scales of the KV cache; NULL: none            */
     bool compat;               /* weights and their scales as the format's own tool makes them, bit
-                                  for bit (observer.h); input scales in its arithmetic, but
-                                  measured on the model before quantization                      */
+                                  for bit (observer.h); input and KV scales in its arithmetic, for
+                                  autofp8 measured on the quantized model and on padded lines    */
+    uint64_t max_shard_bytes;  /* of tensors in one file; 0: 5 GB                                 */
     const char *const *ignore; /* n_ignore patterns (module_pattern.h) of linears to leave alone  */
     size_t n_ignore;
     const char *calibrate;       /* JSONL of conversations, see calibrate.h                       */

@@ -28,6 +28,7 @@ Input scales, KV scales and Wanda pruning are measured on the conversations of F
     {"max-length", "integer", "N", "at most N tokens of a line (default 2048)"},
     {"ignore", "list", "PATTERN", "leave a linear alone: its name, or re:EXPRESSION; may be repeated"},
     {"compat", "flag", "", "weights in the arithmetic of the format's own tool, bit for bit"},
+    {"max-shard-size", "string", "SIZE", "bytes of one weight file, as 500MB, 5GB (default 5GB)"},
     {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
     {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   },
@@ -36,12 +37,25 @@ Input scales, KV scales and Wanda pruning are measured on the conversations of F
 local passed = {"scheme", "format", "observer", "sparse", "sparse_method", "sparse_format", "kv",
   "calibrate", "samples", "max_length", "ignore", "compat", "device", "threads"}
 
+local units = {[""] = 1, KB = 1e3, MB = 1e6, GB = 1e9}
+
+local function bytes_of(text)
+  if not text then return nil end
+  local number, unit = text:match "^([%d.]+)(%a*)$"
+  number = tonumber(number)
+  if not number or number <= 0 or not units[unit] then
+    common.usage("--max-shard-size: a size such as 500MB expected, got '%s'", text)
+  end
+  return math.floor(number * units[unit])
+end
+
 function M.run(opt, words)
   local src, dst = common.argument(words, 1, "SRC"), common.argument(words, 2, "DST")
   common.no_more(words, 2)
   if not opt.scheme then common.usage "--scheme is missing" end
   local start, bar = fp8llm.clock(), progress()
   local request = {src = common.find(src), dst = dst, progress = bar}
+  request.max_shard_bytes = bytes_of(opt.max_shard_size)
   for _, name in ipairs(passed) do request[name] = opt[name] end
   local report, message = fp8llm.quantize(request)
   bar()
