@@ -278,15 +278,16 @@ describe("shards", function()
     assert.equal(single.bytes_out, report.bytes_out)
     local a, b = assert(fp8llm.load(dir)), assert(fp8llm.load(one))
     local described = assert(fp8llm.describe(dir))
-    local files = {}
+    local files, largest = {}, 0
     for _, t in ipairs(described.tensors) do
+      largest = math.max(largest, t.bytes)
       files[t.file] = (files[t.file] or 0) + t.bytes
       assert.same(b:tensor(t.name):totable(), a:tensor(t.name):totable(), t.name)
     end
     local n = 0
     for _, bytes in pairs(files) do
       n = n + 1
-      assert.is_true(bytes <= 62208, bytes) -- the embedding alone is more than the limit: a file of its own
+      assert.is_true(bytes <= math.max(30000, largest)) -- a tensor above the limit: a file of its own
     end
     assert.is_true(n >= 3, n)
     assert.equal(#assert(fp8llm.describe(one)).tensors, #described.tensors)
