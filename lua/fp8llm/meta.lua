@@ -712,6 +712,7 @@ function engine:map(list, make) end
 ---@class fp8llm.listen_options
 ---@field names? string[] the model's names for clients; another one in a request is refused (default: any)
 ---@field policies? string[] names of policies that clients may choose: see step:policy
+---@field row_policies? string[] those of them that work on whole rows: see policy_logits
 ---@field max_connections? integer (default 1024)
 ---@field max_request_bytes? integer (default 16 MiB)
 ---@field drain_ms? integer how long a stop lets generations finish (default 30000)

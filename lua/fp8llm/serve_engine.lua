@@ -4,24 +4,29 @@ local must = common.must
 
 local function log(...) io.stderr:write("fp8llm: ", string.format(...), "\n") end
 
--- NAME=MODULE: the operator's, a file X.lua or what require finds; it returns function(step), which answers
--- the step.
+-- The operator's module, a file X.lua or what require finds: function(step), which answers the step, or
+-- {step = function(step), logits = true} when it works on whole rows.
 local function load_policy(module)
-  return module:match "%.lua$" and assert(loadfile(module))() or require(module)
+  local policy = module:match "%.lua$" and assert(loadfile(module))() or require(module)
+  return type(policy) == "function" and {step = policy} or policy
 end
 
+-- Of NAME=MODULE each -> {name = function}, names, names of those for whole rows.
 local function load_policies(list)
-  local policies, names = {}, {}
+  local policies, names, rows = {}, {}, {}
   for _, text in ipairs(list or {}) do
     local name, module = text:match "^([%w_.-]+)=(.+)$"
-    if not name then common.usage("--policy: NAME=module expected, got '%s'", text) end
+    if not name then common.usage("--policy: NAME=MODULE expected, got '%s'", text) end
     local ok, policy = pcall(load_policy, module)
     if not ok then common.fail("--policy %s: %s", name, policy) end
-    if type(policy) ~= "function" then common.fail("--policy %s: module %s returns no function", name, module) end
-    if not policies[name] then names[#names + 1] = name end
-    policies[name] = policy
+    if type(policy) ~= "table" or type(policy.step) ~= "function" then
+      common.fail("--policy %s: %s returns no function", name, module)
+    end
+    policies[name] = policy.step
+    names[#names + 1] = name
+    if policy.logits then rows[#rows + 1] = name end
   end
-  return policies, names
+  return policies, names, rows
 end
 
 -- A policy that fails ends its own request, nobody else's.
@@ -33,15 +38,15 @@ end
 
 --- options: those of the command, see fp8llm.cmd.serve; names: what clients may call the model.
 return function(dir, socket, names, opt)
-  local policies, policy_names = load_policies(opt.policy)
+  local policies, policy_names, row_policies = load_policies(opt.policy)
   opt.kv_tokens = opt.kv_tokens or 4 * (opt.context or 8192)
   local model = common.load(dir, opt)
   local engine = must(model:engine {
     max_running = opt.max_running, max_queued = opt.max_queued, policy_timeout_ms = opt.policy_timeout_ms,
   })
   must(engine:listen(socket, {
-    names = names, policies = policy_names, signals = true, notify = os.getenv "NOTIFY_SOCKET",
-    drain_ms = opt.drain and opt.drain * 1000,
+    names = names, policies = policy_names, row_policies = row_policies, signals = true,
+    notify = os.getenv "NOTIFY_SOCKET", drain_ms = opt.drain and opt.drain * 1000,
   }))
   log("%s listens on %s", names[1], socket)
   for step in engine:steps() do answer(policies, step) end

@@ -168,16 +168,18 @@ static void names_option(lua_State *L, int idx, const char *key, const char **ou
     lua_pop(L, 1);
 }
 
-static const char *const listen_options[] = {"names",    "policies", "max_connections",
-                                             "notify",   "signals",  "max_request_bytes",
-                                             "drain_ms", NULL};
+static const char *const listen_options[] = {
+    "names",  "row_policies", "policies",          "max_connections",
+    "notify", "signals",      "max_request_bytes", "drain_ms",
+    NULL};
 
 /* eng:listen(path, {names=, policies=, ...}) -> true | nil, message, CODE */
 static int l_listen(lua_State *L) {
     static const char unix_prefix[] = "unix:";
     lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
-    const char *path = luaL_checkstring(L, 2), *names[MAX_NAMES + 1], *policies[MAX_NAMES + 1];
-    fl_server_options o = {.names = names, .policies = policies};
+    const char *path = luaL_checkstring(L, 2), *names[MAX_NAMES + 1];
+    const char *policies[MAX_NAMES + 1], *row_policies[MAX_NAMES + 1];
+    fl_server_options o = {.names = names, .policies = policies, .row_policies = row_policies};
     fl_err err;
     lua_settop(L, 3);
     if (lua_isnil(L, 3)) {
@@ -187,6 +189,7 @@ static int l_listen(lua_State *L) {
     fl_opt_only(L, 3, listen_options);
     names_option(L, 3, "names", names);
     names_option(L, 3, "policies", policies);
+    names_option(L, 3, "row_policies", row_policies);
     fl_opt_int(L, 3, "max_connections", &o.max_connections);
     fl_opt_int(L, 3, "max_request_bytes", &o.max_request_bytes);
     fl_opt_int(L, 3, "drain_ms", &o.drain_ms);

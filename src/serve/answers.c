@@ -36,36 +36,71 @@ static int answer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusa
     return FL_OK;
 }
 
-static void put_count(fl_bytes *out, const char *name, uint64_t v) {
-    fl_bytes_printf(out, "\"%s\":%llu,", name, (unsigned long long)v);
+/* {"count", "sum", "n": [how many up to each bound]} */
+static void put_histogram(fl_bytes *out, const char *name, const fl_histogram *h) {
+    uint64_t n = 0;
+    fl_bytes_printf(out, ",\"%s\":{\"count\":%llu,\"sum\":%.6f,\"n\":[", name,
+                    (unsigned long long)h->count, h->sum);
+    for (int i = 0; i < FL_HISTOGRAM_BOUNDS; i++) {
+        n += h->bucket[i];
+        fl_bytes_printf(out, i ? ",%llu" : "%llu", (unsigned long long)n);
+    }
+    fl_bytes_puts(out, "]}");
+}
+
+static void put_bounds(fl_bytes *out) {
+    fl_bytes_puts(out, "{\"le\":[");
+    for (int i = 0; i < FL_HISTOGRAM_BOUNDS; i++)
+        fl_bytes_printf(out, i ? ",%.9g" : "%.9g", fl_histogram_bound(i));
+    fl_bytes_putc(out, ']');
 }
 
 static int answer_stats(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
     fl_engine_stats e;
-    fl_server_stats own;
     (void)body;
     (void)why;
     fl_engine_stats_get(s->engine, &e);
     pthread_mutex_lock(&s->lock);
-    own = s->stats;
+    const fl_server_stats own = s->stats;
     pthread_mutex_unlock(&s->lock);
-    fl_bytes_putc(out, '{');
-    put_count(out, "connections", (uint64_t)own.connections);
-    put_count(out, "generations", (uint64_t)own.generations);
-    put_count(out, "server_requests", own.requests);
-    put_count(out, "refused", own.refused);
-    put_count(out, "busy", own.busy);
-    put_count(out, "running", (uint64_t)e.running);
-    put_count(out, "queued", (uint64_t)e.queued);
-    put_count(out, "parked", (uint64_t)e.parked);
-    put_count(out, "requests", e.requests);
-    put_count(out, "finished", e.finished);
-    put_count(out, "steps", e.steps);
-    put_count(out, "prompt_tokens", e.prompt_tokens);
-    put_count(out, "cached_tokens", e.cached_tokens);
-    put_count(out, "output_tokens", e.output_tokens);
-    put_count(out, "preemptions", e.preemptions);
-    fl_bytes_printf(out, "\"step_s\":%.6f,\"schedule_s\":%.6f}\n", e.step_s.sum, e.schedule_s);
+    const struct {
+        const char *name;
+        double value;
+    } number[] = {
+        {"connections", (double)own.connections},
+        {"generations", (double)own.generations},
+        {"operations", (double)own.requests},
+        {"refused", (double)own.refused},
+        {"busy", (double)own.busy},
+        {"running", (double)e.running},
+        {"queued", (double)e.queued},
+        {"parked", (double)e.parked},
+        {"kv_pages", (double)e.kv_pages},
+        {"kv_pages_used", (double)e.kv_pages_used},
+        {"requests", (double)e.requests},
+        {"finished", (double)e.finished},
+        {"steps", (double)e.steps},
+        {"preemptions", (double)e.preemptions},
+        {"prompt_tokens", (double)e.prompt_tokens},
+        {"cached_tokens", (double)e.cached_tokens},
+        {"output_tokens", (double)e.output_tokens},
+        {"prefix_queries", (double)e.prefix_queries},
+        {"prefix_hits", (double)e.prefix_hits},
+        {"draft_tokens", (double)e.draft_tokens},
+        {"accepted_tokens", (double)e.accepted_tokens},
+        {"schedule_s", e.schedule_s},
+        {"sample_s", e.sample_s},
+    };
+    put_bounds(out);
+    for (size_t i = 0; i < sizeof(number) / sizeof(number[0]); i++)
+        fl_bytes_printf(out, ",\"%s\":%.15g", number[i].name, number[i].value);
+    put_histogram(out, "step_s", &e.step_s);
+    put_histogram(out, "queue_s", &e.queue_s);
+    put_histogram(out, "first_token_s", &e.first_token_s);
+    put_histogram(out, "inter_token_s", &e.inter_token_s);
+    put_histogram(out, "total_s", &e.total_s);
+    put_histogram(out, "policy_s", &e.policy_s);
+    fl_bytes_puts(out, "}\n");
     return FL_OK;
 }
 

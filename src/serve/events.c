@@ -3,17 +3,6 @@
 #include <string.h>
 
 #include "serve/serve_priv.h"
-#include "util/mem.h"
-#include "util/num.h"
-
-/* Tokens that an event shows, some of the prompt before those of the completion. */
-typedef struct run {
-    const int32_t *ids;
-    const float *logprob; /* NULL: not asked for */
-    const fl_top *top;    /* [n * n_top] */
-    int64_t n, n_top;
-    bool prompt; /* the first has no log-probability: nothing stands before it */
-} run;
 
 /* JSON has no infinity: a token that could not be chosen gets what vLLM writes. */
 static void put_logprob(fl_bytes *out, float v) {
@@ -34,30 +23,28 @@ static void put_top(fl_bytes *out, const fl_tokenizer *t, const fl_top *top, int
 
 typedef enum { TOKENS, LOGPROBS, TEXTS, TOPS } column;
 
-static void put_cell(fl_bytes *out, const fl_tokenizer *t, const run *r, int64_t i, column what) {
-    const bool unknown = r->prompt && i == 0;
+/* Nothing stands before the first token of an echoed prompt, so nothing predicts it. */
+static void put_cell(fl_bytes *out, const fl_tokenizer *t, const fl_update *u, int64_t i,
+                     column what, bool predicted) {
     if (what == TOKENS)
-        fl_bytes_printf(out, "%d", r->ids[i]);
+        fl_bytes_printf(out, "%d", u->ids[i]);
     else if (what == TEXTS)
-        fl_put_token(out, t, r->ids[i]);
-    else if (unknown)
+        fl_put_token(out, t, u->ids[i]);
+    else if (!predicted)
         fl_bytes_puts(out, "null");
     else if (what == LOGPROBS)
-        put_logprob(out, r->logprob[i]);
+        put_logprob(out, u->logprob[i]);
     else
-        put_top(out, t, r->top + i * r->n_top, r->n_top);
+        put_top(out, t, u->top + i * u->n_top, u->n_top);
 }
 
-static void put_column(fl_bytes *out, const fl_tokenizer *t, const run runs[2], column what) {
+static void put_column(fl_bytes *out, const fl_tokenizer *t, const fl_update *u, column what,
+                       bool echo) {
     static const char *const name[] = {"\"t\":[", ",\"lp\":[", ",\"s\":[", ",\"top\":["};
-    bool first = true;
     fl_bytes_puts(out, name[what]);
-    for (int k = 0; k < 2; k++) {
-        for (int64_t i = 0; i < runs[k].n; i++) {
-            if (!first) fl_bytes_putc(out, ',');
-            first = false;
-            put_cell(out, t, &runs[k], i, what);
-        }
+    for (int64_t i = 0; i < u->n; i++) {
+        if (i) fl_bytes_putc(out, ',');
+        put_cell(out, t, u, i, what, i || !echo);
     }
     fl_bytes_putc(out, ']');
 }
@@ -97,56 +84,23 @@ static void put_finish(fl_bytes *out, fl_generation *g, fl_request *r, const fl_
     if (--g->n_unfinished == 0) put_usage(out, g);
 }
 
-static run prompt_run(fl_request *r) {
-    const fl_top *top;
-    int64_t n;
-    run p = {.prompt = true};
-    p.ids = fl_request_prompt(r, &p.n);
-    p.logprob = fl_request_prompt_logprobs(r, &top, &n);
-    p.top = top;
-    p.n_top = fl_max_i64(fl_request_params(r)->prompt_logprobs, 0);
-    return p;
-}
-
-/* "d": the text of the prompt, when it is shown, and the new text. */
-static void put_new_text(fl_bytes *out, const fl_tokenizer *t, const fl_request *r, const run *p,
-                         const fl_text *text) {
-    fl_bytes all = {0};
-    if (!p->n || !t) {
-        fl_put_text(out, text->data, text->len);
-        return;
-    }
-    fl_tokenizer_decode(t, p->ids, (size_t)p->n, fl_request_params(r)->skip_special_tokens, &all,
-                        NULL);
-    fl_bytes_put(&all, text->data, text->len);
-    fl_put_text(out, all.data, all.len);
-    out->failed = out->failed || all.failed;
-    fl_bytes_free(&all);
-}
-
 static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
     fl_generation *g = &c->generation;
     fl_request *r = g->requests[k];
+    const fl_params *p = fl_request_params(r);
     const int64_t choice = k * g->n + u->index;
-    const fl_tokenizer *t = s->prompter.tokenizer;
-    run runs[2] = {{0}, {u->ids, u->logprob, u->top, u->n, u->n_top, false}};
-    fl_text text = {u->text.data, u->text.len};
-    if (g->hide_output) {
-        runs[1].n = 0;
-        text = (fl_text){NULL, 0};
-    }
-    if (g->echo && !g->written[choice] && u->finish != FL_FINISH_ERROR) runs[0] = prompt_run(r);
+    const bool echo = p->echo && !g->written[choice];
     g->written[choice] = true;
     fl_bytes_printf(&c->out, "{\"i\":%lld,", (long long)choice);
     if (u->finish) put_finish(&c->out, g, r, u);
-    put_column(&c->out, t, runs, TOKENS);
-    if (fl_request_params(r)->logprobs >= 0) {
-        put_column(&c->out, t, runs, LOGPROBS);
-        put_column(&c->out, t, runs, TEXTS);
-        if (u->n_top) put_column(&c->out, t, runs, TOPS);
+    put_column(&c->out, s->tokenizer, u, TOKENS, echo);
+    if (p->logprobs >= 0) {
+        put_column(&c->out, s->tokenizer, u, LOGPROBS, echo);
+        put_column(&c->out, s->tokenizer, u, TEXTS, echo);
+        if (u->n_top) put_column(&c->out, s->tokenizer, u, TOPS, echo);
     }
     fl_bytes_puts(&c->out, ",\"d\":");
-    put_new_text(&c->out, t, r, &runs[0], &text);
+    fl_put_text(&c->out, u->text.data, u->text.len);
     fl_bytes_puts(&c->out, "}\n");
 }
 

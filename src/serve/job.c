@@ -109,12 +109,20 @@ static int salt(fl_submission *s, fl_params *p, const fl_text *key, fl_err *err)
     return FL_OK;
 }
 
+static bool listed(char *const *names, const char *name) {
+    for (; *names; names++) {
+        if (!strcmp(*names, name)) return true;
+    }
+    return false;
+}
+
 static int submit(fl_server *s, fl_generation *g, const fl_openai_request *o, const envelope *e,
                   fl_refusal *why) {
     for (uint32_t i = 0; i < o->n_prompts; i++) {
         fl_submission one = {0};
         fl_params params;
         int rc = fl_openai_prompt(&one, &params, o, i, &s->prompter, &why->param, &why->err);
+        params.policy_logits = !rc && params.policy && listed(s->row_policies, o->policy.data);
         if (!rc) rc = salt(&one, &params, &e->key, &why->err);
         if (rc) {
             fl_arena_free(&one.arena);
@@ -132,13 +140,6 @@ static int submit(fl_server *s, fl_generation *g, const fl_openai_request *o, co
     g->n_unfinished = g->n_requests * g->n;
     g->written = fl_alloc_array((size_t)g->n_unfinished, sizeof(*g->written));
     return g->written ? FL_OK : fl_fail(&why->err, FL_E_NOMEM, "request");
-}
-
-static bool listed(char *const *names, const char *name) {
-    for (; *names; names++) {
-        if (!strcmp(*names, name)) return true;
-    }
-    return false;
 }
 
 static int check_names(const fl_server *s, const fl_openai_request *o, fl_refusal *why) {
@@ -182,8 +183,6 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     if (!rc) rc = charge(s, g, e, why);
     if (rc) return rc;
     g->stream = o.stream;
-    g->echo = o.echo;
-    g->hide_output = o.hide_output;
     g->requests = fl_alloc_array(o.n_prompts, sizeof(fl_request *));
     rc = g->requests ? submit(s, g, &o, e, why) : fl_fail(&why->err, FL_E_NOMEM, "request");
     if (rc) {

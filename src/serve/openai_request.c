@@ -190,22 +190,16 @@ static int read_prompts(reading *r) {
 }
 
 static int read_completion(reading *r) {
-    const fl_jv *max = member(r->body, "max_tokens"), *logprobs = member(r->body, "logprobs");
-    fl_openai_request *o = r->out;
-    int rc = read_bool(r, r->body, "echo", &o->echo);
-    if (!rc) rc = read_prompts(r);
+    const fl_jv *logprobs = member(r->body, "logprobs"), *echo = member(r->body, "echo");
+    const fl_jv *max = member(r->body, "max_tokens");
+    int rc = read_prompts(r);
     if (rc) return rc;
-    o->hide_output = o->echo && max && max->kind == FL_JV_INT && max->integer == 0;
-    if (!max || o->hide_output)
-        put_int(r, "max_tokens", max ? 1 : 16);
-    else
+    if (max)
         put(r, "max_tokens", *max);
-    if (!logprobs || is_false(logprobs)) return FL_OK;
-    put(r, "logprobs", *logprobs);
-    if (!o->echo) return FL_OK;
-    if (member(r->body, "prompt_logprobs"))
-        return refuse(r, "prompt_logprobs", "with echo, logprobs are those of the prompt as well");
-    put(r, "prompt_logprobs", *logprobs);
+    else
+        put_int(r, "max_tokens", 16);
+    if (echo) put(r, "echo", *echo);
+    if (logprobs && !is_false(logprobs)) put(r, "logprobs", *logprobs);
     return FL_OK;
 }
 

@@ -22,7 +22,6 @@ typedef struct fl_openai_request { /* values live in the arena of the body */
     const char *model;    /* NULL: not said */
     fl_text policy;       /* {NULL, 0}: none */
     bool stream, include_usage, continuous_usage_stats;
-    bool echo, hide_output; /* hide: max_tokens 0 with echo, the one token is not shown */
 } fl_openai_request;
 
 /* defaults (may be NULL): the model's own sampling parameters, for what the body leaves out.

@@ -30,16 +30,17 @@
 typedef struct fl_server fl_server;
 
 typedef struct fl_server_options {
-    const char *path;            /* of the socket, at most 90 bytes                       */
-    const char *notify;          /* NULL, or the address where systemd awaits READY=1     */
-    const char *const *names;    /* NULL-terminated: the model's for clients; NULL = any  */
-    const char *const *policies; /* NULL-terminated or NULL: what clients may choose      */
-    int64_t max_connections;     /* 0: 1024                                               */
-    int64_t max_request_bytes;   /* 0: 16 MiB                                             */
-    int64_t drain_ms;            /* how long a stop lets generations finish; 0: 30000     */
-    bool signals;                /* SIGTERM and SIGINT stop it; blocked in the caller     */
-    fl_tokenizer *tokenizer;     /* NULL: requests of ids only; these three are counted   */
-    fl_template *chat;           /* of the two, as in fl_prompter */
+    const char *path;                /* of the socket, at most 90 bytes                       */
+    const char *notify;              /* NULL, or the address where systemd awaits READY=1     */
+    const char *const *names;        /* NULL-terminated: the model's for clients; NULL = any  */
+    const char *const *policies;     /* NULL-terminated or NULL: what clients may choose      */
+    const char *const *row_policies; /* those of them that get whole rows of logits */
+    int64_t max_connections;         /* 0: 1024                                               */
+    int64_t max_request_bytes;       /* 0: 16 MiB                                             */
+    int64_t drain_ms;                /* how long a stop lets generations finish; 0: 30000     */
+    bool signals;                    /* SIGTERM and SIGINT stop it; blocked in the caller     */
+    fl_tokenizer *tokenizer;         /* NULL: requests of ids only; these three are counted   */
+    fl_template *chat;               /* of the two, as in fl_prompter */
     fl_template *chat_with_tools;
 } fl_server_options;
 

@@ -27,8 +27,8 @@ typedef struct fl_generation { /* what a connection runs */
     fl_request **requests;     /* [n_requests], one a prompt; NULL: nothing runs */
     int64_t n_requests, n;     /* n: completions of each */
     int64_t n_unfinished;      /* completions whose end has not been written */
-    bool *written;             /* [n_requests * n]: the first event, with an echo of the prompt */
-    bool stream, echo, hide_output;
+    bool *written;             /* [n_requests * n]: the first event */
+    bool stream;
     fl_account *account; /* NULL: nobody's */
     fl_update update;
 } fl_generation;
@@ -69,7 +69,7 @@ struct fl_server {
     fl_template *chat, *chat_with_tools;
     fl_prompter prompter; /* over these; its ctx is the worker's */
     char *path, *temporary, *notify;
-    char **names, **policies; /* NULL-terminated */
+    char **names, **policies, **row_policies; /* NULL-terminated */
     int64_t max_connections, max_request_bytes, drain_ms;
     pid_t owner;
     dev_t socket_dev; /* which file at `path` is ours */

@@ -205,6 +205,7 @@ static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
     snprintf(s->temporary, n + PID_DIGITS, "%s.%d", o->path, (int)getpid());
     int rc = copy_names(&s->names, o->names, "names", err);
     if (!rc) rc = copy_names(&s->policies, o->policies, "policies", err);
+    if (!rc) rc = copy_names(&s->row_policies, o->row_policies, "policies", err);
     if (!rc) rc = set_limit(&s->max_connections, o->max_connections, 1024, "max_connections", err);
     if (!rc)
         rc = set_limit(&s->max_request_bytes, o->max_request_bytes, 16 << 20, "max_request_bytes",
@@ -320,6 +321,7 @@ void fl_server_free(fl_server *s, bool drain) {
     fl_template_unref(s->chat_with_tools);
     free_names(s->names);
     free_names(s->policies);
+    free_names(s->row_policies);
     fl_free(s->path);
     fl_free(s->temporary);
     fl_free(s->notify);
