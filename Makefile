@@ -97,7 +97,13 @@ $(foreach v,$(LUA_VERSIONS),$(eval $(call alloc_test,$(v))))
 $(BUILD)/spec/storm/storm: $(BUILD)/spec/storm/storm.o $(CORE)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
 
-tests: $(TESTS) $(BUILD)/spec/storm/storm $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
+# The Lua module with an engine of a given speed: see spec/nginx/paced.c.
+paced := $(BUILD)/spec/paced/fp8llm.so
+$(paced): $(BUILD)/spec/nginx/paced.o $(CORE) $(BINDING_SRC:%.c=$(BUILD)/lua5.1-obj/%.o)
+	@mkdir -p $(@D)
+	$(CC) -shared $(CFLAGS) -Wl,-z,nodelete -Wl,--wrap=fl_step,--wrap=fl_detok_push -o $@ $^ $(LDFLAGS) $(LIBS)
+
+tests: $(paced) $(TESTS) $(BUILD)/spec/storm/storm $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc
@@ -161,7 +167,7 @@ test:
 
 # What needs packages of PyPI, and minutes: see the first lines of the script.
 test-long:
-	@sh spec/support/need.sh build model
+	@sh spec/support/need.sh build model test
 	@sh spec/support/test_long.sh "$(MAKE)" $(BUILD)
 
 # The emulated GPU's own tests (spec/emu): no GPU is used.

@@ -64,12 +64,13 @@ http {
   }
   server {
     listen %(listen) backlog=4096 so_keepalive=on;
-    error_page 400 405 408 413 414 494 501 505 @refused;
+    error_page 400 404 405 408 413 414 494 501 505 /refused;
     location / {
       access_by_lua_block { require("resty.fp8llm.server").access() }
       content_by_lua_block { require("resty.fp8llm.server").content() }
     }
-    location @refused {
+    location = /refused {           # what nginx itself refuses
+      internal;
       content_by_lua_block { require("resty.fp8llm.server").refused() }
     }
   }

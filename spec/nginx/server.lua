@@ -2,7 +2,7 @@
 local socket = require "socket"
 
 local server = {}
-local root = "build/spec/nginx"
+local root = "build/spec/nginx" -- relative: paths of sockets are short
 
 function server.shell(command)
   local pipe = assert(io.popen(command .. " 2>&1"))
@@ -79,12 +79,50 @@ function server.stop(process, signal)
   return server.wait(process)
 end
 
+--- The command with an engine of 200 steps a second: see spec/nginx/paced.c.
+server.paced = {
+  environment = "LUA_CPATH='build/spec/paced/?.so' LUA_PATH='lua/?.lua'", command = "luajit lua/fp8llm/cli.lua",
+}
+
+--- Only an engine, on a socket; waits until that is there.
+function server.engine(name, words, options)
+  options = options or {}
+  local path = root .. "/" .. name .. ".sock"
+  local process = server.spawn(name, string.format("%s serve %s --listen unix:%s --threads 1",
+    options.command or "build/fp8llm", words, path), options.environment)
+  process.path = path
+  server.await("the engine's socket " .. server.read(process.log), function()
+    return server.read(process.log):find("listens on", 1, true)
+  end)
+  return process
+end
+
+--- Only an nginx, for the engine at `path`.
+function server.nginx(name, path, options)
+  local serve_nginx = require "fp8llm.serve_nginx"
+  local here, port = shell "pwd", server.port()
+  local run = here .. "/" .. root .. "/" .. name .. ".run"
+  shell("mkdir -p " .. run)
+  local user = shell "id -u" == "0" and shell "id -un" .. " " .. shell "id -gn" or nil
+  local found = assert(serve_nginx.find())
+  local values = {
+    run = run, lua = here .. "/lua", listen = "127.0.0.1:" .. port, drain = 30, user = user,
+    models = {{names = {"tiny"}, socket = "unix:" .. here .. "/" .. path}},
+  }
+  for key, value in pairs(options or {}) do values[key] = value end
+  server.write(run .. "/nginx.conf", serve_nginx.configuration(found, values))
+  local process = server.spawn(name, string.format("%s -e stderr -p %s -c %s/nginx.conf", found.binary, run, run))
+  process.port = port
+  return process
+end
+
 --- `fp8llm serve` with these words; waits until everything is loaded: {pid =, port =, run =, ...}.
 function server.start(name, words, options)
   options = options or {}
   local port, run = server.port(), root .. "/" .. name .. ".run"
-  local command = "build/fp8llm serve %s --port %d --run-dir %s --threads 1"
-  local process = server.spawn(name, command:format(words, port, run), options.environment)
+  local command = "%s serve %s --port %d --run-dir %s --threads 1"
+  local process = server.spawn(name, command:format(options.command or "build/fp8llm", words, port, run),
+    options.environment)
   process.port, process.run = port, run
   if not options.loading then server.ready(process) end
   return process
@@ -106,6 +144,51 @@ function server.children(pid, part)
     if command:find(part, 1, true) then list[#list + 1] = tonumber(child) end
   end
   return list
+end
+
+--- Ask an engine directly.
+function server.stats(path)
+  local unix = require "socket.unix"()
+  assert(unix:connect(path))
+  unix:settimeout(10)
+  unix:send '{"op":"stats"}\n'
+  local line = assert(unix:receive "*l")
+  unix:close()
+  return require("fp8llm.json").decode(line)
+end
+
+--- Resident memory of processes, in KiB.
+function server.memory(pids)
+  local kib = 0
+  for _, pid in ipairs(pids) do
+    kib = kib + (tonumber(server.read("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)") or 0)
+  end
+  return kib
+end
+
+--- Seconds of processor time of the threads of processes whose names match.
+function server.cpu(pids, name)
+  local ns = 0
+  for _, pid in ipairs(pids) do
+    for tid in server.shell("ls /proc/" .. pid .. "/task"):gmatch "%d+" do
+      local task = "/proc/" .. pid .. "/task/" .. tid
+      if server.read(task .. "/comm"):find(name) then
+        ns = ns + (tonumber(server.read(task .. "/schedstat"):match "^%d+") or 0)
+      end
+    end
+  end
+  return ns * 1e-9
+end
+
+--- Print TAP for {{passed, sentence}, ...} and end the program.
+function server.report(results)
+  local failed = 0
+  for i, r in ipairs(results) do
+    print((r[1] and "ok " or "not ok ") .. i .. " - " .. r[2])
+    if not r[1] then failed = failed + 1 end
+  end
+  print("1.." .. #results)
+  os.exit(failed == 0 and 0 or 1)
 end
 
 return server

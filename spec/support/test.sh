@@ -112,14 +112,20 @@ main() {
     suite c sh "$0" --c-tests build
     ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
     step build-clang-tsan $make $jobs CC=clang BUILD=build/tsan CFLAGS="-O1 -g -fsanitize=thread" \
-        ISA_OPT="-O1 -fno-sanitize=thread" WERROR=-Werror build/tsan/spec/storm/storm
+        ISA_OPT="-O1 -fno-sanitize=thread" WERROR=-Werror build/tsan/spec/storm/storm \
+        build/tsan/spec/c/test_serve
     luajit spec/support/tiny_model.lua build/spec/storm quant=fp8-dynamic kv_heads=1
     ASAN_OPTIONS=detect_leaks=1 suite storm-asan build/asan/spec/storm/storm build/spec/storm 500 0
     suite storm-tsan build/tsan/spec/storm/storm build/spec/storm 500 0
+    suite serve-tsan build/tsan/spec/c/test_serve
     step model $make fp8-model
     for lua in luajit lua5.1 lua5.2 lua5.3 lua5.4; do
         suite "spec-$lua" $lua spec/support/busted.lua -o TAP
     done
+    suite spec-nginx luajit spec/support/busted.lua -o TAP spec/nginx
+    suite serve-fuzz luajit spec/nginx/fuzz.lua 500
+    suite serve-soak luajit spec/nginx/soak.lua 20
+    suite serve-load luajit spec/nginx/load.lua 3
     luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
         quant=fp8-dynamic context=64
     for v in 5.1 5.2 5.3 5.4; do

@@ -1,6 +1,6 @@
 #!/bin/sh
 # test_long.sh MAKE BUILD - tokenizer and templates against the reference packages, which it
-# fetches from PyPI into BUILD/venv, storm and trials of invariance in full.  Half an hour; run by
+# fetches from PyPI into BUILD/venv, storm and trials of invariance in full, the server's fuzz, soak and load.  An hour; run by
 # `make test-long`.  The last line is "N passed, N failed"; what a part printed is in BUILD/log/.
 make=$1
 build=$2
@@ -56,5 +56,9 @@ part invariance luajit spec/support/invariance.lua "$build/models/SmolLM2-135M-I
 part storm-asan sanitized asan "-fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
     "-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
 part storm-tsan sanitized tsan -fsanitize=thread "-O1 -fno-sanitize=thread"
+$make -s "$build/fp8llm" "$build/spec/paced/fp8llm.so"
+part serve-fuzz luajit spec/nginx/fuzz.lua 10000
+part serve-soak luajit spec/nginx/soak.lua 1800
+part serve-load luajit spec/nginx/load.lua 60
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
