@@ -13,16 +13,27 @@ local window = 256
 -- in the order of submission, or (not ordered) as they end.
 local function run(eng, next_item, ordered)
   local flight, exhausted = {}, false -- {key =, request = | message =, code =}
+  local waiting -- {key, request} that the engine's full queue has not taken yet
+
+  local function take_item()
+    if waiting then return waiting[1], waiting[2] end
+    return next_item()
+  end
 
   local function refill()
     while not exhausted and #flight < window do
-      local key, request, message, code = next_item()
+      local key, request, message, code = take_item()
       if key == nil then
         exhausted = true
         return
       end
       local entry = {key = key, message = message, code = code}
       if request then entry.request, entry.message, entry.code = eng:submit(request) end
+      if entry.code == "BUSY" and #flight > 0 then -- again when one of ours has ended
+        waiting = {key, request}
+        return
+      end
+      waiting = nil
       flight[#flight + 1] = entry
     end
   end

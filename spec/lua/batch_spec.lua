@@ -62,6 +62,23 @@ describe("eng:map", function()
   end)
 end)
 
+describe("eng:map on an engine with a short queue", function()
+  it("submits again what the queue did not take", function()
+    local eng = assert(model:engine {max_queued = 2, max_running = 2})
+    local list, seen = {}, 0
+    for i = 1, 30 do list[i] = i end
+    local function make(item) return {ids = {item}, max_tokens = 3, ignore_eos = true} end
+    for i, result, message in eng:map(list, make) do
+      seen = seen + 1
+      assert.equal(seen, i)
+      assert.equal(nil, message)
+      assert.equal(3, #result.choices[1].t)
+    end
+    assert.equal(30, seen)
+    eng:close()
+  end)
+end)
+
 describe("a batch file", function()
   local text = line("a", chat "one") .. "\n" .. line("b", {prompt = "two", logprobs = 1}, "/v1/completions") ..
     line("c", chat "three")
