@@ -53,4 +53,33 @@ local order = {"bias", "penalties", "top_k", "allowed", "temperature"}
 sampler = must(fp8llm.sampler{top_k = 3, allowed_token_ids = {1, 2}, repetition_penalty = 2, order = order})
 must(must(sampler:clone()):process(must(fp8llm.tensor("f32", {9})), {prompt = {1}, output = {2, 3}}))
 seq:close()
+
+-- An engine fails a request, never itself: what its thread cannot have is an error of the request.
+local engine = must(model:engine{num_speculative_tokens = 3, prompt_lookup_min = 1, max_policy_rows = 2})
+local function ended(request)
+  local result = must(request:result())
+  for _, choice in ipairs(result.choices) do
+    if choice.fin == "error" then error(choice.message, 0) end
+  end
+end
+local requests = {
+  must(engine:submit{prompt = "one two", max_tokens = 40, temperature = 0, logprobs = 2, echo = true, n = 2,
+    stop = {"never"}, bad_words = {"e"}, logit_bias = {[7] = 100}}),
+  must(engine:submit{ids = {1, 2, 3}, max_tokens = 2, allowed_token_ids = {5, 6}, prompt_logprobs = 1}),
+}
+local parked = must(engine:submit{messages = {{role = "user", content = "hi"}}, max_tokens = 3, policy = true})
+for step in parked:steps() do
+  local _, shown = step:candidates()
+  must(step:sample(shown))
+end
+parked = must(engine:submit{ids = {4}, max_tokens = 2, policy = true, policy_logits = true, logprobs = 1})
+for step in parked:steps() do
+  step.logits:add_at(3, 1)
+  must(step:accept(3))
+end
+for i = 1, #requests do ended(requests[i]) end
+ended(parked)
+must(engine:stats())
+must(fp8llm.request_fields())
+engine:close()
 model:close()

@@ -50,16 +50,18 @@ int fl_l_engine_steps(lua_State *L) {
     return 2;
 }
 
-/* The tensor of the row is closed, so that nobody reads the next row by it. */
-static void close_logits(lua_State *L, lua_step *s) {
-    if (s->logits == LUA_NOREF) return;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, s->logits);
-    fl_host_tensor **box = (fl_host_tensor **)fl_box_raw(L, -1, FL_MT_TENSOR);
+/* The tensor of the row is closed, so that nobody reads the next row by it.  Lua may raise in
+ * the last call only, when everything of ours is done. */
+static void close_logits(lua_State *L, int *logits) {
+    const int ref = *logits;
+    if (ref == LUA_NOREF) return;
+    *logits = LUA_NOREF;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    fl_host_tensor **box = lua_touserdata(L, -1);
     fl_host_tensor_free(*box);
     *box = NULL;
     lua_pop(L, 1);
-    luaL_unref(L, LUA_REGISTRYINDEX, s->logits);
-    s->logits = LUA_NOREF;
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
 }
 
 static int answer(lua_State *L, lua_step *s, const fl_parked_choice *a) {
@@ -67,7 +69,7 @@ static int answer(lua_State *L, lua_step *s, const fl_parked_choice *a) {
     fl_err err;
     if (fl_parked_answer(&s->parked, a, &chosen, &err)) return fl_push_err(L, &err);
     s->answered = true;
-    close_logits(L, s);
+    close_logits(L, &s->logits);
     lua_pushinteger(L, chosen.id);
     if (fl_request_params(s->parked.request)->logprobs < 0) return 1;
     lua_pushnumber(L, (lua_Number)chosen.logprob);
@@ -111,7 +113,7 @@ static int l_stop(lua_State *L) {
     fl_err err;
     if (fl_parked_stop(&s->parked, FL_FINISH_STOP, &err)) return fl_push_err(L, &err);
     s->answered = true;
-    close_logits(L, s);
+    close_logits(L, &s->logits);
     lua_pushboolean(L, true);
     return 1;
 }
@@ -121,7 +123,7 @@ static int l_fail(lua_State *L) {
     lua_step *s = check_step(L);
     if (!s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
     s->answered = true;
-    close_logits(L, s);
+    close_logits(L, &s->logits);
     return 0;
 }
 
@@ -204,9 +206,10 @@ static int l_gc(lua_State *L) {
     *box = NULL;
     if (!s) return 0;
     if (s->parked.request && !s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
-    close_logits(L, s);
     fl_request_unref(s->parked.request);
+    int logits = s->logits;
     fl_free(s);
+    close_logits(L, &logits);
     return 0;
 }
 
