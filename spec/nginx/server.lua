@@ -146,16 +146,18 @@ function server.children(pid, part)
   return list
 end
 
---- Ask an engine directly.
-function server.stats(path)
+--- Ask an engine directly -> its answer as it came.
+function server.ask(path, op)
   local unix = require "socket.unix"()
   assert(unix:connect(path))
   unix:settimeout(10)
-  unix:send '{"op":"stats"}\n'
+  unix:send('{"op":"' .. op .. '"}\n')
   local line = assert(unix:receive "*l")
   unix:close()
-  return require("fp8llm.json").decode(line)
+  return line
 end
+
+function server.stats(path) return require("fp8llm.json").decode(server.ask(path, "stats")) end
 
 --- Resident memory of processes, in KiB.
 function server.memory(pids)

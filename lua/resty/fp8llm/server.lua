@@ -287,8 +287,9 @@ function _M.content() return ngx.ctx.route[2](body_of_request()) end
 function _M.refused()
   local status = ngx.status
   local reasons = {
-    [400] = "request: malformed", [408] = "request: not received in time", [413] = "body: too large",
-    [404] = "request: no such path", [414] = "request: line too long", [494] = "request: headers too large", [405] = "request: method not allowed",
+    [400] = "request: malformed", [404] = "request: no such path", [405] = "request: method not allowed",
+    [408] = "request: not received in time", [413] = "body: too large", [414] = "request: line too long",
+    [494] = "request: headers too large",
     [501] = "request: transfer encoding not known", [505] = "request: HTTP version not known",
   }
   local ours = status < 400 or status == 494 or status > 500
