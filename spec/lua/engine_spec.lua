@@ -377,6 +377,7 @@ describe("an engine", function()
       ffi.cdef "int fork(void); int waitpid(int pid, int *status, int options); void _exit(int status);"
       local eng = assert(model:engine{})
       local request = assert(eng:submit{ids = {1}, max_tokens = 200, ignore_eos = true, policy = true})
+      local step = request:steps()(request)
       local pid = ffi.C.fork()
       if pid == 0 then
         local ok = pcall(function()
@@ -389,6 +390,11 @@ describe("an engine", function()
             local fine, why = pcall(call)
             assert(not fine and why:find("after a fork", 1, true))
           end
+          r, message, code = step:sample()
+          assert(r == nil and code == "DEVICE" and message:find("after a fork", 1, true))
+          step = nil -- luacheck: ignore
+          collectgarbage()
+          collectgarbage()
           request:close()
           eng:close()
         end)
@@ -397,8 +403,9 @@ describe("an engine", function()
       local status = ffi.new "int[1]"
       assert.equal(pid, ffi.C.waitpid(pid, status, 0))
       assert.equal(0, status[0])
+      assert(step:sample()) -- the parent's goes on
       request:cancel()
-      assert.equal("cancelled", request:result().choices[1].fin) -- the parent's goes on
+      assert.equal("cancelled", request:result().choices[1].fin)
       eng:close()
     end)
   end

@@ -128,7 +128,6 @@ typedef struct fl_parked {
  * all; false when there can be none any more: that request, or all, have ended and no server
  * is attached. */
 bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out);
-bool fl_parked_is_open(const fl_parked *p); /* not answered, its completion not ended */
 /* Valid until the answer. */
 void fl_parked_history(const fl_parked *p, fl_history *out);
 

@@ -137,15 +137,6 @@ void fl_parked_history(const fl_parked *p, fl_history *out) {
                         (size_t)c->n_output};
 }
 
-bool fl_parked_is_open(const fl_parked *p) {
-    fl_engine *e = p->request->engine;
-    pthread_mutex_lock(&e->lock);
-    const fl_choice *c = &p->request->choice[p->index];
-    bool open = c->parked && c->ticket == p->ticket;
-    pthread_mutex_unlock(&e->lock);
-    return open;
-}
-
 static fl_choice *still_parked(const fl_parked *p, fl_err *err) {
     fl_choice *c = &p->request->choice[p->index];
     if (c->parked && c->ticket == p->ticket) return c;
@@ -218,11 +209,13 @@ static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
 
 int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *chosen, fl_err *err) {
     fl_engine *e = p->request->engine;
+    int rc = fl_engine_check_owner(e, err);
+    if (rc) return rc;
     if (a->id >= p->vocab)
         return fl_fail(err, FL_E_ARG, "accept: token id %d, vocabulary has %d", a->id, p->vocab);
     pthread_mutex_lock(&e->lock);
     fl_choice *c = still_parked(p, err);
-    int rc = c ? pick(c, a, err) : FL_E_CANCELLED;
+    rc = c ? pick(c, a, err) : FL_E_CANCELLED;
     if (!rc) {
         *chosen = *c->pick;
         rc = answer(e, c, err);
@@ -233,6 +226,8 @@ int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *cho
 
 int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err) {
     fl_engine *e = p->request->engine;
+    int rc = fl_engine_check_owner(e, err);
+    if (rc) return rc;
     pthread_mutex_lock(&e->lock);
     fl_choice *c = still_parked(p, err);
     if (c) {
