@@ -5,8 +5,8 @@
     gen_authentic_goldens.py read DIRECTORY... reads checkpoints of `fp8llm quantize` with the original
                                                libraries; ends with status 1 when one differs
 
-NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask.  Needs torch >= 2.1, transformers,
-safetensors and compressed-tensors; spec/golden/README.md has the versions, which differ by NAME.
+NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask modelopt.  Needs torch >= 2.1,
+transformers, safetensors and compressed-tensors or nvidia-modelopt; spec/golden/README.md has the versions, which differ by NAME.
 The logits are those of reference.py on the files as written, and the weights it takes from them are
 compared with what compressed-tensors takes from them."""
 import json
@@ -24,7 +24,7 @@ GOLDEN = os.path.join(HERE, "..", "golden", "flavours")
 SMALL = {"vocab_size": 80, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
          "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "torch_dtype": "bfloat16"}
-BLOCK = {**SMALL, "hidden_size": 128, "intermediate_size": 256}
+BLOCK = {**SMALL, "hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 4}
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
 
 
@@ -91,10 +91,33 @@ def quantize(model, name):
     return ModelCompressor.from_pretrained_model(model, sparsity, "float-quantized")
 
 
+def write_modelopt(directory):
+    """Static FP8 with FP8 KV cache, calibrated on random ids."""
+    import modelopt
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    model = random_model(SMALL, False)
+    config = {"quant_cfg": {**mtq.FP8_DEFAULT_CFG["quant_cfg"], **mtq.FP8_KV_CFG["quant_cfg"]}, "algorithm": "max"}
+    with torch.no_grad():
+        mtq.quantize(model, config, lambda m: m(torch.randint(0, 80, (4, 32))))
+        export_hf_checkpoint(model, export_dir=directory)
+    return f"nvidia-modelopt {modelopt.__version__}, torch {torch.__version__}"
+
+
+def write_golden(directory, made_by):
+    run, exact = (flavours.Flavour(directory, wide=w).logits(flavours.IDS) for w in (False, True))
+    golden = {"made by": made_by, "ids": flavours.IDS, "error": round(float(np.abs(run - exact).max()), 7),
+              "logits": [[round(float(x), 5) for x in row] for row in exact]}
+    with open(os.path.join(directory, "logits.json"), "w", encoding="utf-8") as f:
+        f.write(json.dumps(golden, separators=(",", ":")) + "\n")
+
+
 def write(name):
+    directory = os.path.join(GOLDEN, name)
+    if name == "modelopt":
+        return write_golden(directory, write_modelopt(directory))
     import compressed_tensors
     from compressed_tensors.compressors import ModelCompressor
-    directory = os.path.join(GOLDEN, name)
     model = random_model(BLOCK if name == "ct-block" else SMALL, "bitmask" in name)
     if name == "ct-old-bitmask":
         from compressed_tensors.config import BitmaskConfig
@@ -115,12 +138,7 @@ def write(name):
                     for n, w in dense.items())
         assert error < 0.05, error  # half a step of E4M3, of the largest weight
         print(f"{name}: weights within {error:.3g} of the original's largest")
-    run, exact = (flavours.Flavour(directory, wide=w).logits(flavours.IDS) for w in (False, True))
-    golden = {"made by": f"compressed-tensors {compressed_tensors.__version__}, torch {torch.__version__}",
-              "ids": flavours.IDS, "error": round(float(np.abs(run - exact).max()), 7),
-              "logits": [[round(float(x), 5) for x in row] for row in exact]}
-    with open(os.path.join(directory, "logits.json"), "w", encoding="utf-8") as f:
-        f.write(json.dumps(golden, separators=(",", ":")) + "\n")
+    return write_golden(directory, f"compressed-tensors {compressed_tensors.__version__}, torch {torch.__version__}")
 
 
 def weight_of(directory, name):
