@@ -116,7 +116,8 @@ local refused = {
   {"a quantized lm_head without its scale", without("lm_head.weight_scale", {quant = "fp8-dynamic", quant_head = true}),
     "FORMAT", "lm_head.weight_scale"},
   {"a quantized lm_head without an input scale",
-    without("lm_head.input_scale", {quant = "fp8-static", quant_head = true}), "FORMAT", "lm_head.input_scale", "static"},
+    without("lm_head.input_scale", {quant = "fp8-static", quant_head = true}), "FORMAT", "lm_head.input_scale",
+    "static"},
   {"block scales of another size", build({quant = "fp8-block"}, function(m)
     m:put(q_proj .. ".weight_scale_inv", "F32", {2, 2}, {1, 1, 1, 1})
   end), "FORMAT", q_proj .. ".weight_scale_inv", "[2,2]", "[64,64]"},
