@@ -45,6 +45,20 @@ describe("prompt log-probabilities", function()
     assert.equal(128, cached)
   end)
 
+  it("are those of seq:score and model:score, bit for bit", function()
+    local ids = prompt_of(3, 90)
+    local got = run(bare, {ids = ids, prompt_logprobs = 0, max_tokens = 1}).prompt_logprobs
+    local seq = assert(plain:sequence())
+    local logprobs = assert(seq:score(ids))
+    local context = {}
+    for i = 2, #ids do
+      context[i - 1] = ids[i - 1]
+      assert.equal(got[i], logprobs:get(i))
+      if i % 20 == 0 then assert.equal(got[i], assert(plain:score(context, {{ids[i]}}))[1]) end
+    end
+    seq:close()
+  end)
+
   it("are shared by prompts with the same beginning, not across salts", function()
     same({ids = prompt_of(2, 140), prompt_logprobs = 3, max_tokens = 2, seed = 2}, 63)
     same({ids = prompt_of(2, 140), prompt_logprobs = 3, max_tokens = 2, seed = 2}, 127)

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "binding/l_model.h"
-#include "model/sequence.h"
+#include "engine/score.h"
 #include "util/mem.h"
 #include "util/num.h"
 
@@ -98,7 +98,7 @@ static int score_choice(job *j, fl_sequence *base, size_t i, fl_err *err) {
     bool *greedy = fl_alloc_array(n, sizeof(*greedy));
     int rc = logprob && greedy ? FL_OK : fl_fail(err, FL_E_NOMEM, "score: %zu tokens", n);
     if (!rc) rc = fl_sequence_fork(&s, base, err);
-    if (!rc) rc = fl_sequence_score(s, w->ids.data + from, (int64_t)n, logprob, greedy, err);
+    if (!rc) rc = fl_score(s, w->ids.data + from, (int64_t)n, logprob, greedy, err);
     j->greedy[i] = true;
     for (size_t k = w->n_context - from; !rc && k < n; k++) {
         j->logprob[i] += (double)logprob[k];

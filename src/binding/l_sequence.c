@@ -1,7 +1,7 @@
 /* Class sequence: one growing list of tokens, fed by hand. */
 #include "binding/l_model.h"
 #include "binding/l_tensor.h"
-#include "model/sequence.h"
+#include "engine/score.h"
 
 static fl_sequence *check_sequence(lua_State *L) {
     return fl_box_check(L, 1, FL_MT_SEQUENCE);
@@ -92,7 +92,7 @@ static int l_score(lua_State *L) {
     fl_host_tensor **box = fl_tensor_box_new(L);
     int64_t dim = (int64_t)n;
     if (fl_host_tensor_new(box, FL_DTYPE_F32, &dim, 1, &err)) return fl_push_err(L, &err);
-    if (fl_sequence_score(s, ids, dim, (*box)->t.data, greedy, &err)) return fl_push_err(L, &err);
+    if (fl_score(s, ids, dim, (*box)->t.data, greedy, &err)) return fl_push_err(L, &err);
     lua_createtable(L, (int)n, 0);
     for (size_t i = 0; i < n; i++) {
         lua_pushboolean(L, greedy[i]);

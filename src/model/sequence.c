@@ -288,44 +288,29 @@ static int refresh_logits(fl_sequence *s, fl_err *err) {
     return rc;
 }
 
-typedef struct score_job {
+/* The rows of a feed as predictions: each is that of the next id, the last is kept. */
+typedef struct predictions {
     fl_sequence *s;
-    const int32_t *ids;
     int64_t n;
-    float *logprob;
-    bool *greedy;
-} score_job;
+    fl_row_fn on_row;
+    void *ctx;
+} predictions;
 
-/* logits predict ids[i] */
-static void score_id(score_job *j, int64_t i, const float *logits) {
-    const int64_t vocab = j->s->model->config.vocab_size;
-    float max = logits[0];
-    for (int64_t v = 1; v < vocab; v++) max = logits[v] > max ? logits[v] : max;
-    double sum = 0;
-    for (int64_t v = 0; v < vocab; v++) sum += (double)expf(logits[v] - max);
-    j->logprob[i] = logits[j->ids[i]] - max - (float)log(sum);
-    if (j->greedy) j->greedy[i] = logits[j->ids[i]] == max;
-}
-
-static void score_row(void *ctx, int64_t i, const float *logits) {
-    score_job *j = ctx;
-    if (i + 1 < j->n)
-        score_id(j, i + 1, logits);
+static void predict_next(void *ctx, int64_t i, const float *logits) {
+    const predictions *p = ctx;
+    if (i + 1 < p->n)
+        p->on_row(p->ctx, i + 1, logits);
     else
-        keep_row(j->s, i, logits);
+        keep_row(p->s, i, logits);
 }
 
-int fl_sequence_score(fl_sequence *s, const int32_t *ids, int64_t n, float *logprob, bool *greedy,
-                      fl_err *err) {
-    score_job j = {s, ids, n, logprob, greedy};
-    const feed_rows all = {score_row, &j, 0};
+int fl_sequence_feed_rows(fl_sequence *s, const int32_t *ids, int64_t n, fl_row_fn on_row,
+                          void *ctx, fl_err *err) {
+    predictions p = {s, n, on_row, ctx};
+    const feed_rows all = {predict_next, &p, 0};
     int rc = check_open(s, err);
     if (rc || (s->length && (rc = refresh_logits(s, err)))) return rc;
-    if (n > 0) {
-        logprob[0] = 0.0f;
-        if (greedy) greedy[0] = false;
-        bool known = ids[0] >= 0 && ids[0] < s->model->config.vocab_size;
-        if (s->length && known) score_id(&j, 0, s->logits);
-    }
+    const bool known = n > 0 && ids[0] >= 0 && ids[0] < s->model->config.vocab_size;
+    if (s->length && known) on_row(ctx, 0, s->logits);
     return advance(s, ids, n, &all, err);
 }

@@ -46,10 +46,12 @@ void fl_sequence_score_page(fl_sequence *s, int64_t i, fl_kv_scores *scores);
  * *logits: [vocab] f32, owned by the sequence, overwritten by its next feed. */
 int fl_sequence_feed(fl_sequence *s, const int32_t *ids, int64_t n, const float **logits,
                      fl_err *err);
-/* Like feed, and also logprob[i] = log p(ids[i] | everything before it) for all i, and
- * whether that id was the most likely one (greedy, may be NULL).  logprob[0] of an empty
- * sequence is 0, there being nothing to predict it from. */
-int fl_sequence_score(fl_sequence *s, const int32_t *ids, int64_t n, float *logprob, bool *greedy,
-                      fl_err *err);
+/* Receives the logits of row i, V floats, valid during the call.  Called on the thread that runs
+ * the step, with the model's lock held: no call into the model. */
+typedef void (*fl_row_fn)(void *ctx, int64_t i, const float *logits);
+/* Like feed, and hands out what predicts each id: on_row(ctx, i, logits before ids[i]).
+ * The first id of an empty sequence is predicted by nothing. */
+int fl_sequence_feed_rows(fl_sequence *s, const int32_t *ids, int64_t n, fl_row_fn on_row,
+                          void *ctx, fl_err *err);
 
 #endif

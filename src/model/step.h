@@ -4,16 +4,12 @@
 
 #include "model/sequence.h"
 
-/* Receives the logits after row i of its entry; valid during the call, V floats.  Called
- * on the thread that runs the step, with the model's lock held: no call into the model. */
-typedef void (*fl_row_fn)(void *ctx, int64_t i, const float *logits);
-
 typedef struct fl_step_entry {
     fl_sequence *seq;   /* each at most once in a step                                    */
     const int32_t *ids; /* [n] tokens to append                                           */
     int64_t n;          /* >= 1                                                           */
     int64_t first_row;  /* rows first_row .. n-1 are given to on_row; n = none            */
-    fl_row_fn on_row;
+    fl_row_fn on_row;   /* the logits after row i                                         */
     void *ctx;
 } fl_step_entry;
 
