@@ -178,6 +178,10 @@ static void test_refusals(void) {
          "UNSUPPORTED", "messages", "image_url"},
         {"chat", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "ARG",
          "top_logprobs", "logprobs"},
+        {"chat",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":true,\"top_logprobs\":"
+         "65}",
+         "ARG", "top_logprobs", "64"},
         {"chat", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":3}", "ARG",
          "logprobs", "true or false"},
         {"chat",

@@ -158,7 +158,11 @@ static int read_chat(reading *r) {
     if (!messages || messages->kind != FL_JV_ARRAY || !messages->n)
         return refuse(r, "messages", "need a list of at least one message");
     if (top && !logprobs) return refuse(r, "top_logprobs", "only with logprobs true");
-    if (top && top->kind != FL_JV_INT) return refuse(r, "top_logprobs", "need an integer");
+    if (top && (top->kind != FL_JV_INT || top->integer < 0 || top->integer > FL_MAX_LOGPROBS)) {
+        *r->field = "top_logprobs";
+        return fl_fail(r->err, FL_E_ARG, "top_logprobs: need an integer in [0, %d]",
+                       FL_MAX_LOGPROBS);
+    }
     if (logprobs) put_int(r, "logprobs", top ? top->integer : 0);
     if (!(max = member(r->body, "max_completion_tokens"))) max = member(r->body, "max_tokens");
     if (max) put(r, "max_tokens", *max);
