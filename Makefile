@@ -165,6 +165,11 @@ test:
 	@sh spec/support/need.sh build model test
 	@sh spec/support/test.sh "$(MAKE)"
 
+# The server as PyPI's openai and lm-eval and a browser see it: see the first lines of the script.
+test-clients:
+	@sh spec/support/need.sh build model test clients
+	@sh spec/clients/test.sh "$(MAKE)" $(BUILD)
+
 # What needs packages of PyPI, and minutes: see the first lines of the script.
 test-long:
 	@sh spec/support/need.sh build model test
@@ -193,7 +198,7 @@ install: all
 	    install -d $(DESTDIR)$(call lib_dir,$(v)) $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd \
 	        $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm; \
 	    install -m 755 $(call module_of,$(v)) $(DESTDIR)$(call lib_dir,$(v))/fp8llm.so; \
-	    install -m 644 lua/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/; \
+	    install -m 644 lua/fp8llm/*.lua lua/fp8llm/page.html $(DESTDIR)$(call lua_dir,$(v))/fp8llm/; \
 	    install -m 644 lua/fp8llm/cmd/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd/; \
 	    install -m 644 lua/resty/fp8llm.lua $(DESTDIR)$(call lua_dir,$(v))/resty/; \
 	    install -m 644 lua/resty/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm/; \
@@ -217,6 +222,7 @@ help:
 	@echo "make demo       install what is missing, build, get a model, make it FP8, ask it PROMPT=\"...\""
 	@echo "make test       install what is missing and run every test; ends with 'N passed, N failed'"
 	@echo "make test-c     only the C tests"
+	@echo "make test-clients  the server with PyPI's openai and lm-eval, and its page in Chromium"
 	@echo "make test-cuda  the CUDA parts, on an emulated GPU (needs nvcc)"
 	@echo "make test-long  reference packages, storm and trials of invariance in full: half an hour"
 	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
@@ -229,7 +235,7 @@ help:
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c test-cuda test-emu emu-tests demo demo-ready model fp8-model test test-long fuzz fuzzers lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c test-cuda test-emu emu-tests demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# need.sh PURPOSE... - install the Debian packages that PURPOSE (build, model, test) needs and
+# need.sh PURPOSE... - install the Debian packages that PURPOSE (build, model, test, clients) needs and
 # that are missing: as root, else with sudo where it asks nothing; else print the line to run
 # and stop.  Silent when all are there.  "a|b": either will do, a is installed.
 build="make gcc libc6-dev libcjson-dev liblua5.1-0-dev luajit2|luajit"
@@ -7,6 +7,7 @@ model="python3 python3-venv ca-certificates"
 test="clang libclang-rt-dev clang-format binutils lua-busted lua-check luarocks
       lua5.1 lua5.2 lua5.3 lua5.4 liblua5.2-dev liblua5.3-dev liblua5.4-dev
       nginx libnginx-mod-http-lua lua-socket"
+clients="chromium-headless-shell|chromium"
 
 wanted=
 for purpose in "$@"; do
@@ -14,7 +15,8 @@ for purpose in "$@"; do
     build) wanted="$wanted $build" ;;
     model) wanted="$wanted $model" ;;
     test) wanted="$wanted $test" ;;
-    *) echo "need.sh: unknown purpose '$purpose' (build, model, test)" >&2; exit 2 ;;
+    clients) wanted="$wanted $clients" ;;
+    *) echo "need.sh: unknown purpose '$purpose' (build, model, test, clients)" >&2; exit 2 ;;
     esac
 done
 
