@@ -633,7 +633,7 @@ function safetensors:close() end
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request may be ahead of its reader (default 4096)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
----@field max_policy_rows? integer whole rows of logits lent to policies at a time (default 64)
+---@field max_policy_rows? integer rows of logits for policies with policy_logits or logprobs, at a time (default 64)
 ---@field num_speculative_tokens? integer guesses a step by prompt lookup, 0 to 32; results stay the same (default 0)
 ---@field prompt_lookup_min? integer equal tokens a guess needs (default 2)
 ---@field prompt_lookup_max? integer tokens compared at most (default 4)
