@@ -90,7 +90,7 @@ describe("the logits of", function()
 end)
 
 describe("the logits of what compressed-tensors wrote:", function()
-  for _, name in ipairs {"ct-static", "ct-dynamic", "ct-24-bitmask", "ct-old-bitmask"} do
+  for _, name in ipairs {"ct-static", "ct-dynamic", "ct-24-bitmask", "ct-block", "ct-old-bitmask"} do
     it(name, function()
       local path = "spec/golden/flavours/" .. name
       local golden = assert(json.decode(read_file(path .. "/logits.json")))

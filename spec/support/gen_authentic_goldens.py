@@ -97,7 +97,7 @@ def write_modelopt(directory):
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
     model = random_model(SMALL, False)
-    config = {"quant_cfg": {**mtq.FP8_DEFAULT_CFG["quant_cfg"], **mtq.FP8_KV_CFG["quant_cfg"]}, "algorithm": "max"}
+    config = {"quant_cfg": mtq.FP8_DEFAULT_CFG["quant_cfg"] + mtq.FP8_KV_CFG["quant_cfg"], "algorithm": "max"}
     with torch.no_grad():
         mtq.quantize(model, config, lambda m: m(torch.randint(0, 80, (4, 32))))
         export_hf_checkpoint(model, export_dir=directory)
