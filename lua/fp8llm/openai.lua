@@ -164,6 +164,34 @@ local function logprobs_of(kind, event, offset)
   return completion_logprobs(event, offset)
 end
 
+-- vLLM's form: for each token of the prompt {id: {logprob, decoded_token}} of itself and the alternatives.
+local function prompt_logprobs(prompt)
+  local out = json.array {}
+  for i, id in ipairs(prompt.t) do
+    out[i] = json.null
+    if given(prompt.lp[i]) then
+      out[i] = {[tostring(id)] = {logprob = prompt.lp[i], decoded_token = token_text(prompt.s[i])}}
+      for rank, alternative in ipairs(prompt.top and prompt.top[i] or {}) do
+        out[i][tostring(alternative[1])] = {
+          logprob = alternative[2], rank = rank, decoded_token = token_text(alternative[3]),
+        }
+      end
+    end
+  end
+  return out
+end
+
+-- Members of a choice that only those get who asked for them.
+local function extras(event, start)
+  local more, prompt = {}, event.prompt
+  if start and start.return_token_ids then
+    more.token_ids = json.array(event.t)
+    more.prompt_token_ids = prompt and json.array(prompt.t)
+  end
+  if prompt and prompt.lp then more.prompt_logprobs = prompt_logprobs(prompt) end
+  return more
+end
+
 local function usage_object(u)
   return {
     prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
@@ -175,7 +203,8 @@ end
 local function object_id(kind, id) return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (id or "0") end
 
 --- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
--- options: model_name; id; tokenizer, and echo as the request had it, for events of eng:submit.
+-- options: model_name; id; start, of a generation's first line; tokenizer, and echo as the request had it, for
+-- events of eng:submit.
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
@@ -187,6 +216,7 @@ function openai.response(kind, result, options)
     if event.lp and options.echo and event.lp[1] then event.lp[1] = json.null end
     local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
     choice.logprobs = logprobs_of(kind, event, 0)
+    for name, value in pairs(extras(event, options.start)) do choice[name] = value end
     if kind == "chat" then
       choice.message = {role = "assistant", content = event.d}
     else
@@ -219,6 +249,7 @@ function openai.stream(kind, start, options)
     plain = chat and '"choices":[{"index":%d,"delta":{"content":%s},"logprobs":%s,"finish_reason":%s%s}]%s}\n\n' or
       '"choices":[{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s%s}]%s}\n\n',
     usage_everywhere = start.continuous_usage_stats, usage_at_end = start.include_usage,
+    plain_events = not start.return_token_ids,
   }, stream)
 end
 
@@ -263,6 +294,7 @@ function stream:event(line)
     finish = '"' .. finish_reasons[event.fin] .. '"'
     stop = ',"stop_reason":' .. json.encode(stop_reason(event))
   end
+  for name, value in pairs(extras(event, self.start)) do stop = stop .. ',"' .. name .. '":' .. json.encode(value) end
   local out = self.head .. self.plain:format(event.i, json.encode(event.d), json.encode(logprobs), finish, stop,
     self:usage_member(#event.t))
   if not event.usage then return out end
@@ -278,7 +310,8 @@ function stream:write(lines)
   local out, n = {}, 0
   for line in lines:gmatch "[^\n]+" do
     -- The usual event: its text is JSON already.
-    local i, ids, text = line:match '^{"i":(%d+),"t":%[([%d,]*)%],"d":(".*")}$'
+    local i, ids, text
+    if self.plain_events then i, ids, text = line:match '^{"i":(%d+),"t":%[([%d,]*)%],"d":(".*")}$' end
     n = n + 1
     if not i then
       out[n] = self:event(line)

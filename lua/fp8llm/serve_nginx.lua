@@ -89,7 +89,7 @@ local function source(v)
 end
 
 --- options: run (a directory), lua (where the Lua files are), listen, models, api_keys, allow_origin, timeout,
--- drain, page, workers, access_log; nginx: what find returned.
+-- keep_alive, drain, page, workers, access_log; nginx: what find returned.
 function serve_nginx.configuration(nginx, options)
   local values = {
     modules = nginx.modules, run = options.run, lua = options.lua, listen = options.listen,
@@ -98,7 +98,7 @@ function serve_nginx.configuration(nginx, options)
     user = options.user and "user " .. options.user .. ";" or "",
     options = source {
       models = options.models, api_keys = options.api_keys, allow_origin = options.allow_origin,
-      timeout = options.timeout, page = options.page,
+      timeout = options.timeout, keep_alive = options.keep_alive, page = options.page,
     },
   }
   return (template:gsub("%%%((%w+_?%w*)%)", function(key) return tostring(values[key]) end))

@@ -113,6 +113,23 @@ describe("fp8llm serve", function()
     assert.equal(3, #r.choices[1].logprobs.tokens)
   end)
 
+  it("gives ids and log-probabilities of the prompt to who asks", function()
+    local body = {prompt = "hello", max_tokens = 2, prompt_logprobs = 1, return_token_ids = true, ignore_eos = true}
+    local _, r = post("/v1/completions", body)
+    local choice = r.choices[1]
+    assert.same({256, 259, 111}, {choice.prompt_token_ids[1], choice.prompt_token_ids[2], choice.prompt_token_ids[3]})
+    assert.equal(2, #choice.token_ids)
+    assert.equal(json.null, choice.prompt_logprobs[1])
+    assert.equal("o", choice.prompt_logprobs[3]["111"].decoded_token)
+    body.stream = true
+    local ids, scored = 0, 0
+    for _, e in ipairs(events("/v1/completions", body)) do
+      ids = ids + #e.choices[1].token_ids
+      scored = scored + (e.choices[1].prompt_logprobs and 1 or 0)
+    end
+    assert.same({2, 1}, {ids, scored})
+  end)
+
   it("chats", function()
     local status, r = post("/v1/chat/completions", {
       model = "alias", messages = hello, max_completion_tokens = 3, temperature = 0, logprobs = true, top_logprobs = 2,

@@ -33,11 +33,9 @@ describe("examples/nginx", function()
     local found = assert(require("fp8llm.serve_nginx").find())
     local port = server.port()
     local conf = server.read "examples/nginx/nginx.conf"
+    local temporary = ("client_body proxy fastcgi uwsgi scgi"):gsub("[%a_]+", "%0_temp_path " .. dir .. "/%0;")
     conf = conf:gsub("/usr/local/share/lua/5.1/", here .. "/lua/"):gsub("/run/fp8llm/", dir .. "/")
-      :gsub("127.0.0.1:8000", "127.0.0.1:" .. port)
-      :gsub("http {", "http {\naccess_log off;" .. ("client_body proxy fastcgi uwsgi scgi"):gsub("%a+_?%a*", function(what)
-        return what .. "_temp_path " .. dir .. "/" .. what .. ";"
-      end), 1)
+      :gsub("127.0.0.1:8000", "127.0.0.1:" .. port):gsub("http {", "http {\naccess_log off;" .. temporary, 1)
     local user = server.shell "id -u" == "0" and "user root;" or ""
     server.write(dir .. "/nginx.conf", found.modules .. "daemon off; pid " .. dir .. "/nginx.pid; error_log stderr; " ..
       user .. "\n" .. conf)

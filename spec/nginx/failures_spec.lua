@@ -215,6 +215,29 @@ describe("an engine and nginx, each with its own life", function()
     seconds_to_idle()
   end)
 
+  it("keeps silent streams alive, and ends them when their time is over", function()
+    local impatient = server.nginx("impatient", engine.path, {timeout = 1, keep_alive = 0.2})
+    server.ready(impatient)
+    local running = open_stream(port, 4000, {n = 64}) -- the others wait for a slot
+    await("running", function() return stats().running == 64 end)
+    local waiting = open_stream(impatient.port, 10)
+    local text = ""
+    for piece in function() return (http.chunk(waiting)) end do text = text .. piece end
+    waiting:close()
+    assert.truthy(text:find(": keep-alive\n\n", 1, true))
+    assert.truthy(text:find("timeout: no end within 1 s", 1, true))
+    assert.equal("data: [DONE]\n\n", text:sub(-14))
+    local status, whole = http.ask(impatient.port, "POST", path, body_of(10, {stream = false}))
+    assert.equal(504, status)
+    assert.truthy(whole:find "timeout")
+    running:close()
+    local tokens, ending = drain(open_stream(impatient.port, 1000)) -- not silent, but too long
+    assert.equal("error", ending)
+    assert.is_true(tokens > 10)
+    assert.equal(0, server.stop(impatient, "QUIT"))
+    seconds_to_idle()
+  end)
+
   it("sleeps when there is nothing to do", function()
     local function switches()
       local n = 0

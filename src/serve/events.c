@@ -21,32 +21,40 @@ static void put_top(fl_bytes *out, const fl_tokenizer *t, const fl_top *top, int
     fl_bytes_putc(out, ']');
 }
 
+typedef struct run { /* tokens that an event shows */
+    const int32_t *ids;
+    const float *logprob; /* NULL: not asked for */
+    const fl_top *top;    /* [n * n_top] */
+    int64_t n, n_top;
+    bool opens; /* with the first of a prompt: nothing stands before it, so nothing predicts it */
+} run;
+
 typedef enum { TOKENS, LOGPROBS, TEXTS, TOPS } column;
 
-/* Nothing stands before the first token of an echoed prompt, so nothing predicts it. */
-static void put_cell(fl_bytes *out, const fl_tokenizer *t, const fl_update *u, int64_t i,
-                     column what, bool predicted) {
+static void put_cell(fl_bytes *out, const fl_tokenizer *t, const run *r, int64_t i, column what) {
     if (what == TOKENS)
-        fl_bytes_printf(out, "%d", u->ids[i]);
+        fl_bytes_printf(out, "%d", r->ids[i]);
     else if (what == TEXTS)
-        fl_put_token(out, t, u->ids[i]);
-    else if (!predicted)
+        fl_put_token(out, t, r->ids[i]);
+    else if (r->opens && !i)
         fl_bytes_puts(out, "null");
     else if (what == LOGPROBS)
-        put_logprob(out, u->logprob[i]);
+        put_logprob(out, r->logprob[i]);
     else
-        put_top(out, t, u->top + i * u->n_top, u->n_top);
+        put_top(out, t, r->top + i * r->n_top, r->n_top);
 }
 
-static void put_column(fl_bytes *out, const fl_tokenizer *t, const fl_update *u, column what,
-                       bool echo) {
+static void put_run(fl_bytes *out, const fl_tokenizer *t, const run *r) {
     static const char *const name[] = {"\"t\":[", ",\"lp\":[", ",\"s\":[", ",\"top\":["};
-    fl_bytes_puts(out, name[what]);
-    for (int64_t i = 0; i < u->n; i++) {
-        if (i) fl_bytes_putc(out, ',');
-        put_cell(out, t, u, i, what, i || !echo);
+    const column last = !r->logprob ? TOKENS : r->n_top ? TOPS : TEXTS;
+    for (column what = TOKENS; what <= last; what++) {
+        fl_bytes_puts(out, name[what]);
+        for (int64_t i = 0; i < r->n; i++) {
+            if (i) fl_bytes_putc(out, ',');
+            put_cell(out, t, r, i, what);
+        }
+        fl_bytes_putc(out, ']');
     }
-    fl_bytes_putc(out, ']');
 }
 
 static void put_usage(fl_bytes *out, const fl_generation *g) {
@@ -84,21 +92,33 @@ static void put_finish(fl_bytes *out, fl_generation *g, fl_request *r, const fl_
     if (--g->n_unfinished == 0) put_usage(out, g);
 }
 
+/* "prompt": its ids and log-probabilities, when they were asked for and no echo shows them. */
+static void put_prompt(fl_bytes *out, const fl_tokenizer *t, const fl_generation *g,
+                       fl_request *r) {
+    const fl_params *p = fl_request_params(r);
+    if (p->echo || (p->prompt_logprobs < 0 && !g->return_token_ids)) return;
+    run prompt = {.opens = true, .n_top = p->prompt_logprobs > 0 ? p->prompt_logprobs : 0};
+    int64_t n;
+    prompt.ids = fl_request_prompt(r, &prompt.n);
+    prompt.logprob = fl_request_prompt_logprobs(r, &prompt.top, &n);
+    fl_bytes_puts(out, "\"prompt\":{");
+    put_run(out, t, &prompt);
+    fl_bytes_puts(out, "},");
+}
+
 static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
     fl_generation *g = &c->generation;
     fl_request *r = g->requests[k];
     const fl_params *p = fl_request_params(r);
     const int64_t choice = k * g->n + u->index;
-    const bool echo = p->echo && !g->written[choice];
+    const bool first = !g->written[choice];
+    const run new = {u->ids,          p->logprobs < 0 ? NULL : u->logprob, u->top, u->n, u->n_top,
+                     first && p->echo};
     g->written[choice] = true;
     fl_bytes_printf(&c->out, "{\"i\":%lld,", (long long)choice);
+    if (first && u->n) put_prompt(&c->out, s->tokenizer, g, r);
     if (u->finish) put_finish(&c->out, g, r, u);
-    put_column(&c->out, s->tokenizer, u, TOKENS, echo);
-    if (p->logprobs >= 0) {
-        put_column(&c->out, s->tokenizer, u, LOGPROBS, echo);
-        put_column(&c->out, s->tokenizer, u, TEXTS, echo);
-        if (u->n_top) put_column(&c->out, s->tokenizer, u, TOPS, echo);
-    }
+    put_run(&c->out, s->tokenizer, &new);
     fl_bytes_puts(&c->out, ",\"d\":");
     fl_put_text(&c->out, u->text.data, u->text.len);
     fl_bytes_puts(&c->out, "}\n");

@@ -166,10 +166,10 @@ static void put_start(fl_bytes *out, const fl_openai_request *o, const fl_genera
     }
     fl_bytes_printf(out,
                     "{\"start\":{\"stream\":%s,\"include_usage\":%s,\"continuous_usage_stats\":%s,"
-                    "\"choices\":%lld,\"prompt_tokens\":%lld}}\n",
+                    "\"return_token_ids\":%s,\"choices\":%lld,\"prompt_tokens\":%lld}}\n",
                     bool_text(o->stream), bool_text(o->include_usage),
-                    bool_text(o->continuous_usage_stats), (long long)g->n_unfinished,
-                    (long long)tokens);
+                    bool_text(o->continuous_usage_stats), bool_text(o->return_token_ids),
+                    (long long)g->n_unfinished, (long long)tokens);
 }
 
 static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelope *e,
@@ -183,6 +183,7 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     if (!rc) rc = charge(s, g, e, why);
     if (rc) return rc;
     g->stream = o.stream;
+    g->return_token_ids = o.return_token_ids;
     g->requests = fl_alloc_array(o.n_prompts, sizeof(fl_request *));
     rc = g->requests ? submit(s, g, &o, e, why) : fl_fail(&why->err, FL_E_NOMEM, "request");
     if (rc) {

@@ -75,6 +75,7 @@ static int check_offered(const reading *r) {
 static int read_stream(const reading *r) {
     fl_openai_request *o = r->out;
     int rc = read_bool(r, r->body, "stream", &o->stream);
+    if (!rc) rc = read_bool(r, r->body, "return_token_ids", &o->return_token_ids);
     const fl_jv *options = member(r->body, "stream_options");
     if (rc || !options) return rc;
     if (options->kind != FL_JV_OBJECT) return refuse(r, "stream_options", "need an object");

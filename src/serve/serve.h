@@ -9,11 +9,13 @@
  *
  * key = {"name", "max_running", "tokens_per_minute"}: on whose account, 0 or absent = no limit.
  * A generation is answered by
- *   {"start": {"stream", "include_usage", "continuous_usage_stats", "choices", "prompt_tokens"}}
+ *   {"start": {"stream", "include_usage", "continuous_usage_stats", "return_token_ids", "choices",
+ *              "prompt_tokens"}}
  *   {"i": choice, "t": [ids], "lp": [...], "s": [texts], "top": [[[id, lp, text], ...], ...],
  *    "d": "text"}
- * with "fin": "stop", "reason": id or text before "t" at the end of a choice, and "usage": {...} at
- * the end of all; one event a choice when not streaming.  Members come in this order, so that
+ * with "prompt": {"t", "lp", "s", "top"} before "t" in a choice's first event, when asked for; with
+ * "fin": "stop", "reason": id or text there at the end of a choice, and "usage": {...} at the end of
+ * all; one event a choice when not streaming.  Members come in this order, so that
  * the most frequent event is {"i":0,"t":[1],"d":"x"}.  lp, s and top only when asked for; a token's
  * text that is no UTF-8 is the list of its bytes.  Anything else is answered by one object, and a
  * refusal by

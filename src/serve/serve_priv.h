@@ -28,7 +28,7 @@ typedef struct fl_generation { /* what a connection runs */
     int64_t n_requests, n;     /* n: completions of each */
     int64_t n_unfinished;      /* completions whose end has not been written */
     bool *written;             /* [n_requests * n]: the first event */
-    bool stream;
+    bool stream, return_token_ids;
     fl_account *account; /* NULL: nobody's */
     fl_update update;
 } fl_generation;

@@ -105,19 +105,21 @@ local function model_name(model, body)
   return model.name
 end
 
+local function timeout_message() return "timeout: no end within " .. config.timeout .. " s" end
+
 local function whole(kind, stream, options)
   local result, deadline = {choices = {}}, ngx.now() + config.timeout
   while not result.usage do
     local line, message = stream:read(true)
-    if line then
+    if ngx.now() > deadline then
+      stream:cancel()
+      return fail(504, timeout_message())
+    elseif line then
       local event = json.decode(line)
       if event.error then return refuse(event.error) end
       result.choices[#result.choices + 1], result.usage = event, event.usage
     elseif message ~= "idle" then
       return fail(503, "engine: " .. message)
-    elseif ngx.now() > deadline then
-      stream:cancel()
-      return fail(504, "timeout: no end within " .. config.timeout .. " s")
     end
   end
   stream:finish()
@@ -136,12 +138,12 @@ local function pieces(kind, stream, options)
   ngx.flush(true)
   while not sse.over do
     local lines, message = stream:read()
-    if lines then
+    if ngx.now() > deadline then
+      ngx.print(sse:failure(timeout_message(), "CANCELLED"))
+    elseif lines then
       ngx.print(sse:write(lines))
     elseif message ~= "idle" then
       ngx.print(sse:failure("engine: " .. message, "UNREACHABLE"))
-    elseif ngx.now() > deadline then
-      ngx.print(sse:failure("timeout: no end within " .. config.timeout .. " s", "CANCELLED"))
     else
       ngx.print ": keep-alive\n\n"
     end
@@ -156,7 +158,7 @@ local function generation(kind)
     local model = choose_model(body)
     local stream, refusal = model.client[kind](model.client, body, ngx.ctx.key)
     if not stream then return refuse(refusal) end
-    local options = {id = ngx.ctx.request_id, model_name = model_name(model, body)}
+    local options = {id = ngx.ctx.request_id, model_name = model_name(model, body), start = stream.start}
     return (stream.start.stream and pieces or whole)(kind, stream, options)
   end
 end
