@@ -5,8 +5,8 @@
     gen_authentic_goldens.py read DIRECTORY... reads checkpoints of `fp8llm quantize` with the original
                                                libraries; ends with status 1 when one differs
 
-NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask modelopt.  Needs torch >= 2.1,
-transformers, safetensors and compressed-tensors or nvidia-modelopt; spec/golden/README.md has the versions, which differ by NAME.
+NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask.  Needs torch >= 2.1, transformers,
+safetensors and compressed-tensors; spec/golden/README.md has the versions, which differ by NAME.
 The logits are those of reference.py on the files as written, and the weights it takes from them are
 compared with what compressed-tensors takes from them."""
 import json
@@ -91,19 +91,6 @@ def quantize(model, name):
     return ModelCompressor.from_pretrained_model(model, sparsity, "float-quantized")
 
 
-def write_modelopt(directory):
-    """Static FP8 with FP8 KV cache, calibrated on random ids."""
-    import modelopt
-    import modelopt.torch.quantization as mtq
-    from modelopt.torch.export import export_hf_checkpoint
-    model = random_model(SMALL, False)
-    config = {"quant_cfg": mtq.FP8_DEFAULT_CFG["quant_cfg"] + mtq.FP8_KV_CFG["quant_cfg"], "algorithm": "max"}
-    with torch.no_grad():
-        mtq.quantize(model, config, lambda m: m(torch.randint(0, 80, (4, 32))))
-        export_hf_checkpoint(model, export_dir=directory)
-    return f"nvidia-modelopt {modelopt.__version__}, torch {torch.__version__}"
-
-
 def write_golden(directory, made_by):
     run, exact = (flavours.Flavour(directory, wide=w).logits(flavours.IDS) for w in (False, True))
     golden = {"made by": made_by, "ids": flavours.IDS, "error": round(float(np.abs(run - exact).max()), 7),
@@ -114,8 +101,6 @@ def write_golden(directory, made_by):
 
 def write(name):
     directory = os.path.join(GOLDEN, name)
-    if name == "modelopt":
-        return write_golden(directory, write_modelopt(directory))
     import compressed_tensors
     from compressed_tensors.compressors import ModelCompressor
     model = random_model(BLOCK if name == "ct-block" else SMALL, "bitmask" in name)
