@@ -28,27 +28,30 @@ local function decode_once(model, opt)
   return (#ids - #prompt) / seconds
 end
 
-local function measure(model, opt)
-  local info = model:info()
-  -- As many as the model has, that caches help both alike; beyond any cache no more memory than that.
-  local bytes = math.min(math.max(info.bytes_per_token, 2 ^ 20), 2 ^ 30)
-  local rates, roof = {}, 0
-  decode_once(model, opt) -- the first run meets cold caches and sleeping threads
-  for i = 1, opt.runs do
-    rates[i] = decode_once(model, opt)
-    local read = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes})
-    roof = math.max(roof, read)
+local kind = {}
+
+function kind.sample(model, opt)
+  -- As many bytes as the model has, that caches help both alike; beyond any cache no more memory than that.
+  local bytes = math.min(math.max(model:info().bytes_per_token, 2 ^ 20), 2 ^ 30)
+  local rate = decode_once(model, opt)
+  return {rate = rate, bandwidth = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes})}
+end
+
+function kind.summarize(model, samples, opt)
+  local bytes = model:info().bytes_per_token
+  local rates, roof = json.array {}, 0
+  for i, one in ipairs(samples) do
+    rates[i] = one.rate
+    roof = math.max(roof, one.bandwidth)
   end
   local rate = common.median(rates)
   return {
-    tokens_per_second = rate, bytes_per_token = info.bytes_per_token,
-    bytes_per_second = rate * info.bytes_per_token, read_bandwidth = roof,
-    fraction = rate * info.bytes_per_token / roof,
-    runs = json.array(rates), prompt_tokens = opt.prompt or 64, decode_tokens = opt.tokens or 64,
+    tokens_per_second = rate, bytes_per_token = bytes, bytes_per_second = rate * bytes, read_bandwidth = roof,
+    fraction = rate * bytes / roof, runs = rates, prompt_tokens = opt.prompt or 64, decode_tokens = opt.tokens or 64,
   }
 end
 
-function M.run(opt, name) return bench_model.run(name, opt, measure) end
+function M.run(opt, name) return bench_model.run(name, opt, kind) end
 
 local function show(r)
   print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,

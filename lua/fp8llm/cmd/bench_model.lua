@@ -51,25 +51,43 @@ local function load(name, opt, dtype)
   return common.load(name, opt)
 end
 
-local function measure_one(name, opt, measure, dtype)
+local function open(name, opt, dtype)
   local start = fp8llm.clock()
   local model = load(name, opt, dtype)
-  local seconds = fp8llm.clock() - start
-  local result, info = measure(model, opt), model:info()
-  result.load_seconds, result.dtype = seconds, dtype
+  local one = {model = model, samples = {}, dtype = dtype, load_seconds = fp8llm.clock() - start}
+  return one
+end
+
+local function finish(one, kind, opt)
+  local result, info = kind.summarize(one.model, one.samples, opt), one.model:info()
+  result.load_seconds, result.dtype = one.load_seconds, one.dtype
   result.device, result.quantization, result.kv_dtype = info.device, info.quantization, info.kv_dtype
-  model:close()
+  one.model:close()
   return result
 end
 
---- measure(model, opt) of the model, or of each --dtype: then {measured = {...}}.
-function bench_model.run(name, opt, measure)
-  local results = json.array {}
-  for dtype in (opt.dtype or ""):gmatch "[^,]+" do
-    results[#results + 1] = measure_one(name, opt, measure, dtype)
+--- kind: sample(model, opt) measures once, summarize(model, samples, opt) makes the result of --runs
+-- of them. With several --dtype all models are in memory and each run measures them in turn, so that
+-- what else the machine does befalls all alike; the result is then {measured = {...}}. kind may be a
+-- function(model, opt) -> result, called once.
+function bench_model.run(name, opt, kind)
+  local first, last = 0, opt.runs
+  if type(kind) == "function" then
+    kind = {sample = kind, summarize = function(_, samples) return samples[1] end}
+    first, last = 1, 1
   end
-  if #results > 1 then return {measured = results} end
-  return results[1] or measure_one(name, opt, measure)
+  local all = {}
+  for dtype in (opt.dtype or ""):gmatch "[^,]+" do all[#all + 1] = open(name, opt, dtype) end
+  if #all == 0 then all[1] = open(name, opt) end
+  for run = first, last do
+    for _, one in ipairs(all) do
+      local sample = kind.sample(one.model, opt)
+      if run > 0 then one.samples[run] = sample end -- the first run meets cold caches and sleeping threads
+    end
+  end
+  local results = json.array {}
+  for i, one in ipairs(all) do results[i] = finish(one, kind, opt) end
+  return #results > 1 and {measured = results} or results[1]
 end
 
 --- What bench_model.run returned: `show` for each, and how speeds(result) relate to the first.

@@ -9,25 +9,33 @@ local M = {
   options = common.join({{"length", "integer", "N", "prefill: only prompts of N tokens"}}, bench_model.options),
 }
 
-local function measure(model, opt)
-  local results = json.array {}
-  local context = model:info().context
+local kind = {}
+
+-- {length, tokens/s} of each length that fits.
+function kind.sample(model, opt)
+  local rates, context = {}, model:info().context
   for _, n in ipairs(opt.length and {opt.length} or {16, 64, 256, 1024}) do
     if n > context then break end
     local ids = bench_model.some_ids(n, model:config().vocab_size)
-    local rates = {}
-    for i = 1, opt.runs do
-      local seq = must(model:sequence())
-      rates[i] = n / bench_model.timed(function() must(seq:feed(ids)) end)
-      seq:close()
-    end
-    results[#results + 1] = {prompt_tokens = n, tokens_per_second = common.median(rates), runs = json.array(rates)}
+    local seq = must(model:sequence())
+    rates[#rates + 1] = {n, n / bench_model.timed(function() must(seq:feed(ids)) end)}
+    seq:close()
   end
-  if #results == 0 then common.fail("--length %d: the context holds %d tokens", opt.length, context) end
+  if #rates == 0 then common.fail("--length %d: the context holds %d tokens", opt.length, context) end
+  return rates
+end
+
+function kind.summarize(_, samples)
+  local results = json.array {}
+  for i, length in ipairs(samples[1]) do
+    local rates = json.array {}
+    for run, sample in ipairs(samples) do rates[run] = sample[i][2] end
+    results[i] = {prompt_tokens = length[1], tokens_per_second = common.median(rates), runs = rates}
+  end
   return {prefill = results}
 end
 
-function M.run(opt, name) return bench_model.run(name, opt, measure) end
+function M.run(opt, name) return bench_model.run(name, opt, kind) end
 
 local function show(r)
   for _, one in ipairs(r.prefill) do
