@@ -80,6 +80,7 @@ end
 for i = 1, #requests do ended(requests[i]) end
 ended(parked)
 must(engine:stats())
+must(engine:listen("build/spec/alloc/engine.sock", {names = {"a", "b"}, policies = {"p"}, row_policies = {"p"}}))
 must(fp8llm.request_fields())
 engine:close()
 model:close()

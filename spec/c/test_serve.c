@@ -16,6 +16,7 @@
 #include "serve/serve.h"
 #include "tap.h"
 #include "util/mem.h"
+#include "util/utf8.h"
 
 static const char dir[] = "build/spec/serve";
 static const char path[] = "build/spec/serve/engine.sock";
@@ -107,13 +108,14 @@ static void setup(void) {
     char command[256];
     fl_err err = {0, ""};
     const fl_model_options options = {.threads = 1, .kv_tokens = 1 << 16};
+    const fl_engine_options few_unread = {.max_unread = 64};
     snprintf(command, sizeof(command), "luajit spec/support/tiny_model.lua %s", dir);
     int rc = system(command);
     if (!rc) rc = fl_model_load(&model, dir, &options, &err);
     if (!rc) rc = fl_tokenizer_load(&tokenizer, dir, &err);
     const char *source = rc ? "" : fl_tokenizer_chat_template(tokenizer, NULL);
     if (!rc) rc = fl_template_parse(&chat, source, strlen(source), &err);
-    if (!rc) rc = fl_engine_new(&engine, model, tokenizer, NULL, &err);
+    if (!rc) rc = fl_engine_new(&engine, model, tokenizer, &few_unread, &err);
     if (rc) {
         printf("# setup: %s\n", err.msg);
         exit(1);
@@ -171,6 +173,14 @@ static void test_refusals(void) {
         {"completion", "{\"prompt\":\"a\",\"policy\":true}", "ARG", "policy", "name"},
         {"completion", "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "ARG",
          "response_format", "text"},
+        {"completion", /* the message quotes it, and is cut in the middle of a character */
+         "{\"prompt\":\"a\",\"temperature\":"
+         "\"\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+         "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+         "\u00e9\u00e9"
+         "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+         "\u00e9\u00e9\"}",
+         "ARG", "temperature", "number"},
         {"chat", "{}", "ARG", "messages", "list"},
         {"chat", "{\"messages\":[]}", "ARG", "messages", "at least one"},
         {"chat", "{\"messages\":[1]}", "ARG", "messages", "messages[0]"},
@@ -203,7 +213,7 @@ static void test_refusals(void) {
         const char *line = get(&c);
         snprintf(code, sizeof(code), "{\"error\":{\"code\":\"%s\"", cases[i].code);
         snprintf(param, sizeof(param), "\"param\":\"%s\"", cases[i].param ? cases[i].param : "");
-        bool ok = has(line, code) && has(line, cases[i].says);
+        bool ok = has(line, code) && has(line, cases[i].says) && fl_utf8_valid(line, strlen(line));
         ok = ok && (cases[i].param ? has(line, param) : !has(line, "\"param\""));
         check(ok, "%s %.60s: %s names %s", cases[i].op, cases[i].body, cases[i].code,
               cases[i].param ? cases[i].param : "nothing");
@@ -324,7 +334,8 @@ static bool idle_within(int ms) {
 static const char endless[] =
     "{\"prompt\":\"hello\",\"ignore_eos\":true,\"max_tokens\":500,\"stream\":true,\"n\":%d}";
 
-/* Closed while it is prepared, before the first event, and in the middle. */
+/* Closed while it is prepared, before the first event, in the middle, and when there is nothing
+ * to write yet. */
 static void test_leaving(void) {
     char body[256];
     snprintf(body, sizeof(body), endless, 16);
@@ -336,6 +347,12 @@ static void test_leaving(void) {
         check(idle_within(500), "a client that leaves in phase %d frees its slots", phase);
     }
     client c = client_new();
+    put_body(&c, "completion",
+             "{\"prompt\":\"hello\",\"ignore_eos\":true,\"max_tokens\":500,\"n\":128}");
+    get(&c);
+    client_free(&c);
+    check(idle_within(200), "... also when it waits for the whole answer");
+    c = client_new();
     put(&c, "50 {\"op\":\"chat\"}\n{\"mess");
     client_free(&c);
     c = client_new();
@@ -344,16 +361,31 @@ static void test_leaving(void) {
     client_free(&c);
 }
 
+/* Until the engine makes no more tokens: how many it has made since `before`. */
+static uint64_t made_since(uint64_t before) {
+    const struct timespec a_while = {0, 150000000};
+    fl_engine_stats now, then;
+    fl_engine_stats_get(engine, &now);
+    do {
+        then = now;
+        nanosleep(&a_while, NULL);
+        fl_engine_stats_get(engine, &now);
+    } while (now.output_tokens != then.output_tokens);
+    return now.output_tokens - before;
+}
+
 static void test_lagging(void) {
-    const struct timespec a_while = {0, 400000000};
+    fl_engine_stats st;
     char body[256];
+    fl_engine_stats_get(engine, &st);
     snprintf(body, sizeof(body), endless, 128);
     client c = client_new();
     put_body(&c, "completion", body);
-    nanosleep(&a_while, NULL);
+    const uint64_t made = made_since(st.output_tokens);
+    check(made > 1000 && made < 40000, "a reader that lags makes the engine wait");
     get(&c);
     const int lines = get_all(&c, NULL);
-    check(lines > 128, "a reader that lags gets everything, %d events", lines);
+    check(lines > 128, "... gets everything, in %d events", lines);
     check(has(c.line, "\"completion_tokens\":64000"), "... all 64000 tokens");
     client_free(&c);
 }
