@@ -6,13 +6,15 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/mem.h"
 #include "util/num.h"
 
-/* About 20 us: longer than the gap between two ops of a step, shorter than a reader notices. */
-enum { SPINS = 4000, MAX_THREADS = 512 };
+/* SPINS pauses take 20 to 190 us, depending on the processor: longer than the gap between two ops
+ * of a step, shorter than a reader notices. */
+enum { SPINS = 4000, YIELDS = 8, NAP_NS = 50000, MAX_THREADS = 512 };
 
 typedef struct worker {
     fl_team *team;
@@ -179,9 +181,17 @@ void fl_team_barrier(fl_team *t) {
         atomic_fetch_add_explicit(&t->barrier, 1, memory_order_release);
         return;
     }
-    for (int i = 0; atomic_load_explicit(&t->barrier, memory_order_acquire) == generation; i++) {
+    for (int i = 1; atomic_load_explicit(&t->barrier, memory_order_acquire) == generation; i++) {
         relax();
-        if (i % SPINS == SPINS - 1) sched_yield(); /* more threads than free cores */
+        if (i % SPINS) continue;
+        /* More threads than free cores: the one we wait for needs ours.  A yield alone gives a
+         * core only to a thread that the scheduler holds for owed more than us. */
+        if (i <= YIELDS * SPINS) {
+            sched_yield();
+        } else {
+            nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+            i = YIELDS * SPINS;
+        }
     }
 }
 
