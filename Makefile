@@ -37,11 +37,7 @@ module_of = $(BUILD)/$(if $(filter 5.1,$(1)),,lua$(1)/)fp8llm.so
 FOUND   := $(foreach v,$(LUA_VERSIONS),$(if $(call lua_inc,$(v)),$(v)))
 MODULES := $(foreach v,$(FOUND),$(call module_of,$(v)))
 
-all: $(or $(MODULES),no-headers) $(BUILD)/fp8llm
-
-no-headers:
-	@echo "no Lua headers for $(LUA_VERSIONS): run  sh spec/support/need.sh build  or give LUA_INCDIR=" >&2
-	@exit 1
+.DEFAULT_GOAL := all
 
 # CUDA=auto builds BUILD/fp8llm_cuda.so when nvcc is there, 1 insists, 0 does not; CUDA_ARCH are
 # the compute capabilities it has machine code for, with PTX of the last one.
@@ -56,7 +52,14 @@ endif
 WITH_CUDA := $(if $(filter 0,$(CUDA)),,$(if $(wildcard $(CUDA_LIB)/libcublasLt.so),$(NVCC)))
 ifneq ($(WITH_CUDA),)
 include spec/emu/emu.mk
+include cuda/cuda.mk
 endif
+
+all: $(or $(MODULES),no-headers) $(BUILD)/fp8llm $(if $(WITH_CUDA),cuda)
+
+no-headers:
+	@echo "no Lua headers for $(LUA_VERSIONS): run  sh spec/support/need.sh build  or give LUA_INCDIR=" >&2
+	@exit 1
 
 # One instruction set per file: only these files may use wider instructions than the baseline.
 $(BUILD)/src/cpu/%_avx2.o:   ISA := $(ISA_OPT) -mavx2 -mfma -mf16c
@@ -175,9 +178,9 @@ test-long:
 	@sh spec/support/need.sh build model test
 	@sh spec/support/test_long.sh "$(MAKE)" $(BUILD)
 
-# The emulated GPU's own tests (spec/emu): no GPU is used.
+# The CUDA backend and the emulated GPU it runs on (spec/emu): no GPU is used.
 test-cuda:
-	@$(if $(WITH_CUDA),$(MAKE) --no-print-directory -s test-emu,echo "1..0 # SKIP no nvcc, or CUDA=0")
+	@$(if $(WITH_CUDA),$(MAKE) --no-print-directory -s test-emu test-cuda-ops,echo "1..0 # SKIP no nvcc, or CUDA=0")
 
 lint:
 	@sh spec/support/need.sh build test
@@ -198,6 +201,7 @@ install: all
 	    install -d $(DESTDIR)$(call lib_dir,$(v)) $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd \
 	        $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm; \
 	    install -m 755 $(call module_of,$(v)) $(DESTDIR)$(call lib_dir,$(v))/fp8llm.so; \
+	    $(if $(WITH_CUDA),install -m 755 $(BUILD)/fp8llm_cuda.so $(DESTDIR)$(call lib_dir,$(v))/fp8llm_cuda.so;) \
 	    install -m 644 lua/fp8llm/*.lua lua/fp8llm/page.html $(DESTDIR)$(call lua_dir,$(v))/fp8llm/; \
 	    install -m 644 lua/fp8llm/cmd/*.lua $(DESTDIR)$(call lua_dir,$(v))/fp8llm/cmd/; \
 	    install -m 644 lua/resty/fp8llm.lua $(DESTDIR)$(call lua_dir,$(v))/resty/; \
@@ -235,7 +239,7 @@ help:
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c test-cuda test-emu emu-tests demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c test-cuda test-cuda-ops test-emu emu-tests cuda demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

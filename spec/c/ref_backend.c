@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mirror_ops.h"
+
 static int mantissa_bits(fl_dtype t) {
     return t == FL_DTYPE_F32 ? 23 : t == FL_DTYPE_F16 ? 10 : 7;
 }
@@ -174,7 +176,33 @@ fl_backend *ref_open(const fl_backend_ops *ops, const char *isa, int threads, in
     return be;
 }
 
+const fl_backend_ops *ref_ops(int argc, char **argv) {
+    const fl_backend_ops *ops;
+    fl_err err;
+    const char *name = argc > 1 ? argv[1] : "cpu";
+    if (fl_backend_find(&ops, name, &err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        exit(2);
+    }
+    return strcmp(name, "cpu") ? mirror_ops(ops) : ops;
+}
+
+bool ref_is_cpu(const fl_backend_ops *ops) {
+    return !strcmp(ops->name, "cpu");
+}
+
+static bool next_device(const fl_backend_ops *ops, const char **isa) {
+    static fl_backend_info info;
+    if (*isa) return false;
+    fl_backend *be = ref_open(ops, NULL, 1, 1);
+    ops->info(be, &info);
+    ops->close(be);
+    *isa = strstr(info.name, "sm_") ? strstr(info.name, "sm_") : info.name;
+    return true;
+}
+
 bool ref_next_isa(const fl_backend_ops *ops, const char **isa) {
+    if (!ref_is_cpu(ops)) return next_device(ops, isa);
     static const char *const all[] = {"scalar", "avx2", "avx512", "avx512_bf16", NULL};
     int i = 0;
     while (*isa && strcmp(all[i], *isa)) i++;

@@ -37,8 +37,12 @@ double ref_attend(double *out, double *mag, const double *q, const double *k, co
 void ref_fill(void *data, fl_dtype t, int64_t n, double spread, uint64_t seed);
 uint64_t ref_random(uint64_t *state);
 
-/* The CPU backend on each instruction set: for (isa = NULL; ref_next_isa(ops, &isa);) ...  Those
- * that this machine lacks are named in a line of TAP and passed over. */
+/* The backend that argv[1] names: "cpu" when there is none, or "cuda", then behind host memory
+ * (mirror_ops.h).  Ends the program when it is not there. */
+const fl_backend_ops *ref_ops(int argc, char **argv);
+bool ref_is_cpu(const fl_backend_ops *ops);
+/* A backend on each instruction set: for (isa = NULL; ref_next_isa(ops, &isa);) ...  Those that
+ * this machine lacks are named in a line of TAP and passed over.  A GPU has one, "sm_90". */
 bool ref_next_isa(const fl_backend_ops *ops, const char **isa);
 /* Ends the program when it cannot be opened. */
 fl_backend *ref_open(const fl_backend_ops *ops, const char *isa, int threads, int64_t max_rows);

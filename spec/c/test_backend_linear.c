@@ -109,7 +109,7 @@ static void test_linear_invariance(const linear_case *c, uint8_t **known) {
     size_t bytes = (size_t)(c->t * c->n * fl_dtype_bytes(c->out));
     uint8_t *all = first ? ref_alloc(bytes) : *known;
     int64_t differ = 0;
-    for (int threads = 1; threads <= 3; threads++)
+    for (int threads = 1; threads <= (ref_is_cpu(ops) ? 3 : 1); threads++)
         differ += differing_rows(c, threads, all, first && threads == 1);
     check(!differ,
           "%s: rows of %s%s act %d block %lld x %s are the same bits for any T, thread count%s",
@@ -234,7 +234,9 @@ static void *run_packed(const linear_case *c, bool sparse24, int64_t rows, uint6
 static void test_sparse(const linear_case *c, double want) {
     uint64_t dense = 0, packed = 0;
     int64_t bad = 0;
-    for (int64_t rows = 1; rows <= c->t; rows += rows < 12 ? 1 : c->t - 12) {
+    /* A GPU multiplies more rows in another order, and holds only E4M3 in less. */
+    int64_t most = ref_is_cpu(ops) ? c->t : 8;
+    for (int64_t rows = 1; rows <= most; rows += rows < 12 ? 1 : c->t - 12) {
         void *a = run_packed(c, false, rows, &dense), *b = run_packed(c, true, rows, &packed);
         bad += !!memcmp(a, b, (size_t)(rows * c->n * fl_dtype_bytes(c->out)));
         free(a);
@@ -290,7 +292,7 @@ static void test_sparse_infinity(fl_dtype x) {
     free(out[1].data);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     static const linear_case same_cases[] = {
         {37, 333, 259, E4M3, FL_ACT_TOKEN, BF16, F32, false, .parts = 1},
         {37, 333, 259, E4M3, FL_ACT_NONE, F16, F32, false, .parts = 1},
@@ -318,7 +320,7 @@ int main(void) {
     };
     enum { N_SAME = sizeof(same_cases) / sizeof(same_cases[0]) };
     uint8_t *known[N_SAME] = {NULL};
-    if (fl_backend_find(&ops, "cpu", NULL)) return check(false, "the CPU backend exists"), 1;
+    ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
             test_linear(&linear_cases[c]);
@@ -326,6 +328,7 @@ int main(void) {
         for (size_t c = 0; c < N_SAME; c++) test_linear_invariance(&same_cases[c], &known[c]);
         for (size_t c = 0; c < sizeof(sparse_cases) / sizeof(sparse_cases[0]); c++) {
             linear_case mine = sparse_cases[c].c;
+            if (mine.w != E4M3 && !ref_is_cpu(ops)) continue;
             mine.sparse24 = true;
             test_sparse(&mine, sparse_cases[c].ratio);
         }

@@ -357,7 +357,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     if (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)o) & 15)
         UNSUPPORTED("pointers must be aligned to 16 bytes");
     if (work_bytes < WORKSPACE || ((uintptr_t)work & 15)) INVALID("workspace");
-    if (!emu_mem_check((uintptr_t)work, work_bytes, emu_device(), EMU_WRITE, "cublasLt workspace"))
+    if (!emu_mem_check((uintptr_t)work, WORKSPACE, emu_device(), EMU_WRITE, "cublasLt workspace"))
         return CUBLAS_STATUS_INVALID_VALUE;
     emu_task t = {.name = "cublasLtMatmul", .run = run_matmul};
     return emu_enqueue(stream, &t, &x, sizeof(x)) ? CUBLAS_STATUS_EXECUTION_FAILED

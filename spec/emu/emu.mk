@@ -1,7 +1,7 @@
 # The emulated CUDA libraries, BUILD/emu/lib*.so, and their own tests; included by the Makefile
 # when nvcc was found.
 EMU     := $(BUILD)/emu
-CCACHE  := $(shell command -v ccache)
+
 EMU_INC  = -isystem $(CUDA_HOME)/include
 EMU_FLAGS = -std=gnu11 -D_GNU_SOURCE -O3 -march=native -fno-math-errno -fno-trapping-math \
     -ffp-contract=off -fPIC -pthread $(WARN) -Wno-missing-prototypes $(EMU_INC) $(WERROR)

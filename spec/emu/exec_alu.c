@@ -1,5 +1,6 @@
 /* Arithmetic, logic, comparison and moves.  emu_alu knows every operation, one lane at a time;
  * the frequent ones have a handler over all lanes, which the compiler makes vectors of. */
+#include <fenv.h>
 #include <stdlib.h>
 
 #include "exec_priv.h"
@@ -34,18 +35,81 @@ INT(xor_32, a[l] ^ b[l])
 INT(shl_32, b[l] > 31 ? 0 : a[l] << b[l])
 INT(shr_32, b[l] > 31 ? 0 : a[l] >> b[l])
 INT(mov_32, a[l])
+INT(neg_32, 0 - a[l])
+INT(not_32, ~a[l])
+INT(min_u32, a[l] < b[l] ? a[l] : b[l])
+INT(max_u32, a[l] > b[l] ? a[l] : b[l])
+INT(min_s32, (int32_t)a[l] < (int32_t)b[l] ? a[l] : b[l])
+INT(max_s32, (int32_t)a[l] > (int32_t)b[l] ? a[l] : b[l])
+INT(shr_s32, (uint32_t)((int32_t)a[l] >> (b[l] > 31 ? 31 : b[l])))
+INT(add_16, (a[l] + b[l]) & 0xffff)
+INT(and_16, a[l] & b[l] & 0xffff)
+INT(or_16, (a[l] | b[l]) & 0xffff)
+INT(mov_16, a[l] & 0xffff)
 WIDE(mov_64, a[l])
 WIDE(add_64, a[l] + b[l])
+WIDE(sub_64, a[l] - b[l])
+WIDE(mul_64, a[l] * b[l])
+WIDE(mad_64, a[l] * b[l] + c[l])
+WIDE(and_64, a[l] & b[l])
+WIDE(or_64, a[l] | b[l])
 REAL(add_f32, a[l] + b[l])
 REAL(sub_f32, a[l] - b[l])
 REAL(mul_f32, a[l] * b[l])
 REAL(fma_f32, __builtin_fmaf(a[l], b[l], c[l]))
+REAL(neg_f32, -a[l])
+REAL(abs_f32, fabsf(a[l]))
+REAL(div_f32, a[l] / b[l])
+REAL(min_f32, a[l] != a[l] ? b[l] : b[l] != b[l] ? a[l] : a[l] < b[l] ? a[l] : b[l])
 REAL(max_f32, a[l] != a[l] ? b[l] : b[l] != b[l] ? a[l] : a[l] > b[l] ? a[l] : b[l])
 REAL(ex2_f32, exp2f(a[l]))
 REAL(ex2_ftz_f32, emu_flush(exp2f(emu_flush(a[l]))))
 
+/* Results wider than operands, 64-bit values beside 32-bit counts. */
+#define MIXED(name, to, from, from2, expr)                                                         \
+    static emu_outcome name(emu_ctx *x) {                                                          \
+        to *d = (to *)(void *)emu_r32(x, x->in->o[0]);                                             \
+        const from *a = (const from *)(void *)emu_r32(x, x->in->o[1]);                             \
+        const from2 *b = (const from2 *)(void *)emu_r32(x, x->in->o[2]);                           \
+        const to *c = (const to *)(void *)emu_r32(x, x->in->o[3]);                                 \
+        (void)c;                                                                                   \
+        for (int l = 0; l < 32; l++) d[l] = x->m >> l & 1 ? (to)(expr) : d[l];                     \
+        return EMU_NEXT;                                                                           \
+    }
+MIXED(mul_wide_s32, int64_t, int32_t, int32_t, (int64_t)a[l] * b[l])
+MIXED(mul_wide_u32, uint64_t, uint32_t, uint32_t, (uint64_t)a[l] * b[l])
+MIXED(mad_wide_s32, int64_t, int32_t, int32_t, (int64_t)a[l] * b[l] + c[l])
+MIXED(mad_wide_u32, uint64_t, uint32_t, uint32_t, (uint64_t)a[l] * b[l] + c[l])
+MIXED(shl_64, uint64_t, uint64_t, uint32_t, b[l] > 63 ? 0 : a[l] << b[l])
+MIXED(shr_u64, uint64_t, uint64_t, uint32_t, b[l] > 63 ? 0 : a[l] >> b[l])
+MIXED(shr_s64, int64_t, int64_t, uint32_t, a[l] >> (b[l] > 63 ? 63 : b[l]))
+
+static emu_handler *fast_wide(const emu_inst *in) {
+    bool sg = in->type == T_S64;
+    switch (in->op) {
+    case OP_add:
+        return add_64;
+    case OP_sub:
+        return sub_64;
+    case OP_mul:
+        return in->mode == M_LO ? mul_64 : NULL;
+    case OP_mad:
+        return in->mode == M_LO ? mad_64 : NULL;
+    case OP_and:
+        return and_64;
+    case OP_or:
+        return or_64;
+    case OP_shl:
+        return shl_64;
+    case OP_shr:
+        return sg ? shr_s64 : shr_u64;
+    default:
+        return NULL;
+    }
+}
+
 static emu_handler *fast_float(const emu_inst *in) {
-    if (in->type != T_F32 || in->sat || in->nan) return NULL;
+    if (in->type != T_F32 || in->sat || in->nan || in->rnd == R_RM) return NULL;
     if (in->op == OP_ex2) return in->ftz ? ex2_ftz_f32 : ex2_f32;
     if (in->ftz) return NULL;
     switch (in->op) {
@@ -59,34 +123,67 @@ static emu_handler *fast_float(const emu_inst *in) {
         return fma_f32;
     case OP_max:
         return max_f32;
+    case OP_min:
+        return min_f32;
+    case OP_neg:
+        return neg_f32;
+    case OP_abs:
+        return abs_f32;
+    case OP_div:
+        return div_f32;
     default:
         return NULL;
     }
 }
 
 static emu_handler *fast_int(const emu_inst *in) {
-    bool sg = in->type == T_S32, plain = sg || in->type == T_U32 || in->type == T_B32;
-    if ((in->type == T_S64 || in->type == T_U64) && in->op == OP_add) return add_64;
-    if (!plain) return NULL;
+    bool sg = in->type == T_S32;
     switch (in->op) {
     case OP_add:
         return add_32;
     case OP_sub:
         return sub_32;
     case OP_mul:
-        return in->mode == M_LO ? mul_32 : NULL;
+        return in->mode == M_LO   ? mul_32
+               : in->mode == M_HI ? NULL
+               : sg               ? mul_wide_s32
+                                  : mul_wide_u32;
     case OP_mad:
-        return in->mode == M_LO ? mad_32 : NULL;
+        return in->mode == M_LO   ? mad_32
+               : in->mode == M_HI ? NULL
+               : sg               ? mad_wide_s32
+                                  : mad_wide_u32;
     case OP_and:
         return and_32;
     case OP_or:
         return or_32;
     case OP_xor:
         return xor_32;
+    case OP_not:
+        return not_32;
+    case OP_neg:
+        return neg_32;
+    case OP_min:
+        return sg ? min_s32 : min_u32;
+    case OP_max:
+        return sg ? max_s32 : max_u32;
     case OP_shl:
         return shl_32;
     case OP_shr:
-        return sg ? NULL : shr_32;
+        return sg ? shr_s32 : shr_32;
+    default:
+        return NULL;
+    }
+}
+
+static emu_handler *fast_short(const emu_inst *in) {
+    switch (in->op) {
+    case OP_add:
+        return add_16;
+    case OP_and:
+        return and_16;
+    case OP_or:
+        return or_16;
     default:
         return NULL;
     }
@@ -97,9 +194,27 @@ emu_handler *emu_fast_alu(const emu_inst *in) {
         if (in->g[i].n != 1 || in->g[i].kind > K_CONST) return NULL;
     if (in->op == OP_mov && in->groups == 2 && in->type != T_PRED) {
         if (in->o[0].wide && in->o[1].wide) return mov_64;
-        return in->o[0].wide || in->o[1].wide ? NULL : mov_32;
+        if (in->o[0].wide || in->o[1].wide) return NULL;
+        return emu_type_bytes((emu_type)in->type) == 2 ? mov_16 : mov_32;
     }
-    return in->type == T_F32 ? fast_float(in) : fast_int(in);
+    switch (in->type) {
+    case T_F32:
+        return fast_float(in);
+    case T_B32:
+    case T_U32:
+    case T_S32:
+        return fast_int(in);
+    case T_B64:
+    case T_U64:
+    case T_S64:
+        return fast_wide(in);
+    case T_B16:
+    case T_U16:
+    case T_S16:
+        return in->mode == M_WIDE ? NULL : fast_short(in);
+    default:
+        return NULL;
+    }
 }
 
 /* ---- one lane ---- */
@@ -146,6 +261,14 @@ static double pick(double x, double y, bool greater, bool nan_wins) {
     return (greater ? x > y : x < y) ? x : y;
 }
 
+static float fma_down(float x, float y, float z) {
+    volatile float a = x, r; /* keeps the operation between the two changes of mode */
+    fesetround(FE_DOWNWARD);
+    r = fmaf(a, y, z);
+    fesetround(FE_TONEAREST);
+    return r;
+}
+
 /* In double; +, -, *, / and sqrt of f32 rounded twice are what one rounding gives. */
 static bool real_op(const emu_inst *in, double x, double y, double z, double *q) {
     int t = in->type;
@@ -161,6 +284,10 @@ static bool real_op(const emu_inst *in, double x, double y, double z, double *q)
         return true;
     case OP_fma:
     case OP_mad:
+        if (in->rnd == R_RM) {
+            *q = (double)fma_down((float)x, (float)y, (float)z);
+            return t == T_F32;
+        }
         *q = t == T_F32 ? (double)fmaf((float)x, (float)y, (float)z) : fma(x, y, z);
         return true;
     case OP_div:
@@ -453,13 +580,54 @@ static bool compare_int(int c, uint64_t a, uint64_t b, bool sg) {
     }
 }
 
+/* 32-bit integers and f32, all lanes; false: not one of these. */
+#define COMPARE(type)                                                                              \
+    {                                                                                              \
+        const type *a = (const type *)(void *)emu_r32(x, emu_arg(x, 1));                           \
+        const type *b = (const type *)(void *)emu_r32(x, emu_arg(x, 2));                           \
+        for (int l = 0; l < 32; l++) {                                                             \
+            less |= (uint32_t)(a[l] < b[l]) << l;                                                  \
+            same |= (uint32_t)(a[l] == b[l]) << l;                                                 \
+            more |= (uint32_t)(a[l] > b[l]) << l;                                                  \
+        }                                                                                          \
+    }
+static bool compare_fast(const emu_ctx *x, uint32_t *yes) {
+    uint32_t less = 0, same = 0, more = 0;
+    switch (x->in->type) {
+    case T_S32:
+        COMPARE(int32_t)
+        break;
+    case T_U32:
+    case T_B32:
+        COMPARE(uint32_t)
+        break;
+    case T_S64:
+        COMPARE(int64_t)
+        break;
+    case T_F32:
+        COMPARE(float)
+        break;
+    default:
+        return false;
+    }
+    uint32_t ordered = less | same | more;
+    const uint32_t by[] = {same, less | more, less, less | same, more, more | same};
+    int c = x->in->cmp;
+    *yes = c < C_EQU    ? by[c]
+           : c < C_NUM  ? by[c - C_EQU] | ~ordered
+           : c == C_NUM ? ordered
+                        : ~ordered;
+    return true;
+}
+
 emu_outcome emu_setp(emu_ctx *x) {
     const emu_inst *in = x->in;
     int t = in->type;
     uint32_t yes = 0;
     if (t == T_F16X2 || t == T_BF16X2)
         return emu_fault(x, 0, E_LAUNCH_FAILURE, "setp of packed halves is not emulated");
-    FOR_LANES(l, x->m) {
+    uint32_t rest = compare_fast(x, &yes) ? 0 : x->m;
+    FOR_LANES(l, rest) {
         uint64_t a = emu_extend(emu_get_lane(x, emu_arg(x, 1), l), t);
         uint64_t b = emu_extend(emu_get_lane(x, emu_arg(x, 2), l), t);
         bool r = emu_is_float(t) ? compare_real(in->cmp, real(a, t), real(b, t))
@@ -496,8 +664,15 @@ emu_outcome emu_logic(emu_ctx *x) {
 
 emu_outcome emu_selp(emu_ctx *x) {
     uint32_t p = emu_pred(x, emu_arg(x, 3));
-    FOR_LANES(l, x->m)
-    emu_set_lane(x, x->in->o[0], l, emu_get_lane(x, emu_arg(x, p >> l & 1 ? 1 : 2), l));
+    emu_operand to = x->in->o[0], yes = emu_arg(x, 1), no = emu_arg(x, 2);
+    if (to.wide || yes.wide || no.wide) {
+        FOR_LANES(l, x->m)
+        emu_set_lane(x, to, l, emu_get_lane(x, p >> l & 1 ? yes : no, l));
+        return EMU_NEXT;
+    }
+    uint32_t *d = emu_r32(x, to);
+    const uint32_t *a = emu_r32(x, yes), *b = emu_r32(x, no);
+    for (int l = 0; l < 32; l++) d[l] = x->m >> l & 1 ? (p >> l & 1 ? a[l] : b[l]) : d[l];
     return EMU_NEXT;
 }
 

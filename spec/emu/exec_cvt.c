@@ -139,9 +139,34 @@ static emu_outcome halves_to_f32(emu_ctx *x) {
     return EMU_NEXT;
 }
 
+static emu_outcome codes_to_halves(emu_ctx *x) {
+    uint32_t *d = emu_r32(x, x->in->o[0]);
+    const uint32_t *a = emu_r32(x, x->in->o[1]);
+    FOR_LANES(l, x->m)
+    d[l] = (uint32_t)emu_e4m3_half[a[l] >> 8 & 255] << 16 | emu_e4m3_half[a[l] & 255];
+    return EMU_NEXT;
+}
+
+static bool is_int(int t) {
+    return !emu_is_float(t) && !is_packed(t);
+}
+
+static emu_outcome ints(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    bool narrow = emu_type_bytes((emu_type)in->type2) <= 2 && !emu_is_signed(in->type2);
+    FOR_LANES(l, x->m) {
+        uint64_t v = emu_extend(emu_get_lane(x, in->o[1], l), in->type);
+        v = emu_extend(v, in->type2);
+        emu_set_lane(x, in->o[0], l, narrow ? v & 0xffff : v);
+    }
+    return EMU_NEXT;
+}
+
 emu_outcome emu_cvt(emu_ctx *x) {
     const emu_inst *in = x->in;
     if (in->type == T_F16 && in->type2 == T_F32 && !in->sat) return halves_to_f32(x);
+    if (in->type == T_E4M3X2 && in->type2 == T_F16X2 && in->rnd == R_RN) return codes_to_halves(x);
+    if (is_int(in->type) && is_int(in->type2) && !in->sat) return ints(x);
     FOR_LANES(l, x->m) {
         uint64_t r, b = in->groups > 2 ? emu_get_lane(x, in->o[2], l) : 0;
         if (!convert(in, emu_get_lane(x, in->o[1], l), b, &r))

@@ -1,6 +1,5 @@
 /* Loads, stores and atomics, and the checks of every access. */
 #include "exec_priv.h"
-#include "mem.h"
 #include "settings.h"
 
 /* Two threads touch a byte, one of them writes, and no barrier lies between. */
@@ -71,28 +70,32 @@ static bool other_block(uint32_t tag, uint32_t me) {
 }
 
 /* Another block of this launch wrote here, or read what is written now. */
-static bool grace(emu_ctx *x, const emu_view *v, uint64_t a, uint32_t n, int lane, bool write) {
+static bool grace(emu_ctx *x, uint64_t at, uint64_t a, uint32_t n, int lane, bool write) {
+    const emu_view *v = &x->b->near;
     uint32_t launch = x->b->launch << BLOCK_BITS, me = launch | (x->b->id % (SEVERAL - 1) + 1);
+    uint32_t *writers = v->writer + at, *readers = v->reader + at;
     for (uint32_t i = 0; i < n; i++) {
-        bool written = other_block(v->writer[i], me);
-        if (written || (write && other_block(v->reader[i], me))) {
+        /* Most reads are of what this block, or nobody in this launch, has touched before. */
+        if (!write && readers[i] == me && writers[i] >> BLOCK_BITS != me >> BLOCK_BITS) continue;
+        bool written = other_block(writers[i], me);
+        if (written || (write && other_block(readers[i], me))) {
             emu_fault(x, lane, E_LAUNCH_FAILURE,
                       "race: global %s at %#lx already %s by block %u of the same launch",
                       write ? "write" : "read", a + i, written ? "written" : "read",
-                      ((written ? v->writer[i] : v->reader[i]) & SEVERAL) - 1);
+                      ((written ? writers[i] : readers[i]) & SEVERAL) - 1);
             return false;
         }
         if (write)
-            v->writer[i] = me;
+            writers[i] = me;
         else
-            v->reader[i] = other_block(v->reader[i], me) ? launch | SEVERAL : me;
+            readers[i] = other_block(readers[i], me) ? launch | SEVERAL : me;
     }
     return true;
 }
 
-static void count(emu_ctx *x, const emu_view *v, uint64_t a, uint32_t n, bool write) {
+static void count(emu_ctx *x, uint64_t a, uint32_t n, bool write) {
     emu_counts *c = &x->k->counts;
-    uint32_t *sector = (write ? v->written : v->read) + a / 32;
+    uint32_t *sector = (write ? x->b->near.written : x->b->near.read) + a / 32;
     *(write ? &c->written : &c->read) += n;
     if (*sector == x->b->launch) return;
     *sector = x->b->launch;
@@ -107,31 +110,45 @@ static bool find_global(emu_ctx *x, uint64_t a, uint32_t n, int lane, bool write
         return false;
     }
     emu_alloc *near = emu_mem_find(a);
-    emu_view v = emu_mem_view(near->va);
+    b->near = emu_mem_view(near->va);
     b->near_va = near->va;
     b->near_bytes = near->size;
-    b->near_data = v.data;
-    b->near_init = v.init;
+    return true;
+}
+
+static bool all_written(const uint8_t *init, uint32_t n) {
+    uint64_t v;
+    if (n == 1) return *init;
+    if (n == 4) {
+        uint32_t four;
+        memcpy(&four, init, 4);
+        return four == 0x01010101u;
+    }
+    if (n % 8) return !memchr(init, 0, n);
+    for (; n; n -= 8, init += 8) {
+        memcpy(&v, init, 8);
+        if (v != 0x0101010101010101u) return false;
+    }
     return true;
 }
 
 uint8_t *emu_global_at(emu_ctx *x, uint64_t a, uint32_t n, int lane, bool write) {
     emu_block *b = x->b;
-    if (a % n) {
+    if (a & (n - 1)) {
         emu_fault(x, lane, E_MISALIGNED, "misaligned global access at %#lx by %u", a, n);
         return NULL;
     }
     uint64_t at = a - b->near_va;
     bool near = at < b->near_bytes && at + n <= b->near_bytes;
     if (near && write)
-        memset(b->near_init + at, 1, n);
-    else if (near && b->init && memchr(b->near_init + at, 0, n))
+        memset(b->near.init + at, 1, n);
+    else if (near && b->init && !all_written(b->near.init + at, n))
         near = false;
     if (!near && !find_global(x, a, n, lane, write)) return NULL;
-    emu_view v = emu_mem_view(a);
-    count(x, &v, a, n, write);
-    if (b->grace && !grace(x, &v, a, n, lane, write)) return NULL;
-    return v.data;
+    at = a - b->near_va;
+    count(x, a, n, write);
+    if (b->grace && !grace(x, at, a, n, lane, write)) return NULL;
+    return b->near.data + at;
 }
 
 static uint8_t *space_at(emu_ctx *x, uint64_t a, uint32_t n, int lane, bool write) {
@@ -159,9 +176,25 @@ static uint64_t address(const emu_ctx *x, int group, int lane) {
     return emu_get_lane(x, emu_arg(x, group), lane) + (uint64_t)x->in->g[group].off;
 }
 
+/* Parameters at a fixed place: one value for all lanes. */
+static emu_outcome load_param(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    uint32_t size = (uint32_t)emu_type_bytes((emu_type)in->type);
+    const uint8_t *p = space_at(x, address(x, 1, 0), size * in->vec, 0, false);
+    if (!p) return EMU_WAITS;
+    for (int i = 0; i < in->g[0].n; i++, p += size) {
+        uint64_t v = 0;
+        memcpy(&v, p, size);
+        v = emu_extend(v, in->type);
+        FOR_LANES(l, x->m) emu_set_lane(x, in->o[i], l, v);
+    }
+    return EMU_NEXT;
+}
+
 emu_outcome emu_ldst(emu_ctx *x) {
     const emu_inst *in = x->in;
     bool load = in->op == OP_ld;
+    if (load && in->space == SP_PARAM && in->o[in->g[1].first].pooled) return load_param(x);
     const emu_group *val = &in->g[load ? 0 : 1];
     uint32_t size = (uint32_t)emu_type_bytes((emu_type)in->type), n = size * in->vec;
     FOR_LANES(l, x->m) {

@@ -3,6 +3,7 @@
 #define EMU_EXEC_PRIV_H
 
 #include "exec.h"
+#include "mem.h"
 #include "num.h"
 
 #define ALL_LANES   0xffffffffu
@@ -54,8 +55,8 @@ typedef struct emu_block {
     const uint8_t *params;
     emu_warp *w;
     bool race, init, grace;
-    uint64_t near_va, near_bytes, near_dev_va; /* the allocation of the last global access */
-    uint8_t *near_data, *near_init;
+    uint64_t near_va, near_bytes; /* the allocation of the last global access, and its view   */
+    emu_view near;
 } emu_block;
 
 struct emu_ctx {

@@ -35,6 +35,11 @@ typedef enum emu_type {
     T_E4M3,
 } emu_type;
 
+extern const uint8_t emu_type_sizes[]; /* ptx_parse.c */
+static inline int emu_type_bytes(emu_type t) {
+    return emu_type_sizes[t];
+}
+
 typedef enum emu_space {
     SP_GENERIC,
     SP_GLOBAL,
@@ -44,15 +49,15 @@ typedef enum emu_space {
     SP_CONST,
 } emu_space;
 
-#define EMU_OPS(X)                                                                                 \
-    X(mov)                                                                                         \
-    X(add)                                                                                         \
-    X(sub) X(mul) X(mad) X(fma) X(div) X(rem) X(min) X(max) X(neg) X(abs) X(and) X(or) X(xor)      \
-        X(not ) X(shl) X(shr) X(bfi) X(bfe) X(prmt) X(shf) X(popc) X(clz) X(brev) X(selp) X(setp)  \
-            X(cvt) X(cvta) X(ld) X(st) X(atom) X(red) X(bar) X(barrier) X(membar) X(fence) X(shfl) \
-                X(vote) X(activemask) X(redux) X(mma) X(ldmatrix) X(cp) X(griddepcontrol) X(ret)   \
-                    X(exit) X(bra) X(trap) X(rcp) X(sqrt) X(rsqrt) X(ex2) X(lg2) X(sin) X(cos)     \
-                        X(tanh) X(copysign) X(lop3) X(prefetch)
+/* clang-format off */
+#define EMU_OPS(X)                                                                              \
+    X(mov) X(add) X(sub) X(mul) X(mad) X(fma) X(div) X(rem) X(min) X(max) X(neg) X(abs) X(and)   \
+    X(or) X(xor) X(not) X(shl) X(shr) X(bfi) X(bfe) X(prmt) X(shf) X(popc) X(clz) X(brev)        \
+    X(selp) X(setp) X(cvt) X(cvta) X(ld) X(st) X(atom) X(red) X(bar) X(barrier) X(membar)        \
+    X(fence) X(shfl) X(vote) X(activemask) X(redux) X(mma) X(ldmatrix) X(cp)                     \
+    X(griddepcontrol) X(ret) X(exit) X(bra) X(trap) X(rcp) X(sqrt) X(rsqrt) X(ex2) X(lg2)        \
+    X(sin) X(cos) X(tanh) X(copysign) X(lop3) X(prefetch)
+/* clang-format on */
 typedef enum emu_op {
     OP_BAD,
 #define X(name) OP_##name,
@@ -63,7 +68,7 @@ typedef enum emu_op {
 
 enum { C_EQ, C_NE, C_LT, C_LE, C_GT, C_GE, C_EQU, C_NEU, C_LTU, C_LEU, C_GTU, C_GEU, C_NUM, C_NAN };
 enum { K_REG, K_CONST, K_MEM, K_VEC, K_LABEL };
-enum { R_NONE, R_RN, R_RZ, R_RNI, R_RZI, R_RMI, R_RPI };
+enum { R_NONE, R_RN, R_RZ, R_RM, R_RNI, R_RZI, R_RMI, R_RPI };
 enum { BOOL_NONE, BOOL_AND, BOOL_OR, BOOL_XOR };
 /* emu_inst.mode: what it says depends on the opcode */
 enum { M_LO = 1, M_HI, M_WIDE };
@@ -226,7 +231,6 @@ bool emu_ident(emu_parser *p, char *out, size_t n);
 bool emu_eat(emu_parser *p, char c);
 void emu_need(emu_parser *p, char c);
 emu_type emu_type_named(const char *s); /* T_NONE: no type */
-int emu_type_bytes(emu_type t);
 emu_reg *emu_find_reg(emu_parser *p, const char *name, int *slot);
 emu_var *emu_find_var(emu_parser *p, const char *name);
 /* Room for one more element of an array that grows. */

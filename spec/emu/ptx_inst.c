@@ -8,8 +8,8 @@
 
 #include "settings.h"
 
-/* Modifiers that an opcode may have beside types; any other stops the emulator.  Rounding of
- * f32 arithmetic towards zero or the infinities, for one, is not here: it is not emulated. */
+/* Modifiers that an opcode may have beside types; any other stops the emulator.  Rounding other
+ * than to nearest is known for fma.rm.f32 only, which expf uses. */
 #define MEMORY                                                                                     \
     " global shared shared::cta local param const nc volatile relaxed acquire release weak cta "   \
     "gpu sys v2 v4 v8 ca cg cs lu cv wb wt L1::no_allocate L1::evict_first L1::evict_last "        \
@@ -26,7 +26,7 @@ static const struct {
     {OP_sub, " rn ftz sat "},
     {OP_mul, " lo hi wide rn ftz sat "},
     {OP_mad, " lo hi wide rn ftz sat "},
-    {OP_fma, " rn ftz sat "},
+    {OP_fma, " rn rm ftz sat "},
     {OP_div, " rn full approx ftz "},
     {OP_rem, ""},
     {OP_min, " ftz NaN "},
@@ -123,7 +123,7 @@ static void set_type(emu_inst *in, emu_type t) {
 /* Modifiers that mean the same for every opcode that may have them. */
 static bool common_modifier(emu_inst *in, const char *s) {
     static const char *const spaces[] = {"", "global", "shared", "local", "param", "const"};
-    static const char *const rounds[] = {"", "rn", "rz", "rni", "rzi", "rmi", "rpi"};
+    static const char *const rounds[] = {"", "rn", "rz", "rm", "rni", "rzi", "rmi", "rpi"};
     int i;
     if (!strcmp(s, "shared::cta")) s = "shared";
     if ((i = FIND(spaces, s)) > 0)

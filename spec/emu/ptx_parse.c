@@ -111,30 +111,12 @@ emu_type emu_type_named(const char *s) {
     return T_NONE;
 }
 
-int emu_type_bytes(emu_type t) {
-    switch (t) {
-    case T_B8:
-    case T_U8:
-    case T_S8:
-        return 1;
-    case T_B16:
-    case T_U16:
-    case T_S16:
-    case T_F16:
-    case T_BF16:
-    case T_E4M3X2:
-        return 2;
-    case T_B64:
-    case T_U64:
-    case T_S64:
-    case T_F64:
-        return 8;
-    case T_B128:
-        return 16;
-    default:
-        return 4;
-    }
-}
+const uint8_t emu_type_sizes[] = {
+    [T_NONE] = 4, [T_PRED] = 4, [T_B8] = 1,    [T_U8] = 1,     [T_S8] = 1,     [T_B16] = 2,
+    [T_U16] = 2,  [T_S16] = 2,  [T_F16] = 2,   [T_BF16] = 2,   [T_B32] = 4,    [T_U32] = 4,
+    [T_S32] = 4,  [T_F32] = 4,  [T_F16X2] = 4, [T_BF16X2] = 4, [T_E4M3X2] = 2, [T_B64] = 8,
+    [T_U64] = 8,  [T_S64] = 8,  [T_F64] = 8,   [T_B128] = 16,  [T_E4M3] = 1,
+};
 
 /* ---- registers and variables ---- */
 

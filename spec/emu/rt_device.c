@@ -106,7 +106,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int dev) {
     if (e) return emu_result(e);
     if (dev < 0 || dev >= emu_get()->devices) return emu_result(cudaErrorInvalidDevice);
     memset(p, 0, sizeof(*p));
-    snprintf(p->name, sizeof(p->name), "emulated sm_%d", emu_get()->arch);
+    snprintf(p->name, sizeof(p->name), "emulated");
     p->major = emu_get()->arch / 10;
     p->minor = emu_get()->arch % 10;
     p->multiProcessorCount = 4;
@@ -170,7 +170,7 @@ cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) {
     if (n_pinned == sizeof(pinned) / sizeof(pinned[0])) emu_stop("more than %d pinned", n_pinned);
     if (emu_alloc_fails() || !(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096)))
         return emu_result(cudaErrorMemoryAllocation);
-    memset(*p, 0xff, n);
+    if (n < 1 << 20) memset(*p, 0xff, n); /* large ones: copies poison what they will fill */
     pinned[n_pinned++] = (struct pinned){*p, n};
     return cudaSuccess;
 }

@@ -107,7 +107,7 @@ main() {
     kernels="-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
     sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
     step build-gcc $make $jobs WERROR=-Werror all tests
-    step build-clang-asan $make $jobs CC=clang BUILD=build/asan CFLAGS="$sanitize" ISA_OPT="$kernels" WERROR=-Werror \
+    step build-clang-asan $make $jobs CC=clang BUILD=build/asan CUDA=0 CFLAGS="$sanitize" ISA_OPT="$kernels" WERROR=-Werror \
         all tests
     suite c sh "$0" --c-tests build
     ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
@@ -140,6 +140,7 @@ main() {
         LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
         lua5.4 spec/support/busted.lua --build=build/asan -o TAP spec/lua/malformed_spec.lua \
         spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
+    suite cuda $make --no-print-directory -s test-cuda
     suite lint $make --no-print-directory lint
 
     echo "$(($(date +%s) - began)) s, logs in $log"

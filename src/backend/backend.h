@@ -188,6 +188,8 @@ typedef struct fl_backend_ops {
 /* Operations of backend "cpu" or "cuda".  CUDA lives in fp8llm_cuda.so beside this
  * library; FL_E_DEVICE when that file, its ABI or the driver does not fit. */
 int fl_backend_find(const fl_backend_ops **out, const char *name, fl_err *err);
+/* The same for a device as users name it: "cpu", "cuda" or "cuda:N"; *ordinal is N, else 0. */
+int fl_backend_device(const fl_backend_ops **out, int *ordinal, const char *device, fl_err *err);
 
 const fl_backend_ops *fl_backend_cpu(void); /* src/cpu */
 

@@ -40,3 +40,12 @@ int fl_backend_find(const fl_backend_ops **out, const char *name, fl_err *err) {
     *out = ops; /* never closed: the ops stay in use until the process ends */
     return FL_OK;
 }
+
+int fl_backend_device(const fl_backend_ops **out, int *ordinal, const char *device, fl_err *err) {
+    char rest;
+    *ordinal = 0;
+    if (strncmp(device, "cuda:", 5)) return fl_backend_find(out, device, err);
+    if (sscanf(device + 5, "%4d%c", ordinal, &rest) != 1 || *ordinal < 0)
+        return fl_fail(err, FL_E_ARG, "device: '%s' is not cuda:N with N from 0", device);
+    return fl_backend_find(out, "cuda", err);
+}

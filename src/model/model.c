@@ -20,7 +20,7 @@ enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_ROWS = 256, MAX_STEP_ROWS = 65536 };
 static int open_backend(fl_model *m, const fl_model_options *o, int64_t rows, fl_err *err) {
     const char *device = o->device && strcmp(o->device, "auto") ? o->device : "cpu";
     fl_backend_params p = {.threads = o->threads, .max_rows = rows, .isa = o->isa};
-    int rc = fl_backend_find(&m->ops, device, err);
+    int rc = fl_backend_device(&m->ops, &p.device, device, err);
     if (!rc) rc = m->ops->open(&m->be, &p, err);
     if (!rc && o->time_ops) {
         rc = fl_op_times_begin(&m->ops, &m->be, err);

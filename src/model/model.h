@@ -18,7 +18,7 @@ typedef enum { FL_KV_AUTO, FL_KV_BF16, FL_KV_FP8 } fl_kv_choice;
 typedef enum { FL_LOAD_FILES, FL_LOAD_DUMMY } fl_load_format;
 
 typedef struct fl_model_options {
-    const char *device;    /* "cpu", "cuda", "auto" (NULL)                              */
+    const char *device;    /* "cpu", "cuda", "cuda:N", "auto" (NULL) = "cpu"              */
     const char *isa;       /* CPU instruction set, NULL = best                          */
     int threads;           /* CPU; 0 = physical cores                                   */
     int64_t context;       /* longest sequence; 0 = min(max_position, 8192)             */

@@ -1,0 +1,129 @@
+/* attend.c - the inside of a KV page, and how attention is cut into splits. */
+#include "cuda/cuda_priv.h"
+#include "util/num.h"
+
+enum {
+    MAX_HEAD_DIM = 256,
+    TILE = 16,          /* pages are whole tiles of positions                              */
+    SPLIT_TOKENS = 256, /* at least: fewer positions are not worth a merge                 */
+    MAX_SPLITS = 64,
+    APART_BLOCKS = 1024, /* with so many blocks the device is full without splits of its own  */
+};
+
+static cuda_kv kv_args(const fl_kv_layer *kv) {
+    const fl_kv_shape *s = &kv->shape;
+    int64_t padded = (int64_t)fl_round_up((uint64_t)s->head_dim, 16);
+    return (cuda_kv){.data = kv->data,
+                     .page_bytes =
+                         2 * s->heads * s->page_tokens * padded * fl_dtype_bytes(s->dtype),
+                     .heads = (int)s->heads,
+                     .head_dim = (int)s->head_dim,
+                     .padded = (int)padded,
+                     .page_tokens = (int)s->page_tokens,
+                     .dtype = s->dtype,
+                     .k_scale = kv->k_scale,
+                     .v_scale = kv->v_scale};
+}
+
+uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape) {
+    fl_kv_layer kv = {.shape = *shape};
+    (void)be;
+    return (uint64_t)kv_args(&kv).page_bytes;
+}
+
+static int check_cache(const char *op, const fl_kv_layer *kv, fl_err *err) {
+    const fl_kv_shape *s = &kv->shape;
+    if (s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 && s->dtype != FL_DTYPE_E4M3)
+        return fl_fail(err, FL_E_UNSUPPORTED, "%s: KV cache of type %s", op,
+                       fl_dtype_name(s->dtype));
+    if (s->heads < 1 || s->page_tokens < TILE || s->page_tokens % TILE)
+        return fl_fail(err, FL_E_ARG, "%s: %lld kv heads, pages of %lld tokens (not times %d)", op,
+                       (long long)s->heads, (long long)s->page_tokens, TILE);
+    if (s->head_dim < 2 || s->head_dim % 2 || s->head_dim > MAX_HEAD_DIM)
+        return fl_fail(err, FL_E_UNSUPPORTED, "%s: head_dim %lld, need an even number up to %d", op,
+                       (long long)s->head_dim, MAX_HEAD_DIM);
+    return FL_OK;
+}
+
+int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
+                    fl_err *err) {
+    int rc = cuda_enter(be, "rope_store", b->n_rows, err);
+    if (rc || (rc = check_cache("rope_store", kv, err))) return rc;
+    const fl_tensor *each[] = {&r->q, &r->k, &r->v};
+    for (int i = 0; i < 3; i++) {
+        const fl_tensor *t = each[i];
+        if (t->dim[0] < b->n_rows || t->dim[2] != kv->shape.head_dim || t->dtype != r->q.dtype ||
+            (i && t->dim[1] != kv->shape.heads))
+            return fl_fail(err, FL_E_ARG,
+                           "rope_store: %c is [%lld,%lld,%lld] %s; %lld rows, cache [%lld,%lld]",
+                           "qkv"[i], (long long)t -> dim[0], (long long)t -> dim[1],
+                           (long long)t -> dim[2], fl_dtype_name(t->dtype), (long long)b -> n_rows,
+                           (long long)kv -> shape.heads, (long long)kv->shape.head_dim);
+    }
+    cuda_rope_args a = {.q = r->q.data,
+                        .k = r->k.data,
+                        .v = r->v.data,
+                        .ldq = r->q.stride,
+                        .ldk = r->k.stride,
+                        .ldv = r->v.stride,
+                        .ld_table = r->cos_sin.stride,
+                        .max_pos = r->cos_sin.dim[0],
+                        .t = b->n_rows,
+                        .cos_sin = r->cos_sin.data,
+                        .pos = b->pos.data,
+                        .slot = b->slot.data,
+                        .n_heads = (int)r->q.dim[1],
+                        .dtype = r->q.dtype,
+                        .kv = kv_args(kv),
+                        .fault = be->fault};
+    return cuda_check(be, fl_cuda_rope_store(&a, be->stream), "rope_store", err);
+}
+
+/* Splits depend on the width of the page table alone, so that a row's sums do not depend on
+ * the step it is in. */
+static void choose_splits(cuda_attend_args *a) {
+    int64_t longest = a->max_pages * a->kv.page_tokens;
+    a->split_tokens = (int)fl_max_i64(SPLIT_TOKENS, fl_div_up(longest, MAX_SPLITS));
+    a->splits = (int)fl_div_up(longest, a->split_tokens);
+}
+
+/* Splits run apart while rows alone do not fill the device and the parts fit. */
+static bool splits_apart(const cuda_attend_args *a) {
+    int64_t row = (int64_t)a->n_heads * a->splits * (a->kv.head_dim + 2);
+    return a->splits > 1 && a->kv.heads * a->t < APART_BLOCKS &&
+           row * a->t * (int64_t)sizeof(float) <= CUDA_PARTS_BYTES;
+}
+
+int cuda_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
+                const fl_batch *b, float scale, fl_err *err) {
+    int rc = cuda_enter(be, "attend", b->n_rows, err);
+    if (rc || (rc = check_cache("attend", kv, err))) return rc;
+    if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[1] != out->dim[1] ||
+        q->dim[2] != kv->shape.head_dim || out->dim[2] != q->dim[2] ||
+        q->dim[1] % kv->shape.heads || q->dtype != out->dtype)
+        return fl_fail(err, FL_E_ARG,
+                       "attend: q [%lld,%lld,%lld], out [%lld,%lld,%lld], "
+                       "cache [%lld,%lld], %lld rows",
+                       (long long)q->dim[0], (long long)q->dim[1], (long long)q->dim[2],
+                       (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2],
+                       (long long)kv->shape.heads, (long long)kv->shape.head_dim,
+                       (long long)b->n_rows);
+    cuda_attend_args a = {.q = q->data,
+                          .out = out->data,
+                          .ldq = q->stride,
+                          .ldo = out->stride,
+                          .t = b->n_rows,
+                          .n_seqs = b->n_seqs,
+                          .max_pages = b->max_pages,
+                          .pos = b->pos.data,
+                          .row_start = b->row_start.data,
+                          .pages = b->pages.data,
+                          .n_heads = (int)q->dim[1],
+                          .scale = scale * kv->k_scale * 1.44269504f, /* powers of 2, not of e */
+                          .dtype = q->dtype,
+                          .kv = kv_args(kv)};
+    a.parts = be->parts;
+    choose_splits(&a);
+    a.apart = splits_apart(&a);
+    return cuda_check(be, fl_cuda_attend(&a, be->stream), "attend", err);
+}

@@ -1,0 +1,35 @@
+# BUILD/fp8llm_cuda.so: machine code and PTX of each CUDA_ARCH, linked against the shared CUDA
+# libraries; included by the Makefile when nvcc was found.
+CCACHE     := $(shell command -v ccache)
+CUDA_LIBS  := -L$(CUDA_LIB) -lcudart -lcublasLt -Wl,-rpath,$(CUDA_LIB)
+CUDA_GEN   := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=[sm_$(a),compute_$(a)])
+CUDA_FLAGS := -std=c++17 -O3 -lineinfo -no-compress -Xptxas -warn-spills,-warn-lmem-usage -I. -Isrc \
+    -Xcompiler -fPIC,-fvisibility=hidden
+CUDA_OBJ   := $(patsubst %,$(BUILD)/%.o,$(wildcard cuda/*.cu) $(basename $(wildcard cuda/*.c)))
+# What the backend uses of src/util is in it once more, not exported.
+CUDA_UTIL  := $(patsubst %,$(BUILD)/src/util/%.o,err mem fp8 dtype)
+CUDA_MODULES := $(BUILD)/fp8llm_cuda.so $(BUILD)/spec/c/fp8llm_cuda.so \
+    $(patsubst %,$(BUILD)/lua%/fp8llm_cuda.so,$(filter-out 5.1,$(FOUND)))
+
+cuda: $(CUDA_MODULES)
+$(BUILD)/cuda/%.o: FLAGS += -I. -isystem $(CUDA_HOME)/include
+$(BUILD)/cuda/%.cu.o: cuda/%.cu $(BUILD)/cuda.flags
+	@mkdir -p $(@D)
+	$(CCACHE) $(NVCC) $(CUDA_FLAGS) $(CUDA_GEN) -MMD -MP -MF $@.d -MT $@ -c $< -o $@
+$(BUILD)/fp8llm_cuda.so: $(CUDA_OBJ) $(CUDA_UTIL)
+	$(CC) -shared $(CFLAGS) -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $^ $(LDFLAGS) $(CUDA_LIBS) -lstdc++ -lm -pthread
+# Beside every fp8llm.so, and beside the tests.
+$(BUILD)/%/fp8llm_cuda.so: $(BUILD)/fp8llm_cuda.so
+	@mkdir -p $(@D)
+	ln -sf $(abspath $<) $@
+$(BUILD)/cuda.flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' > $@
+
+# The same objects that a GPU runs, on the emulated one; all architectures beside each other.
+CUDA_OP_TESTS := ops linear attend
+CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(CUDA_OP_TESTS:%=$(BUILD)/emu/log/$(a)-%))
+test-cuda-ops: $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
+	@mkdir -p $(BUILD)/emu/log
+	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/emu/run_ops.sh $(BUILD) {} ; \
+	    cat $(CUDA_RUNS); ! grep -q '^not ok' $(CUDA_RUNS)

@@ -1,0 +1,102 @@
+/* cuda_priv.h - the CUDA backend's own state; only C files of this folder include it. */
+#ifndef FL_CUDA_CUDA_PRIV_H
+#define FL_CUDA_CUDA_PRIV_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include "backend/backend.h"
+#include "cuda/kernels.h"
+
+enum {
+    CUDA_STAGES = 2,
+    CUDA_STAGE_BYTES = 8 << 20,
+    CUDA_WORKSPACE_BYTES = 32 << 20, /* of cuBLASLt */
+    CUDA_PARTS_BYTES = 32 << 20,     /* of attention's splits */
+};
+
+/* Pinned host memory that copies pass through: a part is filled again when its event has come. */
+typedef struct cuda_stage {
+    uint8_t *host;
+    cudaEvent_t free;
+} cuda_stage;
+
+struct fl_backend {
+    int device, cc; /* cc: 89, 90, ... */
+    int processors;
+    int64_t max_rows;
+    char name[64];
+    cudaStream_t stream;
+    cublasLtHandle_t blas;
+    void *workspace; /* of cuBLASLt */
+    cuda_stage stage[CUDA_STAGES];
+    int next_stage;
+    cuda_fault *fault, *fault_host; /* device memory, pinned copy */
+    float *parts;                   /* attention: CUDA_PARTS_BYTES */
+    float *product; /* linear: f32 results that wait for their scales                          */
+    int64_t product_floats;
+    struct cuda_plan *plans; /* of all shapes, newest first */
+};
+
+/* FL_E_NOMEM or FL_E_DEVICE with CUDA's words when e is an error; `what` names the call. */
+int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *err);
+/* Makes the device current and checks that 1 <= rows <= max_rows. */
+int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
+/* Device memory, not zeroed. */
+int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err);
+/* `rows` dense rows of `bytes` host bytes (read before this returns) to rows that begin `pitch`
+ * bytes apart on the device; what lies between keeps what it held. */
+int cuda_upload(fl_backend *be, void *dst, int64_t pitch, const void *src, int64_t bytes,
+                int64_t rows, fl_err *err);
+
+/* A stage to fill; what it held before has been copied.  Then it must be sent. */
+int cuda_stage_take(fl_backend *be, cuda_stage **out, fl_err *err);
+int cuda_stage_send(fl_backend *be, cuda_stage *s, void *dst, int64_t bytes, fl_err *err);
+
+/* linear.c, linear_plan.c */
+int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err);
+void cuda_linear_free(fl_backend *be, fl_linear *lin);
+int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
+                fl_err *err);
+int cuda_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table, const fl_tensor *ids,
+               fl_err *err);
+
+/* One shape of cuBLASLt's product, planned for row counts 16, 32, ... */
+typedef struct cuda_plan cuda_plan;
+typedef struct cuda_plan_key {
+    int64_t n, k, ldw;
+    cudaDataType_t in, out;
+    bool vectors; /* scales are vectors over rows and columns; else scalars, or 1           */
+} cuda_plan_key;
+/* *out: NULL when cuBLASLt has nothing for this shape. */
+int cuda_plan_get(fl_backend *be, const cuda_plan **out, const cuda_plan_key *key, fl_err *err);
+void cuda_plans_free(fl_backend *be);
+
+typedef struct cuda_product {
+    const void *w, *x;
+    void *out;
+    const float *w_scale, *x_scale; /* NULL: 1 */
+    int64_t ldx, ldo, rows;
+} cuda_product;
+/* False in *done: nothing was launched, the caller takes another way. */
+int cuda_plan_run(fl_backend *be, const cuda_plan *plan, const cuda_product *p, bool *done,
+                  fl_err *err);
+
+/* ops.c */
+int cuda_norm(fl_backend *be, const fl_norm *n, fl_err *err);
+int cuda_quantize(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
+int cuda_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl_linear *next,
+                  fl_err *err);
+int cuda_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const fl_tensor *rows,
+                fl_err *err);
+int cuda_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
+int cuda_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
+
+/* attend.c */
+uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
+int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
+                    fl_err *err);
+int cuda_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
+                const fl_batch *b, float scale, fl_err *err);
+
+#endif

@@ -1,0 +1,141 @@
+/* kernels.h - the launchers of the kernels, as the C side of the backend sees them.
+ *
+ * A launcher checks nothing but what decides between kernels, puts one or two launches on the
+ * stream and returns the error of the launch.  Tensors are device memory. */
+#ifndef FL_CUDA_KERNELS_H
+#define FL_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* An index that points outside its table: the first one is kept here until the host looks. */
+typedef struct cuda_fault {
+    int32_t set, op, index, value;
+} cuda_fault;
+enum { CUDA_FAULT_EMBED = 1, CUDA_FAULT_GATHER, CUDA_FAULT_ROPE };
+
+/* Rows that become E4M3. */
+typedef struct cuda_quant {
+    uint8_t *q;     /* [T,n] codes, rows ld apart                                           */
+    float *q_scale; /* [T], or [T,groups] with FL_ACT_GROUP                                 */
+    int64_t ld, groups;
+    fl_act_scheme act; /* NONE: nothing is done                                             */
+    float x_scale, x_scale_ub;
+} cuda_quant;
+
+typedef struct cuda_norm_args {
+    void *residual, *out;
+    const void *delta, *weight; /* delta: NULL = none                                       */
+    int64_t ld_residual, ld_delta, ld_out, t, n;
+    float eps;
+    fl_dtype dtype;
+    cuda_quant quant;
+} cuda_norm_args;
+cudaError_t fl_cuda_norm(const cuda_norm_args *a, cudaStream_t s);
+
+typedef struct cuda_silu_args {
+    const void *in; /* [T,2n] gate, up */
+    void *out;
+    int64_t ld_in, ld_out, t, n;
+    fl_dtype dtype;
+    cuda_quant quant;
+} cuda_silu_args;
+cudaError_t fl_cuda_silu_mul(const cuda_silu_args *a, cudaStream_t s);
+
+typedef struct cuda_quant_args {
+    const void *x;
+    int64_t ld, t, n;
+    fl_dtype dtype;
+    cuda_quant quant;
+} cuda_quant_args;
+cudaError_t fl_cuda_quant(const cuda_quant_args *a, cudaStream_t s);
+
+/* A weight in device memory: rows padded with zeros to ld elements (16 bytes).
+ * sparse24: data holds the two kept codes of each 4 columns (ld / 2 a row), places where they
+ * stand, 2 bits each in order, 16 bits for 16 columns (ld / 16 a row). */
+typedef struct cuda_weight {
+    const void *data;
+    const uint16_t *places;
+    const float *scale;       /* [n] or [n,blocks]; NULL: 1                                       */
+    const float *bias;        /* [n], or NULL                                                     */
+    int64_t n, k, ld, blocks; /* blocks: scales of a row                                    */
+    fl_dtype dtype;
+    bool sparse24;
+} cuda_weight;
+
+typedef struct cuda_linear_args {
+    cuda_weight w;
+    const void *x;        /* [t,k] */
+    const float *x_scale; /* NULL: 1; else x_groups a row */
+    void *out;
+    int64_t ldx, ldo, t, x_groups;
+    fl_dtype x_dtype, out_dtype;
+} cuda_linear_args;
+cudaError_t fl_cuda_linear_rows(const cuda_linear_args *a, cudaStream_t s);
+
+/* out = y * x_scale[t] * w.scale[n] + w.bias[n]; y: [t,n] f32 */
+cudaError_t fl_cuda_scale_rows(const cuda_linear_args *a, const float *y, cudaStream_t s);
+
+typedef struct cuda_rows_args { /* embed and gather */
+    cuda_weight table;
+    const void *x;
+    void *out;
+    const int32_t *index;
+    int64_t ldx, ldo, t, n, limit; /* limit: rows of x or of the table */
+    fl_dtype dtype;
+    cuda_fault *fault;
+} cuda_rows_args;
+cudaError_t fl_cuda_embed(const cuda_rows_args *a, cudaStream_t s);
+cudaError_t fl_cuda_gather(const cuda_rows_args *a, cudaStream_t s);
+
+cudaError_t fl_cuda_absmax(float *out, const cuda_quant_args *a, cudaStream_t s);
+cudaError_t fl_cuda_sumsq(float *out, const cuda_quant_args *a, cudaStream_t s);
+
+/* Inside a KV page: keys, then values, each [heads][page_tokens][padded]; head
+ * dims are padded with zeros to a multiple of 16. */
+typedef struct cuda_kv {
+    uint8_t *data;
+    int64_t page_bytes;
+    int heads, head_dim, padded, page_tokens;
+    fl_dtype dtype;
+    float k_scale, v_scale;
+} cuda_kv;
+
+typedef struct cuda_rope_args {
+    void *q;
+    const void *k, *v;
+    int64_t ldq, ldk, ldv, ld_table, max_pos, t;
+    const float *cos_sin;
+    const int32_t *pos, *slot;
+    int n_heads;
+    fl_dtype dtype;
+    cuda_kv kv;
+    cuda_fault *fault;
+} cuda_rope_args;
+cudaError_t fl_cuda_rope_store(const cuda_rope_args *a, cudaStream_t s);
+
+typedef struct cuda_attend_args {
+    const void *q;
+    void *out;
+    float *parts; /* [t,heads,splits,padded + 2] when the splits run apart                  */
+    int64_t ldq, ldo, t, n_seqs, max_pages;
+    const int32_t *pos, *row_start, *pages;
+    int n_heads, splits, split_tokens;
+    bool apart; /* one block a split, then a merge; else one block for all                  */
+    float scale;
+    fl_dtype dtype;
+    cuda_kv kv;
+} cuda_attend_args;
+cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,364 @@
+/* linear.c - weights in device memory, and which way a product takes: cuBLASLt for many rows
+ * where it knows the types and scales, the kernel of linear_rows.cu for few rows and the rest. */
+#include <string.h>
+
+#include "cuda/cuda_priv.h"
+#include "util/fp8.h"
+#include "util/mem.h"
+#include "util/num.h"
+
+enum {
+    FEW_ROWS = 8, /* up to so many rows every weight is read once by the rows kernel */
+    GROUP = 4,    /* of 2:4 */
+    PRODUCT_FLOATS = 16 << 20,
+};
+
+typedef struct cuda_packed {
+    cuda_weight w;
+    bool uniform;               /* all scales are the same number */
+    const cuda_plan *direct[3]; /* scales and type of the result inside cuBLASLt           */
+    const cuda_plan *product;   /* f32 without scales                                    */
+    void *data, *places, *scale, *bias;
+} cuda_packed;
+
+static const cudaDataType out_types[] = {CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+
+static cudaDataType type_of(fl_dtype t) {
+    return t == FL_DTYPE_E4M3   ? CUDA_R_8F_E4M3
+           : t == FL_DTYPE_BF16 ? CUDA_R_16BF
+           : t == FL_DTYPE_F16  ? CUDA_R_16F
+                                : CUDA_R_32F;
+}
+
+static int check_spec(const fl_linear_spec *s, int64_t *n, fl_err *err) {
+    if (s->n_parts < 1 || s->n_parts > FL_MAX_LINEAR_PARTS)
+        return fl_fail(err, FL_E_ARG, "linear: %d parts, limit %d", s->n_parts,
+                       FL_MAX_LINEAR_PARTS);
+    for (int i = 0; i < s->n_parts; i++) {
+        if (s->part[i].rows < 1 || s->part[i].rows > INT32_MAX)
+            return fl_fail(err, FL_E_ARG, "linear: part %d has %lld rows", i,
+                           (long long)s->part[i].rows);
+        *n += s->part[i].rows;
+    }
+    if (s->k < 1 || s->k > CUDA_STAGE_BYTES / 4)
+        return fl_fail(err, FL_E_ARG, "linear: input width %lld, limit %d", (long long)s->k,
+                       CUDA_STAGE_BYTES / 4);
+    if (s->dtype != FL_DTYPE_E4M3 && s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 &&
+        s->dtype != FL_DTYPE_F32)
+        return fl_fail(err, FL_E_UNSUPPORTED, "linear: weights of type %s",
+                       fl_dtype_name(s->dtype));
+    if (s->dtype != FL_DTYPE_E4M3 && (s->act != FL_ACT_NONE || s->w_scale))
+        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale or FP8 activations",
+                       fl_dtype_name(s->dtype));
+    if (s->w_block && (s->w_block != FL_ACT_GROUP_K || s->dtype != FL_DTYPE_E4M3))
+        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale for each %lld columns",
+                       fl_dtype_name(s->dtype), (long long)s->w_block);
+    if (s->act == FL_ACT_STATIC && !(s->x_scale > 0.0f && s->x_scale < 1e30f))
+        return fl_fail(err, FL_E_ARG, "linear: input scale %g", (double)s->x_scale);
+    return FL_OK;
+}
+
+/* ---- weights to the device ---- */
+
+static void pack_dense(uint8_t *dst, int64_t pitch, const uint8_t *src, const fl_linear_spec *s) {
+    int64_t bytes = s->k * fl_dtype_bytes(s->dtype);
+    if (s->dtype == FL_DTYPE_F32) {
+        bytes = s->k * 2;
+        for (int64_t i = 0; i < s->k; i++) {
+            float f;
+            memcpy(&f, src + 4 * i, sizeof(f));
+            uint16_t h = fl_f32_to_bf16(f);
+            memcpy(dst + 2 * i, &h, sizeof(h));
+        }
+    } else
+        memcpy(dst, src, (size_t)bytes);
+    memset(dst + bytes, 0, (size_t)(pitch - bytes));
+}
+
+/* Codes and places of 4 columns; false: more than two are not zero. */
+static bool keep_two(uint8_t kept[2], unsigned *places, const uint8_t *four) {
+    int at[GROUP], n = 0;
+    for (int i = 0; i < GROUP; i++)
+        if (four[i] & 0x7f) at[n++] = i;
+    if (n > 2) return false;
+    if (n == 0) at[n++] = 0;
+    if (n == 1) { /* beside a zero, in order */
+        at[1] = at[0] == 3 ? 3 : at[0] + 1;
+        at[0] = at[0] == 3 ? 2 : at[0];
+    }
+    kept[0] = four[at[0]];
+    kept[1] = four[at[1]];
+    *places = (unsigned)(at[0] | at[1] << 2);
+    return true;
+}
+
+/* A row: ld / 2 codes to kept, ld / 16 words to places. */
+static bool pack_sparse(uint8_t *kept, uint16_t *places, const uint8_t *src, int64_t k,
+                        int64_t ld) {
+    memset(kept, 0, (size_t)(ld / 2));
+    memset(places, 0, (size_t)(ld / 16) * sizeof(*places));
+    for (int64_t g = 0; g < k / GROUP; g++) {
+        unsigned where;
+        if (!keep_two(kept + 2 * g, &where, src + g * GROUP)) return false;
+        places[g / 4] = (uint16_t)(places[g / 4] | where << g % 4 * 4);
+    }
+    return true;
+}
+
+typedef struct upload {
+    fl_backend *be;
+    const fl_linear_spec *spec;
+    cuda_packed *p;
+    int64_t first; /* row of the fused weight where the part begins */
+} upload;
+
+/* Rows [begin, end) of a part through one stage (and for 2:4 a second one). */
+static int upload_rows(const upload *u, const uint8_t *src, int64_t begin, int64_t end,
+                       fl_err *err) {
+    const cuda_weight *w = &u->p->w;
+    int64_t row_bytes = u->spec->k * fl_dtype_bytes(u->spec->dtype), rows = end - begin;
+    int64_t pitch = w->sparse24 ? w->ld / 2 : w->ld * fl_dtype_bytes(w->dtype);
+    int64_t at = u->first + begin, word = w->ld / 16;
+    cuda_stage *codes, *where = NULL;
+    int rc = cuda_stage_take(u->be, &codes, err);
+    if (rc || (w->sparse24 && (rc = cuda_stage_take(u->be, &where, err)))) return rc;
+    for (int64_t i = 0; i < rows; i++) {
+        const uint8_t *row = src + (begin + i) * row_bytes;
+        if (!w->sparse24)
+            pack_dense(codes->host + i * pitch, pitch, row, u->spec);
+        else if (!pack_sparse(codes->host + i * pitch, (uint16_t *)(void *)where->host + i * word,
+                              row, w->k, w->ld))
+            return fl_fail(err, FL_E_ARG,
+                           "linear [%lld,%lld]: row %lld has more than 2 of 4 values, 2:4",
+                           (long long)w->n, (long long)w->k, (long long)(at + i));
+    }
+    rc = cuda_stage_send(u->be, codes, (uint8_t *)u->p->data + at * pitch, rows * pitch, err);
+    if (!rc && where)
+        rc = cuda_stage_send(u->be, where, (uint8_t *)u->p->places + at * word * 2, rows * word * 2,
+                             err);
+    if (!rc && u->spec->release)
+        u->spec->release(src + begin * row_bytes, (size_t)(rows * row_bytes));
+    return rc;
+}
+
+static int upload_weights(fl_backend *be, cuda_packed *p, const fl_linear_spec *s, fl_err *err) {
+    upload u = {.be = be, .spec = s, .p = p};
+    int64_t most = CUDA_STAGE_BYTES / (p->w.ld * fl_dtype_bytes(p->w.dtype));
+    int rc = FL_OK;
+    for (int i = 0; i < s->n_parts && !rc; u.first += s->part[i++].rows) {
+        for (int64_t r = 0; r < s->part[i].rows && !rc; r += most)
+            rc = upload_rows(&u, s->part[i].data, r, fl_min_i64(r + most, s->part[i].rows), err);
+    }
+    return rc;
+}
+
+static int upload_floats(fl_backend *be, void **out, const float *src, int64_t n, fl_linear *lin,
+                         fl_err *err) {
+    int64_t bytes = n * (int64_t)sizeof(float);
+    int rc = cuda_alloc(be, out, (uint64_t)bytes, err);
+    lin->bytes += (uint64_t)bytes;
+    return rc ? rc : cuda_upload(be, *out, bytes, src, bytes, 1, err);
+}
+
+static int allocate(fl_backend *be, fl_linear *lin, const fl_linear_spec *s, fl_err *err) {
+    cuda_packed *p = lin->packed;
+    cuda_weight *w = &p->w;
+    uint64_t bytes, codes = (uint64_t)(w->sparse24 ? w->ld / 2 : w->ld * fl_dtype_bytes(w->dtype));
+    int rc;
+    if (!fl_mul_u64(codes, (uint64_t)w->n, &bytes) || bytes > INT64_MAX / 2)
+        return fl_fail(err, FL_E_ARG, "linear: [%lld,%lld] is too large", (long long)w->n,
+                       (long long)w->k);
+    if ((rc = cuda_alloc(be, &p->data, bytes, err))) return rc;
+    lin->bytes = bytes;
+    if (w->sparse24) {
+        bytes = (uint64_t)(w->n * w->ld / 8);
+        if ((rc = cuda_alloc(be, &p->places, bytes, err))) return rc;
+        lin->bytes += bytes;
+    }
+    if (s->w_scale) {
+        int64_t scales = w->n * w->blocks;
+        if ((rc = upload_floats(be, &p->scale, s->w_scale, scales, lin, err))) return rc;
+        p->uniform = true;
+        for (int64_t i = 1; i < scales; i++)
+            p->uniform = p->uniform && s->w_scale[i] == s->w_scale[0];
+    }
+    if (s->bias && (rc = upload_floats(be, &p->bias, s->bias, w->n, lin, err))) return rc;
+    w->data = p->data;
+    w->places = p->places;
+    w->scale = p->scale;
+    w->bias = p->bias;
+    return FL_OK;
+}
+
+/* ---- plans ---- */
+
+static int reserve_product(fl_backend *be, int64_t n, fl_err *err) {
+    int64_t rows = fl_min_i64(be->max_rows, fl_max_i64(PRODUCT_FLOATS / n, 1));
+    void *more;
+    if (n * rows <= be->product_floats) return FL_OK;
+    int rc = cuda_alloc(be, &more, (uint64_t)(n * rows) * sizeof(float), err);
+    if (rc) return rc;
+    if (be->product) cudaFree(be->product);
+    be->product = more;
+    be->product_floats = n * rows;
+    return FL_OK;
+}
+
+/* What cuBLASLt can do for this linear, asked now: nothing is planned inside a step. */
+static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
+    cuda_packed *p = lin->packed;
+    bool fp8 = lin->dtype == FL_DTYPE_E4M3;
+    bool blocks = lin->w_block || lin->act == FL_ACT_GROUP;
+    if (be->max_rows <= FEW_ROWS || blocks || lin->sparse24 || (fp8 && lin->act == FL_ACT_NONE))
+        return FL_OK;
+    cuda_plan_key key = {.n = lin->n, .k = lin->k, .ldw = p->w.ld, .in = type_of(lin->dtype)};
+    bool scalars = !fp8 || (lin->act == FL_ACT_STATIC && (p->uniform || !p->scale));
+    bool vectors = fp8 && !scalars && be->cc == 90 && p->scale;
+    int rc = FL_OK;
+    for (int i = 0; i < 3 && !p->bias && (scalars || vectors) && !rc; i++) {
+        key.out = out_types[i];
+        key.vectors = vectors;
+        if (!fp8 && key.out != key.in && key.out != CUDA_R_32F) continue;
+        rc = cuda_plan_get(be, &p->direct[i], &key, err);
+    }
+    key.out = CUDA_R_32F;
+    key.vectors = false;
+    if (!rc && !p->direct[2]) rc = cuda_plan_get(be, &p->product, &key, err);
+    if (!rc && p->product) rc = reserve_product(be, lin->n, err);
+    return rc;
+}
+
+int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
+    int64_t n = 0;
+    int rc = check_spec(spec, &n, err);
+    if (rc || (rc = cuda_check(be, cudaSetDevice(be->device), "linear", err))) return rc;
+    fl_linear *lin = fl_alloc(sizeof(*lin));
+    cuda_packed *p = lin ? fl_alloc(sizeof(*p)) : NULL;
+    if (!p) {
+        fl_free(lin);
+        return fl_fail(err, FL_E_NOMEM, "linear");
+    }
+    *lin = (fl_linear){.n = n,
+                       .k = spec->k,
+                       .dtype = spec->dtype == FL_DTYPE_F32 ? FL_DTYPE_BF16 : spec->dtype,
+                       .act = spec->act,
+                       .x_scale = spec->x_scale,
+                       .x_scale_ub = spec->x_scale_ub,
+                       .w_block = spec->w_block,
+                       .packed = p};
+    lin->sparse24 = spec->sparse24 && spec->k % 8 == 0 && lin->dtype == FL_DTYPE_E4M3;
+    uint64_t align = 16 / (uint64_t)fl_dtype_bytes(lin->dtype);
+    p->w = (cuda_weight){.n = n,
+                         .k = spec->k,
+                         .ld = (int64_t)fl_round_up((uint64_t)spec->k, align),
+                         .blocks = spec->w_block ? fl_act_groups(spec->k) : 1,
+                         .dtype = lin->dtype,
+                         .sparse24 = lin->sparse24};
+    if ((rc = allocate(be, lin, spec, err)) || (rc = upload_weights(be, p, spec, err)) ||
+        (rc = make_plans(be, lin, err)))
+        goto done;
+    *out = lin;
+    lin = NULL;
+done:
+    cuda_linear_free(be, lin);
+    return rc;
+}
+
+void cuda_linear_free(fl_backend *be, fl_linear *lin) {
+    if (!lin) return;
+    cuda_packed *p = lin->packed;
+    void *memory[] = {p->data, p->places, p->scale, p->bias};
+    cudaSetDevice(be->device);
+    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
+        if (memory[i]) cudaFree(memory[i]);
+    fl_free(p);
+    fl_free(lin);
+}
+
+/* ---- the product ---- */
+
+static int out_index(fl_dtype t) {
+    return t == FL_DTYPE_BF16 ? 0 : t == FL_DTYPE_F16 ? 1 : 2;
+}
+
+/* cuBLASLt, whole or followed by the kernel that applies the scales. */
+static int planned(fl_backend *be, const cuda_linear_args *a, const cuda_packed *p, bool *done,
+                   fl_err *err) {
+    const cuda_plan *direct = p->direct[out_index(a->out_dtype)];
+    cuda_product m = {.w = a->w.data, .x = a->x, .ldx = a->ldx, .rows = a->t};
+    if (direct) {
+        m.out = a->out;
+        m.ldo = a->ldo;
+        m.w_scale = a->w.scale;
+        m.x_scale = a->x_scale;
+        return cuda_plan_run(be, direct, &m, done, err);
+    }
+    int64_t most = be->product_floats / a->w.n, bytes = fl_dtype_bytes(a->x_dtype);
+    int rc = FL_OK;
+    m.out = be->product;
+    m.ldo = a->w.n;
+    for (int64_t t = 0; t < a->t && !rc; t += most) {
+        cuda_linear_args part = *a;
+        part.t = m.rows = fl_min_i64(most, a->t - t);
+        m.x = (const uint8_t *)a->x + t * a->ldx * bytes;
+        part.out = (uint8_t *)a->out + t * a->ldo * fl_dtype_bytes(a->out_dtype);
+        if (a->x_scale) part.x_scale = a->x_scale + t;
+        rc = cuda_plan_run(be, p->product, &m, done, err);
+        if (rc || !*done) return rc;
+        rc = cuda_check(be, fl_cuda_scale_rows(&part, be->product, be->stream), "linear", err);
+    }
+    return rc;
+}
+
+int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
+                fl_err *err) {
+    const cuda_packed *p = lin->packed;
+    bool fp8 = lin->act != FL_ACT_NONE, done = false;
+    const fl_tensor *in = fp8 ? &x->q : &x->x;
+    int64_t rows = out->dim[0];
+    int rc = cuda_enter(be, "linear", rows, err);
+    if (rc) return rc;
+    if (in->dim[0] < rows || in->dim[1] != lin->k || out->dim[1] != lin->n)
+        return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
+                       (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
+                       (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
+    if (lin->act == FL_ACT_GROUP && x->q_scale.dim[1] != fl_act_groups(lin->k))
+        return fl_fail(err, FL_E_ARG, "linear: %lld scales a row for %lld columns",
+                       (long long)x->q_scale.dim[1], (long long)lin->k);
+    cuda_linear_args a = {.w = p->w,
+                          .x = in->data,
+                          .x_scale = fp8 ? x->q_scale.data : NULL,
+                          .out = out->data,
+                          .ldx = in->stride,
+                          .ldo = out->stride,
+                          .t = rows,
+                          .x_groups = lin->act == FL_ACT_GROUP ? fl_act_groups(lin->k) : 1,
+                          .x_dtype = in->dtype,
+                          .out_dtype = out->dtype};
+    bool same = in->dtype == lin->dtype;
+    if (rows > FEW_ROWS && same && (p->product || p->direct[out_index(out->dtype)]))
+        rc = planned(be, &a, p, &done, err);
+    if (rc || done) return rc;
+    return cuda_check(be, fl_cuda_linear_rows(&a, be->stream), "linear", err);
+}
+
+int cuda_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table, const fl_tensor *ids,
+               fl_err *err) {
+    const cuda_packed *p = table->packed;
+    cuda_rows_args a = {.table = p->w,
+                        .out = out->data,
+                        .index = ids->data,
+                        .ldo = out->stride,
+                        .t = out->dim[0],
+                        .n = table->k,
+                        .limit = table->n,
+                        .dtype = out->dtype,
+                        .fault = be->fault};
+    int rc = cuda_enter(be, "embed", a.t, err);
+    if (rc) return rc;
+    if (out->dim[1] != table->k || ids->dim[0] != a.t)
+        return fl_fail(err, FL_E_ARG, "embed: %lld ids, output [%lld,%lld], table width %lld",
+                       (long long)ids->dim[0], (long long)a.t, (long long)out->dim[1],
+                       (long long)table->k);
+    return cuda_check(be, fl_cuda_embed(&a, be->stream), "embed", err);
+}
