@@ -189,9 +189,13 @@ def _(p):
     p.screenshot("page-settings")
 
 
-@test("page: a server with keys is asked for with one, which survives a reload")
+@test("page: a server with keys is asked for with one, which survives a reload; its operator's policies are offered")
 def _(p):
-    with Server("--api-keys", write_keys("secret-a alice 0 0\n"), model=TINY, name="clients-page") as server:
+    policy = BUILD + "/clients/shout.lua"
+    with open(policy, "w") as f:
+        f.write("return function(step) step:accept(65) end\n")
+    options = ["--api-keys", write_keys("secret-a alice 0 0\n"), "--policy", "shout=" + policy]
+    with Server(*options, model=TINY, name="clients-page") as server:
         page = p.context.new_page()
         page.goto(server.url)
         expect(page.get_by_label("API key")).to_be_focused()
@@ -201,6 +205,11 @@ def _(p):
         for _ in range(2):
             expect(page.get_by_label("Model", exact=True).locator("option")).to_have_text("tiny")
             page.reload()
+        page.get_by_label("Policy").select_option("shout")
+        page.get_by_label("Longest answer").fill("6")
+        page.get_by_label("Message", exact=True).fill("hello")
+        page.keyboard.press("Enter")
+        expect(page.locator("article.assistant .said").last).to_have_text("AAAAAA")
         page.close()
 
 
