@@ -8,10 +8,10 @@ local batch = {}
 -- a file of a million lines out of memory.
 local window = 256
 
---- Feed items to the engine and hand out results. next_item() -> key, request | nil; request nil with
+--- Feed items to submit(request) and hand out results. next_item() -> key, request | nil; request nil with
 -- a message as third value is a failure of its own. Returns an iterator of key, result, message, code
 -- in the order of submission, or (not ordered) as they end.
-local function run(eng, next_item, ordered)
+local function run(submit, next_item, ordered)
   local flight, exhausted = {}, false -- {key =, request = | message =, code =}
   local waiting -- {key, request} that the engine's full queue has not taken yet
 
@@ -28,7 +28,7 @@ local function run(eng, next_item, ordered)
         return
       end
       local entry = {key = key, message = message, code = code}
-      if request then entry.request, entry.message, entry.code = eng:submit(request) end
+      if request then entry.request, entry.message, entry.code = submit(request) end
       if entry.code == "BUSY" and #flight > 0 then -- again when one of ours has ended
         waiting = {key, request}
         return
@@ -71,7 +71,8 @@ end
 -- Results come in the order of the list. A nil result has a message: that request was refused.
 function batch.map(eng, list, make)
   local i = 0
-  return run(eng, function()
+  local function submit(request) return eng:submit(request) end
+  return run(submit, function()
     i = i + 1
     if list[i] == nil then return nil end
     return i, make(list[i], i)
@@ -106,7 +107,7 @@ local function count_lines(path)
   return n
 end
 
--- One line of the input -> custom_id, request, kind | custom_id, nil, message
+-- One line of the input -> custom_id, {body =, kind =} | custom_id, nil, message
 local function read_line(line, number)
   local ok, object = pcall(json.decode, line)
   local name, where = "line-" .. number, "line " .. number
@@ -121,8 +122,7 @@ local function read_line(line, number)
     return id, nil, "url: need /v1/chat/completions or /v1/completions, got " .. tostring(object.url)
   end
   if type(object.body) ~= "table" then return id, nil, "body: need an object" end
-  local request, message = openai.request(kind, object.body)
-  return id, request, message, kind
+  return id, {body = object.body, kind = kind}
 end
 
 --- Run a file of OpenAI batch lines: {custom_id, method, url, body} -> {id, custom_id, response, error}.
@@ -133,7 +133,7 @@ function batch.run_file(eng, input, output, options)
   local total = count_lines(input)
   local out = assert(io.open(output, "ab"))
   local lines, number = io.lines(input), 0
-  local kinds, seen = {}, {}
+  local requests, seen = {}, {}
   local report = {total = total, skipped = skipped, done = 0, failed = 0, tokens = 0}
 
   local function next_item()
@@ -142,27 +142,28 @@ function batch.run_file(eng, input, output, options)
       if line == nil then return nil end
       number = number + 1
       if line:find "%S" then
-        local id, request, message, kind = read_line(line, number)
+        local id, request, message = read_line(line, number)
         if seen[id] then
           return {id = id}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
         end
         seen[id] = true
         if not done_ids[id] then
           local key = {id = id}
-          kinds[key] = {name = kind, echo = request and request.echo}
+          requests[key] = request
           return key, request, message, "ARG"
         end
       end
     end
   end
 
-  for key, result, message, code in run(eng, next_item, options.ordered) do
-    local kind = kinds[key]
-    kinds[key] = nil
+  local function submit(request) return eng:submit(request.body, request.kind) end
+  for key, result, message, code in run(submit, next_item, options.ordered) do
+    local request = requests[key]
+    requests[key] = nil
     local response = {status_code = 200, request_id = "batch-" .. key.id}
     if result then
-      response.body, message, code = openai.response(kind.name, result, {
-        model_name = options.model_name, tokenizer = options.tokenizer, echo = kind.echo,
+      response.body, message, code = openai.response(request.kind, result, {
+        model_name = options.model_name, tokenizer = options.tokenizer, echo = request.body.echo == true,
       })
       report.tokens = report.tokens + result.usage.completion_tokens
     end
@@ -235,7 +236,8 @@ function batch.run_prompts(eng, input, write, options)
     return {line = number, id = id}, request, message, "ARG"
   end
   local done = 0
-  for key, result, message, code in run(eng, next_item, true) do
+  local function submit(request) return eng:submit(request) end
+  for key, result, message, code in run(submit, next_item, true) do
     local object = result and prompt_answer(result) or {error = {code = code, message = message}}
     object.line, object.custom_id = key.line, key.id
     report.tokens = report.tokens + (object.completion_tokens or 0)

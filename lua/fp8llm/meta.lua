@@ -696,11 +696,13 @@ local engine = {}
 ---@field policy_logits? boolean a policy is given whole rows of logits instead (default false)
 
 ---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit, or all rows of policies are lent.
----@param request fp8llm.request_options
+---With a kind, `request` is the body of an OpenAI request, e.g. of json.decode; it has one prompt here.
+---@param request fp8llm.request_options|table
+---@param kind? "own"|"completion"|"chat" (default "own")
 ---@return fp8llm.request?
 ---@return string? message
 ---@return fp8llm.code? code
-function engine:submit(request) end
+function engine:submit(request, kind) end
 
 ---for i, result, message, code in eng:map(list, function(item, i) return request end) do ... end
 ---Runs them together, gives results in the order of the list; nil and a message for one that was refused.

@@ -1,70 +1,10 @@
---- OpenAI's request and response objects <-> the engine's. Plain Lua, no HTTP in here.
+--- What the engine makes -> OpenAI's response objects and streams. Plain Lua, no HTTP in here. (Requests are read by
+-- src/serve/openai_request.c.)
 local json = require "fp8llm.json"
 
 local openai = {kinds = {["/v1/chat/completions"] = "chat", ["/v1/completions"] = "completion"}}
 
--- Taken over under the same name; the engine checks them.
-local same = {
-  "n", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty",
-  "presence_penalty", "seed", "logit_bias", "allowed_token_ids", "stop", "stop_token_ids", "bad_words",
-  "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "truncate_prompt_tokens", "priority",
-  "cache_salt", "prompt_logprobs", "add_special_tokens",
-}
-local chat_only = {"tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
-
 local function given(v) return v ~= nil and v ~= json.null end
-
-local function copy(request, body, names)
-  for _, name in ipairs(names) do
-    if given(body[name]) then request[name] = body[name] end
-  end
-end
-
--- What we do not do is refused by its name, never ignored.
-local function check(body)
-  local format = body.response_format
-  if given(format) and (type(format) ~= "table" or format.type ~= "text") then
-    return nil, "response_format: only text is offered", "response_format"
-  end
-  local choice = body.tool_choice
-  if given(choice) and choice ~= "auto" and choice ~= "none" then
-    return nil, "tool_choice: only auto and none are offered", "tool_choice"
-  end
-  if given(body.suffix) then return nil, "suffix: not offered", "suffix" end
-  return true
-end
-
-local function chat_request(body)
-  if type(body.messages) ~= "table" then return nil, "messages: need a list", "messages" end
-  local request = {messages = body.messages}
-  copy(request, body, chat_only)
-  if body.tool_choice == "none" then request.tools = nil end
-  request.max_tokens = given(body.max_completion_tokens) and body.max_completion_tokens or
-    given(body.max_tokens) and body.max_tokens or nil
-  if body.logprobs == true then request.logprobs = given(body.top_logprobs) and body.top_logprobs or 0 end
-  return request
-end
-
-local function completion_request(body)
-  if type(body.prompt) ~= "string" and type(body.prompt) ~= "table" then
-    return nil, "prompt: need a string or a list of token ids", "prompt"
-  end
-  local request = {prompt = body.prompt, max_tokens = given(body.max_tokens) and body.max_tokens or 16}
-  if given(body.logprobs) then request.logprobs = body.logprobs end
-  if given(body.echo) then request.echo = body.echo end
-  return request
-end
-
---- kind "chat" or "completion" -> the engine's request | nil, message, name of the field
-function openai.request(kind, body)
-  local ok, message, field = check(body)
-  if not ok then return nil, message, field end
-  local request
-  request, message, field = (kind == "chat" and chat_request or completion_request)(body)
-  if not request then return nil, message, field end
-  copy(request, body, same)
-  return request
-end
 
 -- Texts of tokens are strings, or lists of bytes where they are no UTF-8.
 

@@ -146,7 +146,7 @@ describe("a batch file", function()
   it("reports each bad line by its field and runs the others", function()
     os.remove(output)
     write(input, "{broken\n" .. line("ok", chat "x") .. line("url", chat "x", "/v1/embeddings") ..
-      line("field", {messages = {}, temperature = -3}) .. line("ok", chat "again") ..
+      line("field", {messages = chat "x".messages, temperature = -3}) .. line("ok", chat "again") ..
       line("format", {messages = {}, response_format = {type = "json_object"}}) .. '{"method":"POST"}\n')
     local report = run_file {ordered = true}
     assert.equal(7, report.total)

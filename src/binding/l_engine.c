@@ -5,6 +5,7 @@
 #include "binding/l_model.h"
 #include "binding/lua_json.h"
 #include "engine/prompt.h"
+#include "serve/openai_request.h"
 #include "serve/serve.h"
 #include "util/mem.h"
 
@@ -107,29 +108,51 @@ static int merge_sampler(fl_jv *request, fl_arena *arena, fl_err *err) {
     return FL_OK;
 }
 
+static int read_own(const fl_prompter *p, fl_jv *request, fl_submission *s, fl_params *params,
+                    fl_err *err) {
+    const fl_params_source source = {.object = request,
+                                     .others = fl_prompt_members,
+                                     .strict = true,
+                                     .lua = true,
+                                     .arena = &s->arena};
+    int rc = merge_sampler(request, &s->arena, err);
+    if (!rc) rc = fl_params_read(params, &source, err);
+    if (!rc) rc = fl_prompt_encode(p, request, &s->arena, &s->ids, &s->n_ids, err);
+    s->params = params;
+    return rc;
+}
+
+/* The body of an OpenAI request, which has one prompt here. */
+static int read_openai(const fl_prompter *p, const fl_jv *body, fl_openai_kind kind,
+                       fl_submission *s, fl_params *params, fl_err *err) {
+    fl_openai_request o;
+    const char *field;
+    int rc = fl_openai_read(&o, kind, body, NULL, &s->arena, &field, err);
+    if (rc) return rc;
+    if (o.n_prompts != 1) return fl_fail(err, FL_E_ARG, "prompt: need one, got %u", o.n_prompts);
+    if (o.policy.data) return fl_fail(err, FL_E_ARG, "policy: not offered");
+    return fl_openai_prompt(s, params, &o, 0, p, &field, err);
+}
+
 /* Everything up to the submission; the arena is this function's until it returns FL_OK. */
 static int read_request(lua_State *L, lua_engine *b, fl_submission *s, fl_params *params,
                         fl_err *err) {
+    static const char *const kinds[] = {"own", "completion", "chat", NULL};
+    const int kind = luaL_checkoption(L, 3, "own", kinds);
     const fl_prompter prompter = {b->tokenizer, b->ctx, b->chat, b->chat_with_tools};
     fl_jv request;
     int rc = fl_lua_to_jv(L, 2, &s->arena, &request, err);
     if (!rc && request.kind == FL_JV_ARRAY && !request.n) request.kind = FL_JV_OBJECT;
-    if (!rc) rc = merge_sampler(&request, &s->arena, err);
-    if (!rc) {
-        fl_params_source source = {.object = &request,
-                                   .others = fl_prompt_members,
-                                   .strict = true,
-                                   .lua = true,
-                                   .arena = &s->arena};
-        rc = fl_params_read(params, &source, err);
-    }
-    if (!rc) rc = fl_prompt_encode(&prompter, &request, &s->arena, &s->ids, &s->n_ids, err);
-    s->params = params;
+    if (!rc && kind == 0) rc = read_own(&prompter, &request, s, params, err);
+    if (!rc && kind != 0)
+        rc = read_openai(&prompter, &request, kind == 1 ? FL_OPENAI_COMPLETION : FL_OPENAI_CHAT, s,
+                         params, err);
     if (rc) fl_arena_free(&s->arena);
     return rc;
 }
 
-/* eng:submit{messages= | prompt= | ids=, ...} -> request | nil, message, CODE */
+/* eng:submit{messages= | prompt= | ids=, ...} -> request | nil, message, CODE
+ * eng:submit(body of an OpenAI request, "completion" | "chat") */
 static int l_submit(lua_State *L) {
     lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
     fl_submission s = {0};
@@ -137,7 +160,7 @@ static int l_submit(lua_State *L) {
     fl_request *r;
     fl_err err;
     luaL_checktype(L, 2, LUA_TTABLE);
-    lua_settop(L, 2);
+    lua_settop(L, 3);
     void **box = fl_box_new(L, FL_MT_REQUEST);
     void *state = fl_l_request_state(&err);
     if (!state) return fl_push_err(L, &err);
