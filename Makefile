@@ -106,7 +106,12 @@ $(paced): $(BUILD)/spec/nginx/paced.o $(CORE) $(BINDING_SRC:%.c=$(BUILD)/lua5.1-
 	@mkdir -p $(@D)
 	$(CC) -shared $(CFLAGS) -Wl,-z,nodelete -Wl,--wrap=fl_step,--wrap=fl_detok_push -o $@ $^ $(LDFLAGS) $(LIBS)
 
-tests: $(paced) $(TESTS) $(BUILD)/spec/storm/storm $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
+# The client that measures it.
+meter := $(BUILD)/spec/nginx/meter
+$(meter): $(BUILD)/spec/nginx/meter.o
+	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS)
+
+tests: $(paced) $(meter) $(TESTS) $(BUILD)/spec/storm/storm $(foreach v,$(FOUND),$(BUILD)/spec/alloc_test-$(v))
 
 test-c: $(TESTS)
 	@rc=0; for t in $(TESTS); do echo "# $$t"; $$t || rc=1; done; exit $$rc

@@ -177,25 +177,35 @@ stream.__index = stream
 
 local done = "data: [DONE]\n\n"
 
+-- Of a chunk with one choice: what its text follows, and what follows its text.
+local before = {chat = '"choices":[{"index":%s,"delta":{"content":', completion = '"choices":[{"index":%s,"text":'}
+local after = {
+  chat = '},"logprobs":%s,"finish_reason":%s%s}]%s}\n\n',
+  completion = ',"logprobs":%s,"finish_reason":%s%s}]%s}\n\n',
+}
+
 --- What turns the lines of a generation into server-sent events. start: of its first line, see src/serve/serve.h;
 -- options: model_name, id.
 function openai.stream(kind, start, options)
-  local chat = kind == "chat"
   local head = string.format('data: {"id":%s,"object":"%s","created":%d,"model":%s,',
-    json.encode(object_id(kind, options.id)), chat and "chat.completion.chunk" or "text_completion", os.time(),
-    json.encode(options.model_name))
-  return setmetatable({
-    kind = kind, chat = chat, head = head, start = start, offsets = {}, completion_tokens = 0,
-    plain = chat and '"choices":[{"index":%d,"delta":{"content":%s},"logprobs":%s,"finish_reason":%s%s}]%s}\n\n' or
-      '"choices":[{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s%s}]%s}\n\n',
-    usage_everywhere = start.continuous_usage_stats, usage_at_end = start.include_usage,
-    plain_events = not start.return_token_ids,
+    json.encode(object_id(kind, options.id)), kind == "chat" and "chat.completion.chunk" or "text_completion",
+    os.time(), json.encode(options.model_name))
+  local self = setmetatable({
+    kind = kind, head = head, start = start, offsets = {}, completion_tokens = 0,
+    usual = not (start.return_token_ids or start.continuous_usage_stats),
   }, stream)
+  -- The usual chunk, but for its text: by the index of the choice as the engine writes it.
+  self.heads = setmetatable({}, {__index = function(heads, i)
+    heads[i] = head .. before[kind]:format(i)
+    return heads[i]
+  end})
+  self.tail = after[kind]:format("null", "null", "", self:usage_member(0))
+  return self
 end
 
 --- What comes before the first token.
 function stream:opening()
-  if not self.chat then return "" end
+  if self.kind ~= "chat" then return "" end
   local out = {}
   local role = '"choices":[{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,' ..
     '"finish_reason":null}]%s}\n\n'
@@ -208,16 +218,10 @@ end
 -- The member `usage` of a chunk, after n more tokens.
 function stream:usage_member(n)
   self.completion_tokens = self.completion_tokens + n
-  if not self.usage_everywhere then return self.usage_at_end and ',"usage":null' or "" end
+  if not self.start.continuous_usage_stats then return self.start.include_usage and ',"usage":null' or "" end
   return ',"usage":' .. json.encode(usage_object {
     prompt_tokens = self.start.prompt_tokens, completion_tokens = self.completion_tokens,
   })
-end
-
-local function count_ids(ids)
-  if ids == "" then return 0 end
-  local _, commas = ids:gsub(",", "")
-  return commas + 1
 end
 
 -- An event that is more than new text.
@@ -235,32 +239,31 @@ function stream:event(line)
     stop = ',"stop_reason":' .. json.encode(stop_reason(event))
   end
   for name, value in pairs(extras(event, self.start)) do stop = stop .. ',"' .. name .. '":' .. json.encode(value) end
-  local out = self.head .. self.plain:format(event.i, json.encode(event.d), json.encode(logprobs), finish, stop,
-    self:usage_member(#event.t))
+  local out = self.heads[event.i] .. json.encode(event.d) ..
+    after[self.kind]:format(json.encode(logprobs), finish, stop, self:usage_member(#event.t))
   if not event.usage then return out end
   self.over = true
-  if self.usage_at_end then
+  if self.start.include_usage then
     out = out .. self.head .. '"choices":[],"usage":' .. json.encode(usage_object(event.usage)) .. "}\n\n"
   end
   return out .. done
 end
 
+function stream:line(line)
+  if not self.usual then return self:event(line) end
+  local i, text = line:match '^{"i":(%d+),"t":%[[%d,]*%],"d":(".*")}$' -- new text only, and it is JSON already
+  if not i then return self:event(line) end
+  if text == '""' then return "" end -- the beginning of a character, or of what may become a stop text
+  return self.heads[i] .. text .. self.tail
+end
+
 --- Lines of the engine, each with its line end -> text for the client; self.over when that was all.
 function stream:write(lines)
+  if lines:find("\n", 1, true) == #lines then return self:line(lines:sub(1, -2)) end
   local out, n = {}, 0
   for line in lines:gmatch "[^\n]+" do
-    -- The usual event: its text is JSON already.
-    local i, ids, text
-    if self.plain_events then i, ids, text = line:match '^{"i":(%d+),"t":%[([%d,]*)%],"d":(".*")}$' end
     n = n + 1
-    if not i then
-      out[n] = self:event(line)
-    elseif text == '""' and not self.usage_everywhere then
-      out[n] = "" -- the beginning of a character, or of what may become a stop text
-    else
-      out[n] = self.head .. self.plain:format(i, text, "null", "null", "",
-        self:usage_member(self.usage_everywhere and count_ids(ids) or 0))
-    end
+    out[n] = self:line(line)
     if self.over then break end
   end
   return table.concat(out)

@@ -9,7 +9,7 @@
 local json = require "fp8llm.json"
 
 local tcp = ngx.socket.tcp
-local find, sub = string.find, string.sub
+local byte, find, sub = string.byte, string.find, string.sub
 
 local client = {}
 client.__index = client
@@ -49,7 +49,7 @@ local function open(self, request)
     if sent then
       local s = setmetatable({sock = sock, client = self, rest = ""}, stream)
       local first, trouble
-      repeat first, trouble = s:read(true) until first or trouble ~= "idle"
+      repeat first, trouble = s:line() until first or trouble ~= "idle"
       if first then return s, first end
       if not reused then return nil, unreachable(trouble) end
       message = trouble
@@ -103,28 +103,47 @@ function client:count(text, options)
   return json.decode(line).count
 end
 
---- What has come, as lines: "...\n...\n" and how many | nil, "idle" | nil, message. one: a single line, no
--- line end, whatever else has come.
-function stream:read(one)
+-- More bytes behind those that are there -> true | nil, "idle" | nil, message
+local function receive(self)
+  local more, message = self.sock:receiveany(65536)
+  if more then
+    self.rest = self.rest == "" and more or self.rest .. more
+    return true
+  end
+  if message == "timeout" then return nil, "idle" end
+  self:cancel()
+  return nil, message
+end
+
+--- Everything that has come, as lines: "...\n...\n" | nil, "idle" | nil, message
+function stream:read()
+  while true do
+    local rest = self.rest
+    if byte(rest, -1) == 10 then
+      self.rest = ""
+      return rest
+    end
+    local _, last = find(rest, "^.*\n")
+    if last then
+      self.rest = sub(rest, last + 1)
+      return sub(rest, 1, last)
+    end
+    local ok, message = receive(self)
+    if not ok then return nil, message end
+  end
+end
+
+--- The next line, without its end; otherwise as read.
+function stream:line()
   while true do
     local at = find(self.rest, "\n", 1, true)
-    if at and one then
+    if at then
       local line = sub(self.rest, 1, at - 1)
       self.rest = sub(self.rest, at + 1)
       return line
-    elseif at then
-      local _, last = find(self.rest, "^.*\n")
-      local lines = sub(self.rest, 1, last)
-      self.rest = sub(self.rest, last + 1)
-      return lines
     end
-    local more, message = self.sock:receiveany(65536)
-    if not more then
-      if message == "timeout" then return nil, "idle" end
-      self:cancel()
-      return nil, message
-    end
-    self.rest = self.rest == "" and more or self.rest .. more
+    local ok, message = receive(self)
+    if not ok then return nil, message end
   end
 end
 
@@ -134,7 +153,7 @@ function stream:events()
   return function()
     if over then return nil end
     local line, message
-    repeat line, message = self:read(true) until line or message ~= "idle"
+    repeat line, message = self:line() until line or message ~= "idle"
     local event = line and json.decode(line) or {error = unreachable(message)}
     over = event.error ~= nil or event.usage ~= nil
     if event.usage then self:finish() end

@@ -5,10 +5,8 @@
 package.path = "./?.lua;lua/?.lua;" .. package.path
 package.cpath = "build/?.so;" .. package.cpath
 local fp8llm = require "fp8llm"
-local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"
-local streams = require "spec.nginx.streams"
 
 local seconds, n = tonumber(arg[1]) or 2, tonumber(arg[2]) or 64
 local dir = server.model("load", "vocab=266 layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 context=20000")
@@ -21,40 +19,27 @@ local workers = server.children(nginx.pid, "worker process")
 local body = json.encode {
   prompt = "a", max_tokens = math.floor(seconds * 200), ignore_eos = true, stream = true, temperature = 0,
 }
-local latencies, started, complete = {}, 0, 0
-
 local function cpu() return server.cpu(workers, "nginx"), server.cpu({engine.pid}, "fp8%-io") end
 
 local workers_before, io_before = cpu()
 local begin = fp8llm.clock()
-streams.run(nginx.port, n, function()
-  started = started + 1
-  return http.request("POST", "/v1/completions", body, {Connection = "close"}), {}
-end, function(_, bytes)
-  local now = fp8llm.clock()
-  for text in bytes:gmatch '"text":"([%d ]+)"' do
-    for made in text:gmatch "%d+" do latencies[#latencies + 1] = now - made * 1e-6 end
-  end
-end, function(_, text)
-  if text:find("data: [DONE]", 1, true) then complete = complete + 1 end
-end, function() return started < n end)
+local said = server.shell(string.format("build/spec/nginx/meter %d %d '%s'", nginx.port, n, body))
 local took = fp8llm.clock() - begin
 local workers_after, io_after = cpu()
 
-table.sort(latencies)
-local count = #latencies
-local function percentile(p) return 1e3 * latencies[math.max(1, math.ceil(count * p))] end
+local complete, count, p50, p99, longest = said:match "^(%d+) (%d+) (%d+) (%d+) (%d+)$"
+if not complete then error("the meter said: " .. said) end
 local us = 1e6 / count
 local worker_us, io_us = (workers_after - workers_before) * us, (io_after - io_before) * us
 print(string.format("# %d streams, %.1f s, %d tokens, %.0f tokens/s; engine to client p50 %.2f ms, p99 %.2f ms, " ..
   "longest %.2f ms; processor time a token: nginx %.1f us, engine's sockets %.1f us", n, took, count, count / took,
-  percentile(0.5), percentile(0.99), percentile(1), worker_us, io_us))
+  p50 / 1e3, p99 / 1e3, longest / 1e3, worker_us, io_us))
 -- A short run also passes on a machine that is busy with other things.
 local most_ms = seconds >= 30 and 3 or 1000
 server.stop(nginx, "QUIT")
 server.report {
-  {complete == n, n .. " streams are complete"},
-  {percentile(0.99) < most_ms, "99 of 100 tokens arrive within " .. most_ms .. " ms"},
+  {tonumber(complete) == n, n .. " streams are complete"},
+  {p99 / 1e3 < most_ms, "99 of 100 tokens arrive within " .. most_ms .. " ms"},
   {worker_us + io_us < 30, "a token costs less than 30 us of processor time"},
   {server.stop(engine) == 0, "the engine ends as it should"},
 }

@@ -110,7 +110,7 @@ local function timeout_message() return "timeout: no end within " .. config.time
 local function whole(kind, stream, options)
   local result, deadline = {choices = {}}, ngx.now() + config.timeout
   while not result.usage do
-    local line, message = stream:read(true)
+    local line, message = stream:line()
     if ngx.now() > deadline then
       stream:cancel()
       return fail(504, timeout_message())

@@ -1,0 +1,132 @@
+/* meter PORT STREAMS BODY - that many requests at once to an engine of spec/nginx/paced.c, whose
+ * tokens are the times they were made: prints, as one line of numbers, how many streams were
+ * complete, how many tokens came, and how long they took on the way: median, 99th percentile,
+ * longest, in microseconds. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LONGEST_US = 5000000, KEEP = 64 };
+static const char before[] = "\"text\":\"", end[] = "data: [DONE]";
+
+typedef struct stream {
+    int fd;
+    char tail[KEEP]; /* the end of what came before */
+    size_t n_tail;
+    bool done;
+} stream;
+
+static uint32_t count[LONGEST_US + 1]; /* tokens by microseconds on the way */
+
+static int64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* The times behind one `"text":"`; false: cut off, look again when more has come. */
+static bool take_times(const char *p, const char *limit, int64_t now) {
+    const char *quote = memchr(p, '"', (size_t)(limit - p));
+    if (!quote) return false;
+    while (p < quote) {
+        char *next;
+        const int64_t took = now - strtoll(p, &next, 10);
+        count[took < 0 ? 0 : took > LONGEST_US ? LONGEST_US : took]++;
+        for (p = next; p < quote && *p == ' '; p++) {
+        }
+    }
+    return true;
+}
+
+static void take(stream *s, char *data, size_t n, int64_t now) {
+    const char *from = data, *limit = data + n, *hit;
+    while ((hit = memmem(from, (size_t)(limit - from), before, sizeof(before) - 1))) {
+        if (!take_times(hit + sizeof(before) - 1, limit, now)) break;
+        from = hit + sizeof(before) - 1;
+    }
+    s->done = s->done || memmem(data, n, end, sizeof(end) - 1);
+    /* What a later read may complete: from an open text, else the last few bytes. */
+    if (!hit) hit = limit - from > (long)sizeof(before) ? limit - sizeof(before) : from;
+    s->n_tail = (size_t)(limit - hit);
+    if (s->n_tail > KEEP) exit(1);
+    memmove(s->tail, hit, s->n_tail);
+}
+
+/* false: the connection has ended. */
+static bool receive(stream *s) {
+    static char data[65536 + KEEP + 1];
+    memcpy(data, s->tail, s->n_tail);
+    ssize_t n = recv(s->fd, data + s->n_tail, 65536, MSG_DONTWAIT);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    const size_t all = s->n_tail + (size_t)n;
+    data[all] = 0;
+    if (n) take(s, data, all, now_us());
+    return n > 0;
+}
+
+static int open_stream(int port, const char *body) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    char head[256];
+    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || connect(fd, (const struct sockaddr *)&a, sizeof(a))) return -1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    int n = snprintf(head, sizeof(head),
+                     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                     "Content-Length: %zu\r\n\r\n",
+                     strlen(body));
+    bool sent = send(fd, head, (size_t)n, 0) == n &&
+                send(fd, body, strlen(body), 0) == (ssize_t)strlen(body);
+    return sent ? fd : -1;
+}
+
+static int64_t percentile(double part, uint64_t total) {
+    uint64_t seen = 0;
+    for (int64_t us = 0; us <= LONGEST_US; us++) {
+        seen += count[us];
+        if (total && (double)seen >= part * (double)total) return us;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const int port = argc == 4 ? atoi(argv[1]) : 0, n = argc == 4 ? atoi(argv[2]) : 0;
+    stream *all = calloc((size_t)n + 1, sizeof(*all));
+    int epoll = epoll_create1(0), open = 0, complete = 0;
+    if (n < 1 || !all || epoll < 0) return 2;
+    for (; open < n; open++) {
+        struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &all[open]};
+        if ((all[open].fd = open_stream(port, argv[3])) < 0) return 1;
+        epoll_ctl(epoll, EPOLL_CTL_ADD, all[open].fd, &ev);
+    }
+    while (open) {
+        struct epoll_event ev[64];
+        int got = epoll_wait(epoll, ev, 64, 20000);
+        if (got == 0) return 1;
+        for (int i = 0; i < got; i++) {
+            stream *s = ev[i].data.ptr;
+            if (receive(s)) continue;
+            epoll_ctl(epoll, EPOLL_CTL_DEL, s->fd, NULL);
+            close(s->fd);
+            complete += s->done;
+            open--;
+        }
+    }
+    uint64_t total = 0;
+    for (int64_t us = 0; us <= LONGEST_US; us++) total += count[us];
+    printf("%d %llu %lld %lld %lld\n", complete, (unsigned long long)total,
+           (long long)percentile(0.5, total), (long long)percentile(0.99, total),
+           (long long)percentile(1, total));
+    free(all);
+    return 0;
+}
