@@ -46,7 +46,7 @@ local function hellaswag_text(s)
   return (trim(s):gsub(" %[title%]", ". "):gsub("%[.-%]", ""):gsub("  ", " "))
 end
 
---- HellaSwag: {activity_label, ctx_a, ctx_b, endings: [], label}
+--- HellaSwag: {activity_label, ctx_a, ctx_b, endings: [], label}; the case of ASCII letters only is changed.
 tasks.hellaswag = {
   options = function(row)
     local b = row.ctx_b:sub(1, 1):upper() .. row.ctx_b:sub(2):lower()
