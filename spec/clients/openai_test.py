@@ -271,12 +271,12 @@ def _(c):
 @test("openai: with --api-keys, no key is an AuthenticationError and a key is let in, to its limits")
 def _(_c):
     keys = write_keys("secret-a alice 1 0\nsecret-b bob 0 5\n")
-    with Server("--api-keys", keys, model=TINY, name="clients-keys") as server:
+    with Server("--api-keys", keys, name="clients-keys") as server:
         def client(key):
             return openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60)
 
         def ask(key, **options):
-            return client(key).completions.create(model="tiny", prompt="abc", max_tokens=4, **options)
+            return client(key).completions.create(model=NAME, prompt="abc", max_tokens=4, **options)
 
         refused(openai.AuthenticationError, None, ask, "wrong")
         equal(4, ask("secret-a").usage.completion_tokens)

@@ -200,7 +200,7 @@ describe("the command eval", function()
     for _, case in ipairs {
       {{"multiple-choice", dir}, 2, "--task is missing"},
       {{"multiple-choice", dir, "--task", "nil", "--data", data}, 2, "no task 'nil'"},
-      {{"generate", dir, "--task", "arc", "--data", data}, 2, "arc: not for generate"},
+      {{"generate", dir, "--task", "arc", "--data", data}, 2, "arc: not for generate: no prompt"},
       {{"multiple-choice", dir, "--task", "arc", "--data", data, "--shots", "1"}, 2, "shots need examples"},
       {{"suite", dir}, 2, "--suite is missing"},
       {{"multiple-choice", dir, "--task", "arc", "--data", bad}, 1, bad .. ": row 1: no options"},

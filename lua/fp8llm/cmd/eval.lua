@@ -63,7 +63,9 @@ local function find_task(name, kind)
     task = chunk()
   end
   if type(task) ~= "table" then common.usage("no task '%s'", name) end
-  if not task[kind == "generate" and "prompt" or "options"] then common.usage("%s: not for %s", name, kind) end
+  for _, member in ipairs(kind == "generate" and {"prompt", "target", "filters"} or {"options", "answer"}) do
+    if not task[member] then common.usage("%s: not for %s: no %s", name, kind, member) end
+  end
   return task
 end
 
