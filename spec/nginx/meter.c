@@ -1,7 +1,7 @@
-/* meter PORT STREAMS BODY - that many requests at once to an engine of spec/nginx/paced.c, whose
- * tokens are the times they were made: prints, as one line of numbers, how many streams were
- * complete, how many tokens came, and how long they took on the way: median, 99th percentile,
- * longest, in microseconds. */
+/* meter PORT STREAMS SECONDS BODY - so many requests at a time, for so long, to an engine of
+ * spec/nginx/paced.c, whose tokens are the times they were made: prints, as one line of numbers, how
+ * many streams were begun and how many were complete, how many tokens came, and how long they took
+ * on the way: median, 99th percentile, longest, in microseconds. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -99,32 +99,52 @@ static int64_t percentile(double part, uint64_t total) {
     return 0;
 }
 
-int main(int argc, char **argv) {
-    const int port = argc == 4 ? atoi(argv[1]) : 0, n = argc == 4 ? atoi(argv[2]) : 0;
-    stream *all = calloc((size_t)n + 1, sizeof(*all));
-    int epoll = epoll_create1(0), open = 0, complete = 0;
-    if (n < 1 || !all || epoll < 0) return 2;
-    for (; open < n; open++) {
-        struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &all[open]};
-        if ((all[open].fd = open_stream(port, argv[3])) < 0) return 1;
-        epoll_ctl(epoll, EPOLL_CTL_ADD, all[open].fd, &ev);
-    }
-    while (open) {
+typedef struct meter {
+    int port, epoll, open, begun, complete;
+    const char *body;
+} meter;
+
+static bool begin(meter *m, stream *s) {
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = s};
+    *s = (stream){.fd = open_stream(m->port, m->body)};
+    if (s->fd < 0 || epoll_ctl(m->epoll, EPOLL_CTL_ADD, s->fd, &ev)) return false;
+    m->begun++;
+    m->open++;
+    return true;
+}
+
+/* false: silence, or no connection. */
+static bool run(meter *m, int64_t until) {
+    while (m->open) {
         struct epoll_event ev[64];
-        int got = epoll_wait(epoll, ev, 64, 20000);
-        if (got == 0) return 1;
+        int got = epoll_wait(m->epoll, ev, 64, 20000);
+        if (got == 0) return false;
         for (int i = 0; i < got; i++) {
             stream *s = ev[i].data.ptr;
             if (receive(s)) continue;
-            epoll_ctl(epoll, EPOLL_CTL_DEL, s->fd, NULL);
             close(s->fd);
-            complete += s->done;
-            open--;
+            m->open--;
+            m->complete += s->done;
+            if (now_us() < until && !begin(m, s)) return false;
         }
     }
+    return true;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 5) return 2;
+    meter m = {.port = atoi(argv[1]), .epoll = epoll_create1(0), .body = argv[4]};
+    const int n = atoi(argv[2]);
+    const int64_t until = now_us() + 1000000 * (int64_t)atoi(argv[3]);
+    stream *all = calloc((size_t)n + 1, sizeof(*all));
     uint64_t total = 0;
+    if (n < 1 || !all || m.epoll < 0) return 2;
+    for (int i = 0; i < n; i++) {
+        if (!begin(&m, &all[i])) return 1;
+    }
+    if (!run(&m, until)) return 1;
     for (int64_t us = 0; us <= LONGEST_US; us++) total += count[us];
-    printf("%d %llu %lld %lld %lld\n", complete, (unsigned long long)total,
+    printf("%d %d %llu %lld %lld %lld\n", m.begun, m.complete, (unsigned long long)total,
            (long long)percentile(0.5, total), (long long)percentile(0.99, total),
            (long long)percentile(1, total));
     free(all);
