@@ -211,12 +211,14 @@ static int read_ids(fl_params *p, const field *f, const fl_jv *v, fl_arena *aren
 }
 
 static bool id_name(const fl_jv *key, int32_t *out) {
-    double id = 0;
+    int64_t id = 0;
     size_t i = 0;
-    for (; i < key->string.len && key->string.data[i] >= '0' && key->string.data[i] <= '9'; i++)
+    for (; i < key->string.len && key->string.data[i] >= '0' && key->string.data[i] <= '9'; i++) {
         id = id * 10 + (key->string.data[i] - '0');
+        if (id > INT32_MAX) return false;
+    }
     *out = (int32_t)id;
-    return i && i == key->string.len && id <= INT32_MAX;
+    return i && i == key->string.len;
 }
 
 static int read_bias(fl_params *p, const field *f, const fl_jv *v, const fl_params_source *src,
