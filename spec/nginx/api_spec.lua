@@ -9,9 +9,15 @@ describe("fp8llm serve", function()
 
   setup(function()
     server.write("build/spec/shout.lua", "return function(step) step:accept(65) end\n")
+    server.write("build/spec/rows.lua", [[
+      return {logits = true, step = function(step)
+        step.logits:add_at(66, 1000)
+        step:sample()
+      end}
+    ]])
     server.write("build/spec/fails.lua", 'return function() error "on purpose" end\n')
     process = server.start("api", server.model "tiny" .. " --served-model-name tiny --served-model-name alias" ..
-      " --policy shout=build/spec/shout.lua --policy fails=build.spec.fails")
+      " --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build.spec.fails")
     port = process.port
   end)
   teardown(function() assert.equal(0, server.stop(process)) end)
@@ -213,6 +219,8 @@ describe("fp8llm serve", function()
   it("lets a client choose an operator's policy, never more", function()
     local _, r = post("/v1/completions", {prompt = "hello", max_tokens = 4, policy = "shout"})
     assert.equal("AAAA", r.choices[1].text)
+    _, r = post("/v1/completions", {prompt = "hello", max_tokens = 4, policy = "rows"})
+    assert.equal("BBBB", r.choices[1].text)
     local status, refused = post("/v1/completions", {prompt = "hello", policy = "os.exit()"})
     assert.equal(400, status)
     assert.equal("policy", refused.error.param)
