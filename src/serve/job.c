@@ -158,7 +158,9 @@ static const char *bool_text(bool v) {
     return v ? "true" : "false";
 }
 
-static void put_start(fl_bytes *out, const fl_openai_request *o, const fl_generation *g) {
+static void put_start(fl_bytes *out, const fl_server *s, const fl_openai_request *o,
+                      const fl_generation *g) {
+    const char *model = o->model ? o->model : s->names[0] ? s->names[0] : "";
     int64_t tokens = 0, n;
     for (int64_t i = 0; i < g->n_requests; i++) {
         fl_request_prompt(g->requests[i], &n);
@@ -166,10 +168,12 @@ static void put_start(fl_bytes *out, const fl_openai_request *o, const fl_genera
     }
     fl_bytes_printf(out,
                     "{\"start\":{\"stream\":%s,\"include_usage\":%s,\"continuous_usage_stats\":%s,"
-                    "\"return_token_ids\":%s,\"choices\":%lld,\"prompt_tokens\":%lld}}\n",
+                    "\"return_token_ids\":%s,\"choices\":%lld,\"prompt_tokens\":%lld,\"model\":",
                     bool_text(o->stream), bool_text(o->include_usage),
                     bool_text(o->continuous_usage_stats), bool_text(o->return_token_ids),
                     (long long)g->n_unfinished, (long long)tokens);
+    fl_put_text(out, model, strlen(model));
+    fl_bytes_puts(out, "}}\n");
 }
 
 static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelope *e,
@@ -193,7 +197,7 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     pthread_mutex_lock(&s->lock);
     s->stats.generations++;
     pthread_mutex_unlock(&s->lock);
-    put_start(&c->out, &o, g);
+    put_start(&c->out, s, &o, g);
     return FL_OK;
 }
 

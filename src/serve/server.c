@@ -17,7 +17,7 @@
 #include "util/mem.h"
 #include "util/thread.h"
 
-enum { EVENTS = 64, COMPUTE_NICE = 10 };
+enum { EVENTS = 64, COMPUTE_NICE = 10, FULL_MS = 1000 };
 
 static double now_ms(void) {
     struct timespec t;
@@ -115,9 +115,10 @@ static void on_wake(fl_server *s) {
     if (stop == 2 || (stop == 1 && !s->stopping)) begin_stop(s, stop == 1);
 }
 
-/* Milliseconds until the stop is over, -1: no stop. */
+/* Milliseconds until the stop is over, -1: no stop.  Descriptors that others hold come back
+ * without a word: look again after a while. */
 static int time_left(fl_server *s) {
-    if (!s->stopping) return -1;
+    if (!s->stopping) return s->full ? FULL_MS : -1;
     const double left = s->deadline - now_ms();
     if (left > 0) return (int)left + 1;
     for (fl_conn *c = s->conns, *next; c; c = next) {
@@ -136,6 +137,7 @@ static void *io_main(void *server) {
         const int wait = time_left(s);
         if (s->stopping && !s->conns) break;
         int n = epoll_wait(s->epoll, ev, EVENTS, wait);
+        if (n == 0) s->full = false;
         for (int i = 0; i < n; i++) {
             void *what = ev[i].data.ptr;
             if (what == &s->listener)

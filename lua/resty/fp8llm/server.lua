@@ -95,16 +95,6 @@ local function choose_model(body)
   return type(object) == "table" and config.by_name[object.model] or config.models[1]
 end
 
--- The name a client used comes back to it.
-local function model_name(model, body)
-  if not model.names[2] then return model.name end
-  local object = json.decode(body)
-  for _, name in ipairs(model.names) do
-    if object.model == name then return name end
-  end
-  return model.name
-end
-
 local function timeout_message() return "timeout: no end within " .. config.timeout .. " s" end
 
 local function whole(kind, stream, options)
@@ -158,7 +148,7 @@ local function generation(kind)
     local model = choose_model(body)
     local stream, refusal = model.client[kind](model.client, body, ngx.ctx.key)
     if not stream then return refuse(refusal) end
-    local options = {id = ngx.ctx.request_id, model_name = model_name(model, body), start = stream.start}
+    local options = {id = ngx.ctx.request_id, model_name = stream.start.model, start = stream.start}
     return (stream.start.stream and pieces or whole)(kind, stream, options)
   end
 end
