@@ -28,8 +28,8 @@ $(BUILD)/cuda.flags: FORCE
 
 # The same objects that a GPU runs, on the emulated one; all architectures beside each other.
 CUDA_OP_TESTS := ops linear attend
-CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(CUDA_OP_TESTS:%=$(BUILD)/emu/log/$(a)-%))
-test-cuda-ops: $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
+CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(patsubst %,$(BUILD)/emu/log/$(a)-%,$(CUDA_OP_TESTS) model))
+test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
 	@mkdir -p $(BUILD)/emu/log
-	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/emu/run_ops.sh $(BUILD) {} ; \
+	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/cuda/run.sh $(BUILD) {} ; \
 	    cat $(CUDA_RUNS); ! grep -q '^not ok' $(CUDA_RUNS)

@@ -1,0 +1,20 @@
+#!/bin/sh
+# run.sh BUILD LOG - one test of the CUDA backend on an emulated GPU: LOG is named ARCH-TEST, where
+# TEST is a test_backend_* or "model".  A test that dies is a failed test.
+build=$1
+log=$2
+arch=$(basename "$log" | cut -d- -f1)
+test=$(basename "$log" | cut -d- -f2)
+export EMU_QUIET=1 EMU_ARCH="$arch" EMU_SEED="$arch" LD_LIBRARY_PATH="$build/emu"
+echo "# $test on $arch" >"$log"
+if [ "$test" = model ]; then
+    [ "$build" = build ] || other="--build=$build"
+    luajit spec/support/busted.lua ${other:+"$other"} -o TAP spec/cuda/model_spec.lua
+else
+    "$build/spec/c/test_backend_$test" cuda
+fi >>"$log" 2>&1
+status=$?
+lines=$(grep -acE '^(not )?ok ' "$log")
+grep -q '^1\.\.' "$log" || printf 'not ok - %s on %s ended with status %s\n1..%s\n' \
+    "$test" "$arch" "$status" "$((lines + 1))" >>"$log"
+exit 0
