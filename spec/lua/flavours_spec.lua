@@ -89,8 +89,9 @@ describe("the logits of", function()
   end
 end)
 
-describe("the logits of what compressed-tensors wrote:", function()
-  for _, name in ipairs {"ct-static", "ct-dynamic", "ct-24-bitmask", "ct-block", "ct-old-bitmask"} do
+describe("the logits of what compressed-tensors and modelopt wrote:", function()
+  for _, name in ipairs {"ct-static", "ct-dynamic", "ct-24-bitmask", "ct-block", "ct-old-bitmask", "modelopt-fp8",
+    "modelopt-pc-pt"} do
     it(name, function()
       local path = "spec/golden/flavours/" .. name
       local golden = assert(json.decode(read_file(path .. "/logits.json")))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Have compressed-tensors write tiny checkpoints, and read ours with it.
+"""Have compressed-tensors and modelopt write tiny checkpoints, and read ours with the former.
 
     gen_authentic_goldens.py write NAME...     -> spec/golden/flavours/NAME/, its logits in logits.json
     gen_authentic_goldens.py read DIRECTORY... reads checkpoints of `fp8llm quantize` with the original
                                                libraries; ends with status 1 when one differs
 
-NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask.  Needs torch >= 2.1, transformers,
+NAMEs: ct-static ct-dynamic ct-24-bitmask ct-block ct-old-bitmask, and modelopt-fp8 modelopt-pc-pt,
+which need nvidia-modelopt.  Needs torch >= 2.1, transformers,
 safetensors and compressed-tensors; spec/golden/README.md has the versions, which differ by NAME.
 The logits are those of reference.py on the files as written, and the weights it takes from them are
 compared with what compressed-tensors takes from them."""
@@ -99,7 +100,23 @@ def write_golden(directory, made_by):
         f.write(json.dumps(golden, separators=(",", ":")) + "\n")
 
 
+def write_modelopt(name):
+    """Weights, scales and calibration are all modelopt's."""
+    import modelopt
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    directory = os.path.join(GOLDEN, name)
+    model = random_model({**SMALL, "architectures": ["LlamaForCausalLM"]}, False)
+    config = mtq.FP8_DEFAULT_CFG if name == "modelopt-fp8" else mtq.FP8_PER_CHANNEL_PER_TOKEN_CFG
+    model = mtq.quantize(model, config, lambda m: m(torch.arange(64).reshape(2, 32)))
+    export_hf_checkpoint(model, export_dir=directory)
+    os.remove(os.path.join(directory, "generation_config.json"))
+    return write_golden(directory, f"nvidia-modelopt {modelopt.__version__}, torch {torch.__version__}")
+
+
 def write(name):
+    if name.startswith("modelopt"):
+        return write_modelopt(name)
     directory = os.path.join(GOLDEN, name)
     import compressed_tensors
     from compressed_tensors.compressors import ModelCompressor
