@@ -187,6 +187,10 @@ test-long:
 test-cuda:
 	@$(if $(WITH_CUDA),$(MAKE) --no-print-directory -s test-emu test-cuda-ops,echo "1..0 # SKIP no nvcc, or CUDA=0")
 
+# The tests of the CUDA backend against planted bugs: minutes.
+test-cuda-bugs: $(if $(WITH_CUDA),cuda emu-tests $(TESTS))
+	@$(if $(WITH_CUDA),luajit spec/cuda/bugs.lua $(CUDA_HOME),echo "1..0 # SKIP no nvcc, or CUDA=0")
+
 lint:
 	@sh spec/support/need.sh build test
 	@$(MAKE) --no-print-directory -s $(BUILD)/fp8llm.so
@@ -233,6 +237,7 @@ help:
 	@echo "make test-c     only the C tests"
 	@echo "make test-clients  the server with PyPI's openai and lm-eval, and its page in Chromium"
 	@echo "make test-cuda  the CUDA parts, on an emulated GPU (needs nvcc)"
+	@echo "make test-gpu   the same on the GPU of this machine, with a report"
 	@echo "make test-long  reference packages, storm and trials of invariance in full: half an hour"
 	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
@@ -244,7 +249,7 @@ help:
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c test-cuda test-cuda-ops test-emu emu-tests cuda demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c test-cuda test-cuda-ops test-cuda-bugs test-gpu test-emu emu-tests cuda demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

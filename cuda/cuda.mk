@@ -33,3 +33,7 @@ test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=
 	@mkdir -p $(BUILD)/emu/log
 	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/cuda/run.sh $(BUILD) {} ; \
 	    cat $(CUDA_RUNS); ! grep -q '^not ok' $(CUDA_RUNS)
+
+# The same on the GPU of this machine, with a report.
+test-gpu: all emu-tests $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
+	@sh spec/cuda/gpu.sh $(BUILD) $(MODEL)-FP8

@@ -80,6 +80,10 @@ typedef struct cuda_linear_args {
 } cuda_linear_args;
 cudaError_t fl_cuda_linear_rows(const cuda_linear_args *a, cudaStream_t s);
 
+/* Many rows of E4M3 x dense E4M3 on tensor cores.  cudaErrorNotSupported, with nothing launched,
+ * unless k, ldx and x are multiples of 16. */
+cudaError_t fl_cuda_linear_tiles(const cuda_linear_args *a, cudaStream_t s);
+
 /* out = y * x_scale[t] * w.scale[n] + w.bias[n]; y: [t,n] f32 */
 cudaError_t fl_cuda_scale_rows(const cuda_linear_args *a, const float *y, cudaStream_t s);
 

@@ -1,5 +1,6 @@
 /* linear.c - weights in device memory, and which way a product takes: cuBLASLt for many rows
- * where it knows the types and scales, the kernel of linear_rows.cu for few rows and the rest. */
+ * where it knows the types and scales, linear_tiles.cu for many rows with scales of blocks or
+ * groups, linear_rows.cu for few rows and the rest. */
 #include <string.h>
 
 #include "cuda/cuda_priv.h"
@@ -336,6 +337,10 @@ int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_
                           .x_dtype = in->dtype,
                           .out_dtype = out->dtype};
     bool same = in->dtype == lin->dtype;
+    if (rows > FEW_ROWS && (lin->w_block || lin->act == FL_ACT_GROUP) && fp8 && !lin->sparse24) {
+        cudaError_t e = fl_cuda_linear_tiles(&a, be->stream);
+        if (e != cudaErrorNotSupported) return cuda_check(be, e, "linear", err);
+    }
     if (rows > FEW_ROWS && same && (p->product || p->direct[out_index(out->dtype)]))
         rc = planned(be, &a, p, &done, err);
     if (rc || done) return rc;

@@ -124,6 +124,27 @@ describe("a model on the GPU", function()
     assert.equal("ARG", select(3, fp8llm.load(dir .. "batch", { device = "cuda:one" })))
   end)
 
+  if os.getenv "EMU_ARCH" then
+    it("loads with each allocation failing, and leaves nothing behind", function()
+      local script = ([[package.cpath = %q package.path = %q
+        local _, message, code = require "fp8llm".load(%q, {device = "cuda", context = 64})
+        print(code or "loaded", message)]]):format(package.cpath, package.path, dir .. "batch")
+      local refused, loaded = 0, false
+      for n = 1, 400, 9 do
+        local run = "EMU_LEAKS=1 EMU_FAIL_AT=%d luajit -e '%s' 2>&1"
+        local p = io.popen(run:format(n, script))
+        local said = p:read "*a"
+        p:close()
+        assert.is_nil(said:match "leak", said)
+        loaded = said:match "^loaded" ~= nil
+        if loaded then break end
+        assert.matches("^NOMEM", said)
+        refused = refused + 1
+      end
+      assert.is_true(loaded and refused > 3)
+    end)
+  end
+
   it("needs memory, and says how much", function()
     local model, message, code = fp8llm.load(dir .. "batch", { device = "cuda", context = 64, kv_tokens = 2 ^ 30 })
     assert.is_nil(model)

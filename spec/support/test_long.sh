@@ -57,6 +57,7 @@ part storm-asan sanitized asan "-fno-omit-frame-pointer -fsanitize=address,undef
     "-O1 -fno-sanitize=undefined -mllvm -asan-instrumentation-with-call-threshold=0"
 part storm-tsan sanitized tsan -fsanitize=thread "-O1 -fno-sanitize=thread"
 $make -s "$build/fp8llm" "$build/spec/paced/fp8llm.so" "$build/spec/nginx/meter"
+part cuda-bugs $make -s test-cuda-bugs
 part serve-fuzz luajit spec/nginx/fuzz.lua 10000
 part serve-soak luajit spec/nginx/soak.lua 1800
 part serve-load luajit spec/nginx/load.lua 60
