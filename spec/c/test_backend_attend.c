@@ -355,6 +355,11 @@ static void test_refusals(void) {
     check(step(&w, 0, 1, -1, &err) == FL_E_ARG && strstr(err.msg, "18"), "%s: %s", isa, err.msg);
     w.kv.shape.head_dim = 514;
     check(step(&w, 0, 1, -1, &err) == FL_E_UNSUPPORTED, "%s: %s", isa, err.msg);
+    attend_case shorter = c;
+    shorter.length = 10;
+    w.c = &shorter;
+    w.kv.shape.head_dim = 16;
+    check(step(&w, 12, 1, -1, &err) == FL_E_ARG && strstr(err.msg, "12"), "%s: %s", isa, err.msg);
     free_world(&w);
 }
 
@@ -363,6 +368,7 @@ int main(int argc, char **argv) {
         {3, 1, 20, 48, 550, BF16, BF16},
         {4, 2, 16, 16, 300, BF16, E4M3},
         {2, 2, 24, 32, 300, F16, F16},
+        {8, 8, 8, 16, 300, BF16, BF16}, /* 128 rows x 8 heads fill a GPU without splits */
     };
     ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
