@@ -212,9 +212,9 @@ describe("the command on a model", function()
 
   it("bench throughput relates many requests to one", function()
     local r = json.decode((succeed("bench", "throughput", dir, "--requests", "6", "--isl", "20", "--osl", "8", "--runs",
-      "2", "--json")))
-    assert.equal(2, #r.runs)
-    assert.is_true(math.abs(r.ratio - r.tokens_per_second / r.one_tokens_per_second) < 0.5 * r.ratio)
+      "1", "--json")))
+    assert.equal(1, #r.runs)
+    assert.is_true(math.abs(r.ratio * r.one_tokens_per_second / r.tokens_per_second - 1) < 1e-6)
     assert.is_true(r.finish_ratio >= 1 and r.flop_peak > r.flops and r.flops > 0)
     assert.is_true(r.schedule_fraction > 0 and r.calculated_tokens_per_second > 0)
     assert.is_true(math.abs(r.processed_tokens_per_second / r.tokens_per_second - 27 / 8) < 1e-6)
