@@ -639,7 +639,8 @@ function safetensors:close() end
 ---@field prompt_lookup_max? integer tokens compared at most (default 4)
 
 ---Many requests in one batch, computed by a thread of its own. One at a time or hundreds: each gets
----the tokens it would get alone.
+---the tokens it would get alone. Engines of one model share its KV pages: a request that nobody reads keeps
+---its pages from the others.
 ---@param options? fp8llm.engine_options
 ---@return fp8llm.engine?
 ---@return string? message

@@ -27,7 +27,9 @@ typedef struct fl_engine_options {  /* 0: the default */
     int64_t prompt_lookup_min, prompt_lookup_max; /* see fl_ngram; 2 and 4             */
 } fl_engine_options;
 
-/* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted. */
+/* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted.  Engines of one model
+ * share its KV pages: a request that pauses because nobody reads it keeps its pages from the
+ * requests of the other engines, and only a timeout of its own ends it. */
 int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine_options *o,
                   fl_err *err);
 fl_engine *fl_engine_ref(fl_engine *e);

@@ -495,6 +495,16 @@ static int check_config(const job *j, fl_err *err) {
     return rc;
 }
 
+/* A device that is not there is told before anything is read, calibration or not. */
+static int check_device(const char *name, fl_err *err) {
+    const fl_backend_ops *ops;
+    fl_backend *be;
+    fl_backend_params params = {.threads = 1, .max_rows = 1};
+    int rc = fl_backend_device(&ops, &params.device, name, err);
+    if (!rc && !(rc = ops->open(&be, &params, err))) ops->close(be);
+    return rc;
+}
+
 static int check_request(job *j, fl_err *err) {
     const fl_quantize_options *o = j->o;
     fl_quant_plan existing;
@@ -507,10 +517,7 @@ static int check_request(job *j, fl_err *err) {
     if (o->samples < 0 || o->max_length < 0)
         return fl_fail(err, FL_E_ARG, "samples and max_length: need 1 or more, got %lld and %lld",
                        (long long)o->samples, (long long)o->max_length);
-    if (o->device && strcmp(o->device, "auto")) {
-        const fl_backend_ops *ops;
-        if ((rc = fl_backend_find(&ops, o->device, err))) return rc;
-    }
+    if (o->device && strcmp(o->device, "auto") && (rc = check_device(o->device, err))) return rc;
     if (fl_file_exists(j->dst)) return fl_fail(err, FL_E_ARG, "%s: exists already", j->dst);
     if ((rc = fl_config_load(&j->config, &gen, j->src, err))) return rc;
     if ((rc = fl_quant_plan_load(&existing, j->src, err))) return rc;
