@@ -38,7 +38,7 @@ end
 -- Connect and send. A pooled connection may have died with an engine that was restarted: then once more.
 local function open(self, request)
   local message
-  for _ = 1, 2 do
+  for _ = 0, self.pool_size do -- all that a former engine left may be stale; then one is new
     local sock = tcp()
     sock:settimeouts(self.connect_timeout, self.send_timeout, self.idle_timeout)
     local connected, sent
