@@ -35,7 +35,7 @@ local function unreachable(message)
   return {code = "UNREACHABLE", message = "engine: " .. tostring(message), retry_after = 1}
 end
 
--- Connect and send. A pooled connection may have died with an engine that was restarted: then once more.
+-- Connect and send. A pooled connection may have died with an engine that was restarted: then again.
 local function open(self, request)
   local message
   for _ = 0, self.pool_size do -- all that a former engine left may be stale; then one is new
