@@ -106,7 +106,7 @@ static int push_tensor(lua_State *L, const fl_st_tensor *t, fl_err *err) {
     set_number(L, "bytes", (double)t->bytes);
     lua_createtable(L, t->ndim, 0);
     for (int i = 0; i < t->ndim; i++) {
-        lua_pushnumber(L, (lua_Number)t->dim[i]);
+        lua_pushinteger(L, (lua_Integer)t->dim[i]);
         lua_rawseti(L, -2, i + 1);
     }
     lua_setfield(L, -2, "shape");
