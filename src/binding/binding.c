@@ -30,6 +30,13 @@ void *fl_box_test(lua_State *L, int idx, const char *mt) {
     return same ? *box : NULL;
 }
 
+void fl_push_number(lua_State *L, double v) {
+    if (v == floor(v) && fabs(v) < 9007199254740992.0)
+        lua_pushinteger(L, (lua_Integer)v);
+    else
+        lua_pushnumber(L, (lua_Number)v);
+}
+
 int fl_push_err(lua_State *L, const fl_err *err) {
     lua_pushnil(L);
     lua_pushstring(L, err->msg);

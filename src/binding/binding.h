@@ -31,6 +31,9 @@ void *fl_box_check(lua_State *L, int idx, const char *mt); /* raises on wrong ty
 void **fl_box_raw(lua_State *L, int idx, const char *mt);  /* for close and __gc: may hold NULL */
 void *fl_box_test(lua_State *L, int idx, const char *mt);  /* NULL: another type or closed */
 
+/* A whole number below 2^53 as an integer, which Lua 5.3 and 5.4 tell from 5.0. */
+void fl_push_number(lua_State *L, double v);
+
 int fl_push_err(lua_State *L, const fl_err *err); /* nil, message, "CODE"; returns 3 */
 
 /* Create metatable mt: methods through __index, __gc = gc, and other metamethods (may be

@@ -56,7 +56,7 @@ static int read_files(description *d, const char *dir, fl_err *err) {
 }
 
 static void set_number(lua_State *L, const char *key, double v) {
-    lua_pushnumber(L, (lua_Number)v);
+    fl_push_number(L, v);
     lua_setfield(L, -2, key);
 }
 static void set_string(lua_State *L, const char *key, const char *v) {

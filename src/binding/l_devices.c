@@ -8,9 +8,9 @@ static void push_device(lua_State *L, const char *device, const fl_backend_info 
     lua_setfield(L, -2, "device");
     lua_pushstring(L, info->name);
     lua_setfield(L, -2, "name");
-    lua_pushnumber(L, (lua_Number)info->mem_free);
+    fl_push_number(L, (double)info->mem_free);
     lua_setfield(L, -2, "mem_free");
-    lua_pushnumber(L, (lua_Number)info->mem_total);
+    fl_push_number(L, (double)info->mem_total);
     lua_setfield(L, -2, "mem_total");
 }
 

@@ -233,7 +233,7 @@ static int l_listen(lua_State *L) {
 }
 
 static void set_number(lua_State *L, const char *key, double v) {
-    lua_pushnumber(L, (lua_Number)v);
+    fl_push_number(L, v);
     lua_setfield(L, -2, key);
 }
 
@@ -249,7 +249,7 @@ static void set_histogram(lua_State *L, const char *key, const fl_histogram *h) 
         n += h->bucket[i];
         lua_pushnumber(L, (lua_Number)fl_histogram_bound(i));
         lua_rawseti(L, -3, i + 1);
-        lua_pushnumber(L, (lua_Number)n);
+        fl_push_number(L, (double)n);
         lua_rawseti(L, -2, i + 1);
     }
     lua_setfield(L, -3, "n");
@@ -313,7 +313,7 @@ static int l_request_fields(lua_State *L) {
         if (f.has_default && !strcmp(f.type, "boolean"))
             lua_pushboolean(L, f.fallback != 0);
         else if (f.has_default)
-            lua_pushnumber(L, (lua_Number)f.fallback);
+            fl_push_number(L, f.fallback);
         else
             lua_pushnil(L);
         lua_setfield(L, -2, "default");

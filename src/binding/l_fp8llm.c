@@ -6,7 +6,7 @@
 
 /* fp8llm._live() -> C blocks alive, for leak tests. */
 static int l_live(lua_State *L) {
-    lua_pushnumber(L, (lua_Number)fl_mem_live());
+    fl_push_number(L, (double)fl_mem_live());
     return 1;
 }
 

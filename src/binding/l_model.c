@@ -114,7 +114,7 @@ static int l_close(lua_State *L) {
 }
 
 static void set_number(lua_State *L, const char *key, double v) {
-    lua_pushnumber(L, (lua_Number)v);
+    fl_push_number(L, v);
     lua_setfield(L, -2, key);
 }
 static void set_int(lua_State *L, const char *key, int64_t v) {

@@ -90,7 +90,7 @@ static int l_quantize(lua_State *L) {
                    {"samples", (double)report.samples},   {"tokens", (double)report.tokens},
                    {"bytes_in", (double)report.bytes_in}, {"bytes_out", (double)report.bytes_out}};
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
-        lua_pushnumber(L, (lua_Number)members[i].value);
+        fl_push_number(L, (double)members[i].value);
         lua_setfield(L, -2, members[i].key);
     }
     return 1;

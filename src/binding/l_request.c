@@ -35,7 +35,7 @@ fl_request *fl_check_request(lua_State *L, int idx) {
 }
 
 static void set_number(lua_State *L, const char *key, double v) {
-    lua_pushnumber(L, (lua_Number)v);
+    fl_push_number(L, v);
     lua_setfield(L, -2, key);
 }
 

@@ -36,12 +36,12 @@ static int l_rewind(lua_State *L) {
 }
 
 static int l_length(lua_State *L) {
-    lua_pushnumber(L, (lua_Number)fl_sequence_length(check_sequence(L)));
+    fl_push_number(L, (double)fl_sequence_length(check_sequence(L)));
     return 1;
 }
 
 static int l_prompt_length(lua_State *L) {
-    lua_pushnumber(L, (lua_Number)fl_sequence_prompt_length(check_sequence(L)));
+    fl_push_number(L, (double)fl_sequence_prompt_length(check_sequence(L)));
     return 1;
 }
 

@@ -179,13 +179,13 @@ static int l_history(lua_State *L) {
 
 /* step:index() -> which completion of its request, from 0 */
 static int l_index(lua_State *L) {
-    lua_pushnumber(L, (lua_Number)check_step(L)->parked.index);
+    fl_push_number(L, (double)check_step(L)->parked.index);
     return 1;
 }
 
 /* step:arrival() -> number of its request, in the order of submission, from 0 */
 static int l_arrival(lua_State *L) {
-    lua_pushnumber(L, (lua_Number)fl_request_arrival(check_step(L)->parked.request));
+    fl_push_number(L, (double)fl_request_arrival(check_step(L)->parked.request));
     return 1;
 }
 
