@@ -1,26 +1,36 @@
 /* cuda_backend.c - one GPU as a backend: open, memory, copies, and the table of ops. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cuda/cuda_priv.h"
 #include "util/mem.h"
 #include "util/num.h"
 
-enum { STAGE_BYTES = CUDA_STAGE_BYTES, OLDEST = 89 };
+enum { STAGE_BYTES = CUDA_STAGE_BYTES };
 
 int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *err) {
     if (!e) return FL_OK;
     int device = be ? be->device : 0;
     int code = e == cudaErrorMemoryAllocation ? FL_E_NOMEM : FL_E_DEVICE;
     cudaGetLastError(); /* told here: the next launch must not tell it again */
-    return fl_fail(err, code, "cuda:%d: %s: %s", device, what, cudaGetErrorString(e));
+    /* What a kernel has broken cannot be cleared: every later call gives it. */
+    bool lost = be && be->stream && cudaPeekAtLastError();
+    return fl_fail(err, code, "cuda:%d: %s: %s%s", device, what, cudaGetErrorString(e),
+                   lost ? "; only a new process can use the device again" : "");
+}
+
+int cuda_current(const fl_backend *be, const char *what, fl_err *err) {
+    if (be->owner == getpid()) return cuda_check(be, cudaSetDevice(be->device), what, err);
+    return fl_fail(err, FL_E_DEVICE, "cuda:%d: %s: opened in process %d, this is %d after a fork",
+                   be->device, what, (int)be->owner, (int)getpid());
 }
 
 int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err) {
     if (rows < 1 || rows > be->max_rows)
         return fl_fail(err, FL_E_LIMIT, "%s: %lld rows, the backend was opened for 1..%lld", op,
                        (long long)rows, (long long)be->max_rows);
-    return cuda_check(be, cudaSetDevice(be->device), op, err);
+    return cuda_current(be, op, err);
 }
 
 int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err) {
@@ -33,13 +43,20 @@ int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err) {
                    (unsigned long long)bytes, (unsigned long long)left);
 }
 
+static int pinned_alloc(const fl_backend *be, void **out, size_t bytes, fl_err *err) {
+    cudaError_t e = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+    if (e != cudaErrorMemoryAllocation) return cuda_check(be, e, "cudaHostAlloc", err);
+    cudaGetLastError();
+    return fl_fail(err, FL_E_NOMEM, "cuda:%d: %zu bytes of pinned host memory needed", be->device,
+                   bytes);
+}
+
 /* ---- open and close ---- */
 
-static void cuda_close(fl_backend *be) {
-    if (!be) return;
+/* Not in a child after a fork: what CUDA gave is the parent's. */
+static void release(fl_backend *be) {
     cudaSetDevice(be->device);
     if (be->stream) cudaStreamSynchronize(be->stream);
-    cuda_plans_free(be);
     if (be->blas) cublasLtDestroy(be->blas);
     for (int i = 0; i < CUDA_STAGES; i++) {
         if (be->stage[i].host) cudaFreeHost(be->stage[i].host);
@@ -50,13 +67,41 @@ static void cuda_close(fl_backend *be) {
     for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
         if (memory[i]) cudaFree(memory[i]);
     if (be->stream) cudaStreamDestroy(be->stream);
+}
+
+static void cuda_close(fl_backend *be) {
+    if (!be) return;
+    if (be->owner == getpid()) release(be);
+    cuda_plans_free(be);
     fl_free(be);
+}
+
+/* Devices there are; what stands in their way in words that say what to do. */
+static int count_devices(const fl_backend *be, int *count, fl_err *err) {
+    cudaError_t e = cudaGetDeviceCount(count);
+    int driver = 0;
+    if (e == cudaErrorInsufficientDriver && !cudaDriverGetVersion(&driver)) {
+        cudaGetLastError();
+        return driver
+                   ? fl_fail(err, FL_E_DEVICE,
+                             "cuda:%d: the driver is made for CUDA %d.%d, this build for CUDA %d",
+                             be->device, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000)
+                   : fl_fail(err, FL_E_DEVICE, "cuda:%d: no NVIDIA driver", be->device);
+    }
+    if (e == cudaErrorInitializationError) {
+        cudaGetLastError();
+        return fl_fail(err, FL_E_DEVICE,
+                       "cuda:%d: %s; in a child CUDA works only if the parent had "
+                       "not used it before the fork",
+                       be->device, cudaGetErrorString(e));
+    }
+    return cuda_check(be, e, "cudaGetDeviceCount", err);
 }
 
 static int find_device(fl_backend *be, fl_err *err) {
     struct cudaDeviceProp prop;
     int count = 0, rc;
-    if ((rc = cuda_check(be, cudaGetDeviceCount(&count), "cudaGetDeviceCount", err))) return rc;
+    if ((rc = count_devices(be, &count, err))) return rc;
     if (be->device < 0 || be->device >= count)
         return fl_fail(err, FL_E_DEVICE, "cuda:%d: this machine has %d device%s", be->device, count,
                        count == 1 ? "" : "s");
@@ -66,17 +111,19 @@ static int find_device(fl_backend *be, fl_err *err) {
     be->cc = prop.major * 10 + prop.minor;
     be->processors = prop.multiProcessorCount;
     snprintf(be->name, sizeof(be->name), "%.52s, sm_%d", prop.name, be->cc);
-    if (be->cc < OLDEST)
-        return fl_fail(err, FL_E_DEVICE, "cuda:%d: %s: compute capability %d.%d, need 8.9 or later",
-                       be->device, prop.name, prop.major, prop.minor);
-    return FL_OK;
+    cudaError_t e = fl_cuda_probe();
+    if (e != cudaErrorNoKernelImageForDevice) return cuda_check(be, e, "kernels", err);
+    cudaGetLastError();
+    return fl_fail(err, FL_E_DEVICE,
+                   "cuda:%d: %s: compute capability %d.%d, this build runs on others (8.9 is the "
+                   "least, CUDA_ARCH chooses)",
+                   be->device, prop.name, prop.major, prop.minor);
 }
 
 static int open_stages(fl_backend *be, fl_err *err) {
     for (int i = 0; i < CUDA_STAGES; i++) {
         cuda_stage *s = &be->stage[i];
-        int rc = cuda_check(be, cudaHostAlloc((void **)&s->host, STAGE_BYTES, cudaHostAllocDefault),
-                            "pinned memory", err);
+        int rc = pinned_alloc(be, (void **)&s->host, STAGE_BYTES, err);
         if (rc || (rc = cuda_check(be, cudaEventCreateWithFlags(&s->free, cudaEventDisableTiming),
                                    "event", err)))
             return rc;
@@ -91,10 +138,7 @@ static int open_parts(fl_backend *be, fl_err *err) {
                          "stream", err)) ||
         (rc = open_stages(be, err)) ||
         (rc = cuda_alloc(be, (void **)&be->fault, sizeof(*be->fault), err)) ||
-        (rc = cuda_check(
-             be,
-             cudaHostAlloc((void **)&be->fault_host, sizeof(*be->fault_host), cudaHostAllocDefault),
-             "pinned memory", err)) ||
+        (rc = pinned_alloc(be, (void **)&be->fault_host, sizeof(*be->fault_host), err)) ||
         (rc = cuda_check(be, cudaMemsetAsync(be->fault, 0, sizeof(*be->fault), be->stream),
                          "memset", err)) ||
         (rc = cuda_alloc(be, (void **)&be->parts, CUDA_PARTS_BYTES, err)) ||
@@ -112,6 +156,7 @@ static int cuda_open(fl_backend **out, const fl_backend_params *p, fl_err *err) 
         return fl_fail(err, FL_E_ARG, "max_rows: %lld outside [1,65535]", (long long)p->max_rows);
     fl_backend *be = fl_alloc(sizeof(*be));
     if (!be) return fl_fail(err, FL_E_NOMEM, "CUDA backend");
+    be->owner = getpid();
     be->device = p->device;
     be->max_rows = p->max_rows;
     int rc = open_parts(be, err);
@@ -136,16 +181,17 @@ static void cuda_info(fl_backend *be, fl_backend_info *out) {
 /* ---- memory ---- */
 
 static int cuda_mem_new(fl_backend *be, void **out, uint64_t bytes, fl_err *err) {
-    int rc = cuda_check(be, cudaSetDevice(be->device), "cudaSetDevice", err);
+    int rc = cuda_current(be, "memory", err);
     if (rc || (rc = cuda_alloc(be, out, bytes, err))) return rc;
     rc = cuda_check(be, cudaMemsetAsync(*out, 0, bytes, be->stream), "memset", err);
     if (rc) cudaFree(*out);
     return rc;
 }
 
-static void cuda_mem_free(fl_backend *be, void *p) {
+void cuda_mem_free(fl_backend *be, void *p) {
+    if (!p || be->owner != getpid()) return;
     cudaSetDevice(be->device);
-    if (p) cudaFree(p); /* waits for what still uses it */
+    cudaFree(p); /* waits for what still uses it */
 }
 
 int cuda_stage_take(fl_backend *be, cuda_stage **out, fl_err *err) {
@@ -208,7 +254,7 @@ static int64_t row_bytes(const fl_tensor *t) {
 }
 
 static int cuda_write(fl_backend *be, const fl_tensor *dst, const void *src, fl_err *err) {
-    int rc = cuda_check(be, cudaSetDevice(be->device), "write", err);
+    int rc = cuda_current(be, "write", err);
     if (rc) return rc;
     return cuda_upload(be, dst->data, dst->stride * fl_dtype_bytes(dst->dtype), src, row_bytes(dst),
                        dst->dim[0], err);
@@ -228,7 +274,7 @@ static int finish(fl_backend *be, const char *what, fl_err *err) {
 }
 
 static int cuda_sync(fl_backend *be, fl_err *err) {
-    int rc = cuda_check(be, cudaSetDevice(be->device), "sync", err);
+    int rc = cuda_current(be, "sync", err);
     return rc ? rc : finish(be, "sync", err);
 }
 
@@ -252,7 +298,7 @@ static int cuda_read(fl_backend *be, void *dst, const fl_tensor *src, fl_err *er
     int64_t pitch = src->stride * fl_dtype_bytes(src->dtype);
     const uint8_t *from = src->data;
     uint8_t *to = dst;
-    int rc = cuda_check(be, cudaSetDevice(be->device), "read", err);
+    int rc = cuda_current(be, "read", err);
     if (pitch == bytes || rows == 1) {
         for (int64_t at = 0; at < bytes * rows && !rc; at += STAGE_BYTES) {
             int64_t n = fl_min_i64(STAGE_BYTES, bytes * rows - at);
@@ -271,7 +317,7 @@ static int cuda_read(fl_backend *be, void *dst, const fl_tensor *src, fl_err *er
 }
 
 static int cuda_copy(fl_backend *be, void *dst, const void *src, uint64_t bytes, fl_err *err) {
-    int rc = cuda_check(be, cudaSetDevice(be->device), "copy", err);
+    int rc = cuda_current(be, "copy", err);
     if (rc) return rc;
     return cuda_check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, be->stream),
                       "copy", err);

@@ -4,6 +4,7 @@
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
+#include <sys/types.h>
 
 #include "backend/backend.h"
 #include "cuda/kernels.h"
@@ -24,6 +25,7 @@ typedef struct cuda_stage {
 struct fl_backend {
     int device, cc; /* cc: 89, 90, ... */
     int processors;
+    pid_t owner; /* CUDA does not survive a fork */
     int64_t max_rows;
     char name[64];
     cudaStream_t stream;
@@ -40,10 +42,13 @@ struct fl_backend {
 
 /* FL_E_NOMEM or FL_E_DEVICE with CUDA's words when e is an error; `what` names the call. */
 int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *err);
-/* Makes the device current and checks that 1 <= rows <= max_rows. */
+/* Makes the device current; FL_E_DEVICE in a child after a fork. */
+int cuda_current(const fl_backend *be, const char *what, fl_err *err);
+/* The same, and checks that 1 <= rows <= max_rows. */
 int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
 /* Device memory, not zeroed. */
 int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err);
+void cuda_mem_free(fl_backend *be, void *p);
 /* `rows` dense rows of `bytes` host bytes (read before this returns) to rows that begin `pitch`
  * bytes apart on the device; what lies between keeps what it held. */
 int cuda_upload(fl_backend *be, void *dst, int64_t pitch, const void *src, int64_t bytes,

@@ -96,6 +96,8 @@ typedef struct cuda_rows_args { /* embed and gather */
     fl_dtype dtype;
     cuda_fault *fault;
 } cuda_rows_args;
+/* cudaErrorNoKernelImageForDevice when this build has no code for the current device. */
+cudaError_t fl_cuda_probe(void);
 cudaError_t fl_cuda_embed(const cuda_rows_args *a, cudaStream_t s);
 cudaError_t fl_cuda_gather(const cuda_rows_args *a, cudaStream_t s);
 

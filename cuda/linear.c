@@ -232,7 +232,7 @@ static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
 int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
     int64_t n = 0;
     int rc = check_spec(spec, &n, err);
-    if (rc || (rc = cuda_check(be, cudaSetDevice(be->device), "linear", err))) return rc;
+    if (rc || (rc = cuda_current(be, "linear", err))) return rc;
     fl_linear *lin = fl_alloc(sizeof(*lin));
     cuda_packed *p = lin ? fl_alloc(sizeof(*p)) : NULL;
     if (!p) {
@@ -269,9 +269,7 @@ void cuda_linear_free(fl_backend *be, fl_linear *lin) {
     if (!lin) return;
     cuda_packed *p = lin->packed;
     void *memory[] = {p->data, p->places, p->scale, p->bias};
-    cudaSetDevice(be->device);
-    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
-        if (memory[i]) cudaFree(memory[i]);
+    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++) cuda_mem_free(be, memory[i]);
     fl_free(p);
     fl_free(lin);
 }

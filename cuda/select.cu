@@ -70,6 +70,10 @@ __global__ void __launch_bounds__(THREADS) k_sumsq(float *out, const cuda_quant_
     out[k] = sum;
 }
 
+extern "C" cudaError_t fl_cuda_probe(void) {
+    cudaFuncAttributes a;
+    return cudaFuncGetAttributes(&a, k_embed);
+}
 extern "C" cudaError_t fl_cuda_embed(const cuda_rows_args *a, cudaStream_t s) {
     k_embed<<<(unsigned)a->t, THREADS, 0, s>>>(*a);
     return cudaGetLastError();

@@ -770,6 +770,7 @@ function engine:close(drain) end
 ---@field fin? "stop"|"length"|"cancelled"|"timeout"|"error" it is the completion's last
 ---@field reason? integer|string the id or the text that ended it
 ---@field message? string of an error
+---@field code? fp8llm.code of an error
 
 ---@class fp8llm.request
 local request = {}

@@ -1,15 +1,16 @@
 #!/bin/sh
 # run.sh BUILD LOG - one test of the CUDA backend on an emulated GPU: LOG is named ARCH-TEST, where
-# TEST is a test_backend_* or "model".  A test that dies is a failed test.
+# TEST is a test_backend_*, or X of spec/cuda/X_spec.lua.  A test that dies is a failed test.
 build=$1
 log=$2
 arch=$(basename "$log" | cut -d- -f1)
 test=$(basename "$log" | cut -d- -f2)
 export EMU_QUIET=1 EMU_ARCH="$arch" EMU_SEED="$arch" LD_LIBRARY_PATH="$build/emu"
 echo "# $test on $arch" >"$log"
-if [ "$test" = model ]; then
+spec=spec/cuda/${test}_spec.lua
+if [ -f "$spec" ]; then
     [ "$build" = build ] || other="--build=$build"
-    luajit spec/support/busted.lua ${other:+"$other"} -o TAP spec/cuda/model_spec.lua
+    luajit spec/support/busted.lua ${other:+"$other"} -o TAP "$spec"
 else
     "$build/spec/c/test_backend_$test" cuda
 fi >>"$log" 2>&1

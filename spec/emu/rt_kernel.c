@@ -134,7 +134,7 @@ typedef struct launch {
 static int run_kernel(emu_task *t, emu_stream *s) {
     launch *l = t->data;
     (void)s;
-    emu_total.kernels++;
+    if (++emu_total.kernels == emu_get()->fail_launch) return cudaErrorIllegalAddress;
     l->l.params = l->params;
     return emu_exec(&l->l);
 }
@@ -194,6 +194,20 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *host, v
             return emu_result(cudaErrorNotSupported);
         }
     return cudaLaunchKernel(host, c->gridDim, c->blockDim, args, c->dynamicSmemBytes, c->stream);
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *host) {
+    function *f = function_of(host);
+    cudaError_t e = emu_broken();
+    if (e) return emu_result(e);
+    if (!f) return emu_result(cudaErrorInvalidDeviceFunction);
+    emu_kernel *k = kernel_of(f, emu_device());
+    if (!k) return emu_result(cudaErrorNoKernelImageForDevice);
+    memset(out, 0, sizeof(*out));
+    out->sharedSizeBytes = k->shared_bytes;
+    out->maxDynamicSharedSizeBytes = (int)f->max_dynamic;
+    out->ptxVersion = out->binaryVersion = emu_get()->arch;
+    return cudaSuccess;
 }
 
 cudaError_t cudaFuncSetAttribute(const void *host, enum cudaFuncAttribute a, int v) {

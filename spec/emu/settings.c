@@ -22,6 +22,7 @@ static void read_environment(void) {
         .seed = number("EMU_SEED", 1),
         .memory = number("EMU_MEMORY_MB", 8192) << 20,
         .fail_at = (int64_t)number("EMU_FAIL_AT", 0),
+        .fail_launch = number("EMU_FAIL_LAUNCH", 0),
         .race = !check || strstr(check, "race"),
         .init = !check || strstr(check, "init"),
         .grace = !check || strstr(check, "grace"),
@@ -32,8 +33,8 @@ static void read_environment(void) {
         .stats = getenv("EMU_STATS"),
     };
     int a = settings.arch;
-    if (a != 89 && a != 90 && a != 100 && a != 120)
-        emu_stop("EMU_ARCH is %d; 89, 90, 100 and 120 are known", a);
+    if (a != 80 && a != 89 && a != 90 && a != 100 && a != 120)
+        emu_stop("EMU_ARCH is %d; 80, 89, 90, 100 and 120 are known", a);
     if (mma && !settings.trunc13) emu_stop("EMU_MMA is %s; only 13bit is known", mma);
 }
 

@@ -76,7 +76,7 @@ static void push_usage(lua_State *L, fl_request *r) {
     set_number(L, "total_s", u.total_s);
 }
 
-/* fin, reason (the id or text that ended it) and, with an error, message. */
+/* fin, reason (the id or text that ended it) and, with an error, message and code. */
 static void set_finish(lua_State *L, fl_request *r, const fl_update *u) {
     lua_pushstring(L, fl_finish_name(u->finish));
     lua_setfield(L, -2, "fin");
@@ -90,6 +90,8 @@ static void set_finish(lua_State *L, fl_request *r, const fl_update *u) {
     if (u->finish != FL_FINISH_ERROR) return;
     lua_pushstring(L, fl_request_error(r)->msg);
     lua_setfield(L, -2, "message");
+    lua_pushstring(L, fl_code_name(fl_request_error(r)->code));
+    lua_setfield(L, -2, "code");
 }
 
 /* {t = ids, d = text, i = completion, lp = logprobs, top = alternatives, fin = ...} */

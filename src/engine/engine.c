@@ -162,6 +162,13 @@ int fl_engine_check_owner(const fl_engine *e, fl_err *err) {
                    (int)e->owner, (int)getpid());
 }
 
+int fl_engine_check_device(fl_engine *e, fl_err *err) {
+    pthread_mutex_lock(&e->lock);
+    int rc = e->failure.code ? fl_fail(err, FL_E_DEVICE, "%s", e->failure.msg) : FL_OK;
+    pthread_mutex_unlock(&e->lock);
+    return rc;
+}
+
 static int check_ids(const char *field, const int32_t *ids, size_t n, int64_t vocab, fl_err *err) {
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= vocab)
@@ -280,6 +287,8 @@ static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
     pthread_mutex_lock(&e->lock);
     if (e->closing)
         rc = fl_fail(err, FL_E_CANCELLED, "engine is closed");
+    else if (e->failure.code)
+        rc = fl_fail(err, FL_E_DEVICE, "engine: %s", e->failure.msg);
     else if (e->n_queued >= e->options.max_queued)
         rc = fl_fail(err, FL_E_BUSY, "queue: %lld requests wait, limit %lld",
                      (long long)e->n_queued, (long long)e->options.max_queued);

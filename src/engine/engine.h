@@ -38,6 +38,9 @@ void fl_engine_unref(fl_engine *e); /* requests count one each; close comes befo
  * Idempotent; requests stay readable. */
 void fl_engine_close(fl_engine *e, bool drain);
 int fl_engine_check_owner(const fl_engine *e, fl_err *err); /* FL_E_DEVICE: see above */
+/* FL_E_DEVICE once a step has found the device broken: all requests have failed with that, and no
+ * further one is taken. */
+int fl_engine_check_device(fl_engine *e, fl_err *err);
 int fl_engine_fd(const fl_engine *e); /* an eventfd: readable when any request has news */
 void fl_engine_clear_fd(fl_engine *e);
 /* A server brings requests from now on: news also goes to its eventfd, and
@@ -53,7 +56,8 @@ typedef struct fl_submission {
 
 /* One reference for the caller.  FL_E_ARG: empty prompt, ids outside the vocabulary, stop
  * texts without a tokenizer; FL_E_BUSY: queue full; FL_E_LIMIT: the prompt fills the context
- * or the whole KV pool.  The arena is the engine's from the call on, also on failure. */
+ * or the whole KV pool; FL_E_DEVICE: see fl_engine_check_device.  The arena is the engine's from
+ * the call on, also on failure. */
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err);
 fl_request *fl_request_ref(fl_request *r);
 void fl_request_unref(fl_request *r);              /* a request nobody holds is cancelled */

@@ -30,6 +30,7 @@ struct fl_engine {
     int64_t n_queued;
     uint64_t n_submitted;
     bool started, closing, draining;
+    fl_err failure;     /* of the device: code 0 while it works; then nothing is taken any more */
     fl_choice **active; /* [n_active] admitted to scheduling, in its order */
     int64_t n_active, cap_active;
     fl_engine_stats stats;

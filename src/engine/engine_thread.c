@@ -350,6 +350,14 @@ static void look_at_pool(fl_engine *e, fl_step_pool *pool) {
     e->stats.prefix_hits = pool->prefix_hits;
 }
 
+/* The device is lost: everybody who runs or waits is told, and fl_engine_submit tells the rest. */
+static void fail_all(fl_engine *e, const fl_err *err) {
+    e->failure = *err;
+    take_queue(e);
+    for (int64_t i = 0; i < e->n_active; i++)
+        if (!e->active[i]->finish) fail_choice(e, e->active[i], err);
+}
+
 /* One step with the lock released meanwhile.  false: nothing could run. */
 static bool run_step(fl_engine *e) {
     fl_err err;
@@ -375,6 +383,8 @@ static bool run_step(fl_engine *e) {
         commit_all(e, n);
     else if (rc == FL_E_LIMIT)
         relieve(e, n, &err);
+    else if (rc == FL_E_DEVICE)
+        fail_all(e, &err);
     else
         for (int64_t i = 0; i < n; i++) fail_choice(e, e->entries[i].ctx, &err);
     const double t3 = fl_engine_now();

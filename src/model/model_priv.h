@@ -40,6 +40,7 @@ struct fl_model {
     bool prefix_cache;    /* full pages are published and looked for */
     pthread_mutex_t lock; /* covers pool, scratch and every call into be */
     int64_t context;
+    fl_err failure;       /* what the device said when it failed: code 0 while it works; for ever */
     struct {              /* calibration; absent otherwise */
         fl_tensor absmax; /* [n_layers,FL_OBSERVED] f32                            */
         fl_tensor sumsq;  /* [n_layers, columns] f32                               */

@@ -162,15 +162,22 @@ static int hand_out(fl_model *m, const fl_step_entry *e, int64_t n, const fl_bat
     return rc ? rc : flush(m, b, &p, err);
 }
 
+/* After a device has failed nothing runs on it again: its memory may hold anything. */
+static int check_device(const fl_model *m, fl_err *err) {
+    return m->failure.code ? fl_fail(err, FL_E_DEVICE, "%s", m->failure.msg) : FL_OK;
+}
+
 int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
     fl_batch b;
     pthread_mutex_lock(&m->lock);
-    int rc = check_step(m, e, n, err);
+    int rc = check_device(m, err);
+    if (!rc) rc = check_step(m, e, n, err);
     for (int64_t i = 0; i < n; i++) e[i].seq->n_pages_before = e[i].seq->n_pages;
     for (int64_t i = 0; !rc && i < n; i++) rc = fl_sequence_reserve(e[i].seq, e[i].n, err);
     if (!rc) rc = write_batch(m, e, n, &b, err);
     if (!rc) rc = fl_forward_layers(m, &b, err);
     if (!rc) rc = hand_out(m, e, n, &b, err);
+    if (rc == FL_E_DEVICE && !m->failure.code) m->failure = *err;
     for (int64_t i = 0; i < n; i++) {
         if (rc)
             fl_sequence_drop_pages(e[i].seq, e[i].seq->n_pages_before);

@@ -15,7 +15,8 @@ typedef struct fl_step_entry {
 
 /* Appends every entry's ids to its sequence, or, on failure, none.  All sequences belong
  * to m; at most fl_step_max_rows tokens in all and fl_step_max_seqs entries.  FL_E_ARG: id
- * outside the vocabulary, closed sequence; FL_E_LIMIT: context or KV pool full. */
+ * outside the vocabulary, closed sequence; FL_E_LIMIT: context or KV pool full; FL_E_DEVICE: the
+ * device has failed, and every later step of m says the same.  err is not NULL. */
 int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err);
 
 /* For a scheduler: the pool, pages a sequence holds, and whether the page its next token goes

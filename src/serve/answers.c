@@ -5,11 +5,10 @@
 #include "util/mem.h"
 
 static int answer_health(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
-    (void)s;
     (void)body;
-    (void)why;
-    fl_bytes_puts(out, "{\"status\":\"ok\"}\n");
-    return FL_OK;
+    int rc = fl_engine_check_device(s->engine, &why->err);
+    if (!rc) fl_bytes_puts(out, "{\"status\":\"ok\"}\n");
+    return rc;
 }
 
 static void put_names(fl_bytes *out, const char *key, char *const *names) {
