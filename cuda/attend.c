@@ -94,20 +94,20 @@ static bool splits_apart(const cuda_attend_args *a) {
            row * a->t * (int64_t)sizeof(float) <= CUDA_PARTS_BYTES;
 }
 
-int cuda_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
-                const fl_batch *b, float scale, fl_err *err) {
+int cuda_attend(fl_backend *be, fl_act *result, const fl_tensor *q, const fl_kv_layer *kv,
+                const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
+    const fl_tensor *out = &result->x;
     int rc = cuda_enter(be, "attend", b->n_rows, err);
     if (rc || (rc = check_cache("attend", kv, err))) return rc;
-    if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[1] != out->dim[1] ||
-        q->dim[2] != kv->shape.head_dim || out->dim[2] != q->dim[2] ||
-        q->dim[1] % kv->shape.heads || q->dtype != out->dtype)
+    if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[2] != kv->shape.head_dim ||
+        out->dim[1] != q->dim[1] * q->dim[2] || q->dim[1] % kv->shape.heads ||
+        q->dtype != out->dtype)
         return fl_fail(err, FL_E_ARG,
-                       "attend: q [%lld,%lld,%lld], out [%lld,%lld,%lld], "
+                       "attend: q [%lld,%lld,%lld], out [%lld,%lld], "
                        "cache [%lld,%lld], %lld rows",
                        (long long)q->dim[0], (long long)q->dim[1], (long long)q->dim[2],
-                       (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2],
-                       (long long)kv->shape.heads, (long long)kv->shape.head_dim,
-                       (long long)b->n_rows);
+                       (long long)out->dim[0], (long long)out->dim[1], (long long)kv->shape.heads,
+                       (long long)kv->shape.head_dim, (long long)b->n_rows);
     cuda_attend_args a = {.q = q->data,
                           .out = out->data,
                           .ldq = q->stride,
@@ -125,5 +125,8 @@ int cuda_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const 
     a.parts = be->parts;
     choose_splits(&a);
     a.apart = splits_apart(&a);
-    return cuda_check(be, fl_cuda_attend(&a, be->stream), "attend", err);
+    if ((rc = cuda_quant_for(&a.quant, "attend", result, next, err)) ||
+        (rc = cuda_check(be, fl_cuda_attend(&a, be->stream), "attend", err)))
+        return rc;
+    return next && !a.apart ? cuda_quantize(be, result, next, err) : FL_OK;
 }

@@ -5,9 +5,9 @@
  * used for all HB heads.  Positions are cut into splits of split_tokens at absolute positions;
  * the part of a split is merged in the same way whether the splits run in blocks of their own
  * or one after the other, so the result does not depend on the batch. */
-#include "cuda/device.cuh"
+#include "cuda/quant.cuh"
 
-enum { WARPS = 4, THREADS = 32 * WARPS, LANE_DIMS = 8 };
+enum { WARPS = 4, THREADS = 32 * WARPS, LANE_DIMS = 8, MERGE_THREADS = 512 };
 
 /* Sums over positions: weights p = 2^(score - top), l = sum p, a = sum p v. */
 struct part {
@@ -178,19 +178,43 @@ __global__ void __launch_bounds__(THREADS, 3) k_attend(const cuda_attend_args a)
     }
 }
 
-/* One block a row and head. */
-__global__ void __launch_bounds__(THREADS) k_merge(const cuda_attend_args a) {
+/* The parts of `columns` columns of a row, and their quantization. */
+__global__ void __launch_bounds__(MERGE_THREADS) k_merge(const cuda_attend_args a, int columns) {
+    __shared__ float red[32];
     int64_t t = blockIdx.y;
-    int head = (int)blockIdx.x, dims = a.kv.head_dim, used = (a.pos[t] + a.split_tokens) / a.split_tokens;
-    const float *parts = a.parts + (t * a.n_heads + head) * a.splits * (dims + 2);
-    for (int e = (int)threadIdx.x; e < dims; e += THREADS) {
+    int dims = a.kv.head_dim, used = (a.pos[t] + a.split_tokens) / a.split_tokens;
+    int begin = (int)blockIdx.x * columns, end = min(begin + columns, a.n_heads * dims);
+    for (int i = begin + (int)threadIdx.x; i < end; i += (int)blockDim.x) {
+        int head = i / dims, e = i % dims;
+        const float *parts = a.parts + (t * a.n_heads + head) * a.splits * (dims + 2);
         part total = {-INFINITY, 0.0f, 0.0f};
         for (int s = 0; s < used; s++) {
             const float *p = parts + (int64_t)s * (dims + 2);
             total = merged(total, part{p[dims], p[dims + 1], p[e]});
         }
-        store_act(a.out, a.dtype, t * a.ldo + head * dims + e, total.a * a.kv.v_scale / total.l);
+        store_act(a.out, a.dtype, t * a.ldo + i, total.a * a.kv.v_scale / total.l);
     }
+    if (a.quant.act == FL_ACT_NONE) return;
+    __syncthreads();
+    if (a.dtype == FL_DTYPE_BF16)
+        quant_columns((const bf16 *)a.out + t * a.ldo, begin, end, a.quant, t, red);
+    else
+        quant_columns((const f16 *)a.out + t * a.ldo, begin, end, a.quant, t, red);
+}
+
+/* Columns that one block merges: as few as their quantization can look at. */
+static int merge_columns(const cuda_attend_args *a) {
+    int dims = a->kv.head_dim, all = a->n_heads * dims;
+    if (a->quant.act == FL_ACT_TOKEN) return all;
+    if (a->quant.act != FL_ACT_GROUP || dims % FL_ACT_GROUP_K == 0) return dims;
+    return all < FL_ACT_GROUP_K ? all : FL_ACT_GROUP_K;
+}
+
+static cudaError_t merge(const cuda_attend_args *a, cudaStream_t s) {
+    int columns = merge_columns(a), threads = (columns + 31) / 32 * 32;
+    dim3 grid((unsigned)((a->n_heads * a->kv.head_dim + columns - 1) / columns), (unsigned)a->t);
+    k_merge<<<grid, threads < MERGE_THREADS ? threads : MERGE_THREADS, 0, s>>>(*a, columns);
+    return cudaGetLastError();
 }
 
 template <typename C, int LPT, int HB> static cudaError_t launch(const cuda_attend_args *a, cudaStream_t s) {
@@ -209,7 +233,5 @@ extern "C" cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s)
     cudaError_t e = a->kv.dtype == FL_DTYPE_E4M3   ? launch_cache<e4m3>(a, s)
                     : a->kv.dtype == FL_DTYPE_BF16 ? launch_cache<bf16>(a, s)
                                                    : launch_cache<f16>(a, s);
-    if (e || !a->apart) return e;
-    k_merge<<<dim3((unsigned)a->n_heads, (unsigned)a->t), THREADS, 0, s>>>(*a);
-    return cudaGetLastError();
+    return e || !a->apart ? e : merge(a, s);
 }

@@ -88,6 +88,9 @@ int cuda_plan_run(fl_backend *be, const cuda_plan *plan, const cuda_product *p, 
                   fl_err *err);
 
 /* ops.c */
+/* How rows of `a` become E4M3 for `next`. */
+int cuda_quant_for(cuda_quant *out, const char *op, const fl_act *a, const fl_linear *next,
+                   fl_err *err);
 int cuda_norm(fl_backend *be, const fl_norm *n, fl_err *err);
 int cuda_quantize(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err);
 int cuda_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl_linear *next,
@@ -101,7 +104,7 @@ int cuda_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err 
 uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
 int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                     fl_err *err);
-int cuda_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
-                const fl_batch *b, float scale, fl_err *err);
+int cuda_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
+                const fl_batch *b, float scale, const fl_linear *next, fl_err *err);
 
 #endif

@@ -138,6 +138,7 @@ typedef struct cuda_attend_args {
     float scale;
     fl_dtype dtype;
     cuda_kv kv;
+    cuda_quant quant; /* of out, by the merge                                               */
 } cuda_attend_args;
 cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s);
 

@@ -5,9 +5,8 @@ static bool same_shape(const fl_tensor *a, const fl_tensor *b) {
     return a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1];
 }
 
-/* How rows of `a` become E4M3 for `next`. */
-static int quant_args(cuda_quant *out, const char *op, const fl_act *a, const fl_linear *next,
-                      fl_err *err) {
+int cuda_quant_for(cuda_quant *out, const char *op, const fl_act *a, const fl_linear *next,
+                   fl_err *err) {
     *out = (cuda_quant){.act = FL_ACT_NONE};
     if (!next || next->act == FL_ACT_NONE) return FL_OK;
     if (a->q.dim[0] < a->x.dim[0] || a->q.dim[1] != a->x.dim[1] || next->k != a->x.dim[1])
@@ -41,7 +40,7 @@ int cuda_norm(fl_backend *be, const fl_norm *n, fl_err *err) {
                         .eps = n->eps,
                         .dtype = r->dtype};
     int rc = cuda_enter(be, "norm", a.t, err);
-    if (rc || (rc = quant_args(&a.quant, "norm", n->out, n->next, err))) return rc;
+    if (rc || (rc = cuda_quant_for(&a.quant, "norm", n->out, n->next, err))) return rc;
     if (!same_shape(r, out) || n->weight.dim[0] != a.n || (delta && !same_shape(r, &n->delta)))
         return fl_fail(err, FL_E_ARG, "norm: residual [%lld,%lld], output [%lld,%lld], weight %lld",
                        (long long)a.t, (long long)a.n, (long long)out->dim[0],
@@ -56,7 +55,7 @@ int cuda_quantize(fl_backend *be, fl_act *act, const fl_linear *next, fl_err *er
                          .n = act->x.dim[1],
                          .dtype = act->x.dtype};
     int rc = cuda_enter(be, "quant", a.t, err);
-    if (rc || (rc = quant_args(&a.quant, "quant", act, next, err))) return rc;
+    if (rc || (rc = cuda_quant_for(&a.quant, "quant", act, next, err))) return rc;
     if (a.quant.act == FL_ACT_NONE) return FL_OK;
     return cuda_check(be, fl_cuda_quant(&a, be->stream), "quant", err);
 }
@@ -72,7 +71,7 @@ int cuda_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const f
                         .n = x->dim[1],
                         .dtype = x->dtype};
     int rc = cuda_enter(be, "silu_mul", a.t, err);
-    if (rc || (rc = quant_args(&a.quant, "silu_mul", out, next, err))) return rc;
+    if (rc || (rc = cuda_quant_for(&a.quant, "silu_mul", out, next, err))) return rc;
     if (gate_up->dim[0] != a.t || gate_up->dim[1] != 2 * a.n || gate_up->dtype != x->dtype)
         return fl_fail(err, FL_E_ARG, "silu_mul: input [%lld,%lld] %s, output [%lld,%lld] %s",
                        (long long)gate_up->dim[0], (long long)gate_up->dim[1],

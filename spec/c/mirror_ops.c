@@ -271,13 +271,14 @@ static int mirror_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer
     return rc;
 }
 
-static int mirror_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q,
-                         const fl_kv_layer *kv, const fl_batch *b, float scale, fl_err *err) {
-    fl_tensor o = lend(be, out), x = lend(be, q);
+static int mirror_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
+                         const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
+    fl_act o = lend_act(be, out);
+    fl_tensor x = lend(be, q);
     fl_batch batch = lend_batch(be, b);
     fl_kv_layer cache = lend_kv(be, kv);
-    int rc = wait(be, device->attend(be->dev, &o, &x, &cache, &batch, scale, err), err);
-    give_back(be, out, &o);
+    int rc = wait(be, device->attend(be->dev, &o, &x, &cache, &batch, scale, next, err), err);
+    give_back_act(be, out, &o);
     drop(be, &x);
     drop_batch(be, &batch);
     return rc;

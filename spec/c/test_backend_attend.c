@@ -40,7 +40,9 @@ typedef struct world {
     fl_tensor q, k, v; /* whole sequence, [length, heads, head_dim], act dtype */
     float *cos_sin;
     int32_t pages[2][SEQ_PAGES];
-    fl_tensor out; /* whole sequence */
+    fl_tensor out;         /* whole sequence */
+    const fl_linear *next; /* of attend */
+    int64_t misquantized;  /* codes and scales that are not those of the op quant */
 } world;
 
 static fl_tensor tensor3(fl_dtype t, int64_t a, int64_t b, int64_t c) {
@@ -53,6 +55,26 @@ static fl_tensor rows_of(const fl_tensor *t, int64_t first, int64_t n) {
     part.data = (uint8_t *)t->data + first * t->stride * fl_dtype_bytes(t->dtype);
     part.dim[0] = n;
     return part;
+}
+
+static fl_act act_of(const fl_tensor *x, int64_t rows) {
+    const int64_t width = fl_tensor_row_len(x);
+    fl_act a = {fl_tensor_2d(x->data, x->dtype, rows, width), ref_tensor(E4M3, rows, width),
+                ref_tensor(FL_DTYPE_F32, rows, fl_act_groups(width))};
+    return a;
+}
+
+/* Codes and scales of `a`, whose x is given, that differ from those that quant gives. */
+static int64_t differences(world *w, const fl_act *a) {
+    const int64_t rows = a->x.dim[0], width = a->x.dim[1];
+    const int64_t scales = w->next->act == FL_ACT_GROUP ? rows * a->q_scale.dim[1] : rows;
+    fl_act again = act_of(&a->x, rows);
+    int64_t bad = !!ops->quant(w->be, &again, w->next, NULL);
+    bad += !!memcmp(again.q.data, a->q.data, (size_t)(rows * width));
+    bad += !!memcmp(again.q_scale.data, a->q_scale.data, (size_t)scales * sizeof(float));
+    free(again.q.data);
+    free(again.q_scale.data);
+    return bad;
 }
 
 static world make_world(const attend_case *c, int threads, bool identity) {
@@ -137,7 +159,11 @@ static int step(world *w, int64_t first, int64_t n, int64_t other, fl_err *err) 
                  .cos_sin = fl_tensor_2d(w->cos_sin, FL_DTYPE_F32, w->c->length, w->c->head_dim)};
     int rc = ops->rope_store(w->be, &r, &w->kv, &b, err);
     float scale = (float)(1.0 / sqrt((double)w->c->head_dim));
-    if (!rc) rc = ops->attend(w->be, &out, &r.q, &w->kv, &b, scale, err);
+    fl_act result = act_of(&out, t);
+    if (!rc) rc = ops->attend(w->be, &result, &r.q, &w->kv, &b, scale, w->next, err);
+    if (!rc && w->next) w->misquantized += differences(w, &result);
+    free(result.q.data);
+    free(result.q_scale.data);
     memcpy(rows_of(&w->out, first, n).data, rows_of(&out, t - n, n).data,
            (size_t)(n * out.stride) * 2);
     free(q.data);
@@ -236,6 +262,26 @@ static void test_splits(const attend_case *c) {
     free(first);
 }
 
+/* What the next linear wants is there, in few rows and in all at once. */
+static void test_quantized(const attend_case *c, fl_act_scheme act) {
+    const int64_t width = c->heads * c->head_dim;
+    fl_linear next = {.n = 8, .k = width, .dtype = E4M3, .act = act, .x_scale = 0.01f};
+    for (int64_t chunk = 7; chunk <= c->length; chunk += c->length - 7) {
+        world w = make_world(c, 2, false);
+        fl_err err = {0};
+        int rc = 0;
+        w.next = &next;
+        for (int64_t t = 0; t < c->length && !rc; t += chunk)
+            rc = step(&w, t, fl_min_i64(chunk, c->length - t), -1, &err);
+        check(!rc && !w.misquantized,
+              "%s: attend quantizes %lld heads of %lld as quant does, scheme %d, %lld rows: "
+              "%lld steps differ %s",
+              isa, (long long)c->heads, (long long)c->head_dim, (int)act, (long long)chunk,
+              (long long)w.misquantized, err.msg);
+        free_world(&w);
+    }
+}
+
 /* rope_store turns q and rounds once; it is the q that the caller sees. */
 static void test_rotation(fl_dtype act) {
     attend_case c = {3, 1, 20, 16, 9, act, act};
@@ -318,7 +364,8 @@ static void test_long_context(void) {
         b.pos = fl_tensor_1d(pos, FL_DTYPE_I32, 1);
         fl_tensor qt = fl_tensor_3d(q, BF16, 1, 1, E), ot = qt;
         ot.data = out[threads - 1];
-        ops->attend(be, &ot, &qt, &kv, &b, 0.25f, NULL);
+        fl_act result = {.x = fl_tensor_2d(ot.data, BF16, 1, E)};
+        ops->attend(be, &result, &qt, &kv, &b, 0.25f, NULL, NULL);
         ops->mem_free(be, kv.data);
         ops->close(be);
     }
@@ -370,6 +417,12 @@ int main(int argc, char **argv) {
         {2, 2, 24, 32, 300, F16, F16},
         {8, 8, 8, 16, 300, BF16, BF16}, /* 128 rows x 8 heads fill a GPU without splits */
     };
+    static const attend_case quantized[] = {
+        {3, 1, 20, 48, 9, BF16, BF16},
+        {9, 3, 64, 16, 9, F16, F16},
+        {2, 1, 128, 16, 8, BF16, E4M3},
+        {65, 65, 8, 16, 16, BF16, BF16}, /* 16 rows fill a GPU without splits */
+    };
     ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         allocations = 0;
@@ -377,6 +430,9 @@ int main(int argc, char **argv) {
         test_attend(&cases[6], false);
         for (size_t n = 0; n < sizeof(split_cases) / sizeof(split_cases[0]); n++)
             test_splits(&split_cases[n]);
+        for (size_t n = 0; n < sizeof(quantized) / sizeof(quantized[0]); n++)
+            for (int act = FL_ACT_NONE; act <= FL_ACT_GROUP; act++)
+                test_quantized(&quantized[n], (fl_act_scheme)act);
         test_rotation(BF16);
         test_rotation(F16);
         test_long_context();

@@ -29,7 +29,7 @@
 #include "backend/tensor.h"
 #include "util/err.h"
 
-enum { FL_BACKEND_ABI = 3 }; /* bump on any change to this file; both objects must match */
+enum { FL_BACKEND_ABI = 4 }; /* bump on any change to this file; both objects must match */
 
 typedef struct fl_backend fl_backend;
 
@@ -169,8 +169,10 @@ typedef struct fl_backend_ops {
                   const fl_linear *lin, fl_err *err);
     int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                       fl_err *err); /* rotate q,k (j with j+E/2), round; append k,v at slot */
-    int (*attend)(fl_backend *be, const fl_tensor *out /*[T,H,E]*/, const fl_tensor *q /*[T,H,E]*/,
-                  const fl_kv_layer *kv, const fl_batch *b, float scale, fl_err *err);
+    /* out.x, rounded once; then out.q as next->act wants.  next NULL: no quantization */
+    int (*attend)(fl_backend *be, fl_act *out /*[T,H*E]*/, const fl_tensor *q /*[T,H,E]*/,
+                  const fl_kv_layer *kv, const fl_batch *b, float scale, const fl_linear *next,
+                  fl_err *err);
     /* out.x = round(silu(gate) * up), one rounding; then out.q as next->act wants */
     int (*silu_mul)(fl_backend *be, fl_act *out /*[T,F]*/, const fl_tensor *gate_up /*[T,2F]*/,
                     const fl_linear *next, fl_err *err);

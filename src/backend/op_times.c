@@ -133,8 +133,8 @@ static int read_positions(fl_backend *be, const fl_batch *b, fl_err *err) {
     return be->ops->read(be->inner, be->positions, &pos, err);
 }
 
-static int t_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
-                    const fl_batch *b, float scale, fl_err *err) {
+static int t_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
+                    const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
     double cached = 0, seen = 0; /* tokens that the sequences have, that the rows look at */
     int rc = read_positions(be, b, err);
     if (rc) return rc;
@@ -148,10 +148,11 @@ static int t_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, co
         2.0 * (double)(kv->shape.heads * kv->shape.head_dim) * fl_dtype_bytes(kv->shape.dtype);
     const work w = {.op = "attend",
                     .rows = b->n_rows,
-                    .bytes = cached * per_token + tensor_bytes(q) + tensor_bytes(out),
+                    .bytes = cached * per_token + tensor_bytes(q) + tensor_bytes(&out->x) +
+                             quantized_bytes(out, next),
                     .flops = 4 * seen * (double)fl_tensor_row_len(q)};
     const double t = now();
-    return count(be, t, be->ops->attend(be->inner, out, q, kv, b, scale, err), &w, err);
+    return count(be, t, be->ops->attend(be->inner, out, q, kv, b, scale, next, err), &w, err);
 }
 
 static int t_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl_linear *next,

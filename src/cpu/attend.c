@@ -302,12 +302,12 @@ static int check(const attend_job *j, fl_err *err) {
     int rc = cpu_check_rows(j->be, "attend", b->n_rows, err);
     if (rc || (rc = cpu_kv_check("attend", j->kv, err))) return rc;
     if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[2] != s->head_dim ||
-        out->dim[1] != q->dim[1] || out->dim[2] != s->head_dim || q->dim[1] % s->heads)
+        out->dim[1] != q->dim[1] * s->head_dim || q->dim[1] % s->heads)
         return fl_fail(err, FL_E_ARG,
-                       "attend: q [%lld,%lld,%lld], out [%lld,%lld,%lld], cache [%lld,%lld]",
+                       "attend: q [%lld,%lld,%lld], out [%lld,%lld], cache [%lld,%lld]",
                        (long long)q->dim[0], (long long)q->dim[1], (long long)q->dim[2],
-                       (long long)out->dim[0], (long long)out->dim[1], (long long)out->dim[2],
-                       (long long)s->heads, (long long)s->head_dim);
+                       (long long)out->dim[0], (long long)out->dim[1], (long long)s->heads,
+                       (long long)s->head_dim);
     if (b->n_seqs < 1 || b->n_seqs > b->n_rows || j->row_start[0] != 0 ||
         j->row_start[b->n_seqs] != b->n_rows)
         return fl_fail(err, FL_E_ARG, "attend: %lld sequences in %lld rows", (long long)b->n_seqs,
@@ -326,10 +326,10 @@ static int check(const attend_job *j, fl_err *err) {
     return FL_OK;
 }
 
-int cpu_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
-               const fl_batch *b, float scale, fl_err *err) {
+int cpu_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
+               const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
     attend_job j = {.be = be,
-                    .out = out,
+                    .out = &out->x,
                     .q = q,
                     .kv = kv,
                     .b = b,
@@ -359,5 +359,5 @@ int cpu_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const f
         run_side_by_side(&j, last / CPU_CHUNK + 1);
     else
         fl_team_run(be->team, item_member, &j);
-    return FL_OK;
+    return next ? cpu_quant(be, out, next, err) : FL_OK;
 }

@@ -247,8 +247,8 @@ int cpu_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, cons
 /* attend.c */
 int cpu_attend_open(fl_backend *be, fl_err *err);
 void cpu_attend_close(fl_backend *be);
-int cpu_attend(fl_backend *be, const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
-               const fl_batch *b, float scale, fl_err *err);
+int cpu_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
+               const fl_batch *b, float scale, const fl_linear *next, fl_err *err);
 
 static inline void *cpu_row(const fl_tensor *t, int64_t i) {
     return (uint8_t *)t->data + i * t->stride * fl_dtype_bytes(t->dtype);

@@ -25,15 +25,13 @@ static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err)
     fl_tensor qkv = fl_rows(m->scratch.qkv, t), delta = fl_rows(m->scratch.delta, t);
     fl_tensor q = fl_heads(&qkv, 0, h, e);
     fl_rope rope = {q, fl_heads(&qkv, h, g, e), fl_heads(&qkv, h + g, g, e), m->cos_sin};
-    fl_tensor out = fl_tensor_3d(y.x.data, y.x.dtype, t, h, e);
+    const float scale = 1.0f / sqrtf((float)e);
     int rc;
     if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, &x, w->qkv.lin[0], err))) return rc;
     if ((rc = project(m, &qkv, &x, &w->qkv, err))) return rc;
     if ((rc = fl_observe_kv(m, layer, &rope, b, err))) return rc;
     if ((rc = ops->rope_store(m->be, &rope, &m->kv[layer], b, err))) return rc;
-    if ((rc = ops->attend(m->be, &out, &q, &m->kv[layer], b, 1.0f / sqrtf((float)e), err)))
-        return rc;
-    if ((rc = ops->quant(m->be, &y, w->o.lin[0], err))) return rc;
+    if ((rc = ops->attend(m->be, &y, &q, &m->kv[layer], b, scale, w->o.lin[0], err))) return rc;
     if ((rc = fl_observe_input(m, layer, FL_OBSERVED_O, &y, w->o.lin[0], err))) return rc;
     return project(m, &delta, &y, &w->o, err);
 }
