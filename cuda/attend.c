@@ -3,8 +3,6 @@
 #include "util/num.h"
 
 enum {
-    MAX_HEAD_DIM = 256,
-    TILE = 16,          /* pages are whole tiles of positions                              */
     SPLIT_TOKENS = 256, /* at least: fewer positions are not worth a merge                 */
     MAX_SPLITS = 64,
     APART_BLOCKS = 1024, /* with so many blocks the device is full without splits of its own  */
@@ -31,35 +29,10 @@ uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape) {
     return (uint64_t)kv_args(&kv).page_bytes;
 }
 
-static int check_cache(const char *op, const fl_kv_layer *kv, fl_err *err) {
-    const fl_kv_shape *s = &kv->shape;
-    if (s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 && s->dtype != FL_DTYPE_E4M3)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: KV cache of type %s", op,
-                       fl_dtype_name(s->dtype));
-    if (s->heads < 1 || s->page_tokens < TILE || s->page_tokens % TILE)
-        return fl_fail(err, FL_E_ARG, "%s: %lld kv heads, pages of %lld tokens (not times %d)", op,
-                       (long long)s->heads, (long long)s->page_tokens, TILE);
-    if (s->head_dim < 2 || s->head_dim % 2 || s->head_dim > MAX_HEAD_DIM)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: head_dim %lld, need an even number up to %d", op,
-                       (long long)s->head_dim, MAX_HEAD_DIM);
-    return FL_OK;
-}
-
 int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                     fl_err *err) {
     int rc = cuda_enter(be, "rope_store", b->n_rows, err);
-    if (rc || (rc = check_cache("rope_store", kv, err))) return rc;
-    const fl_tensor *each[] = {&r->q, &r->k, &r->v};
-    for (int i = 0; i < 3; i++) {
-        const fl_tensor *t = each[i];
-        if (t->dim[0] < b->n_rows || t->dim[2] != kv->shape.head_dim || t->dtype != r->q.dtype ||
-            (i && t->dim[1] != kv->shape.heads))
-            return fl_fail(err, FL_E_ARG,
-                           "rope_store: %c is [%lld,%lld,%lld] %s; %lld rows, cache [%lld,%lld]",
-                           "qkv"[i], (long long)t -> dim[0], (long long)t -> dim[1],
-                           (long long)t -> dim[2], fl_dtype_name(t->dtype), (long long)b -> n_rows,
-                           (long long)kv -> shape.heads, (long long)kv->shape.head_dim);
-    }
+    if (rc || (rc = fl_check_rope(r, kv, b, err))) return rc;
     cuda_rope_args a = {.q = r->q.data,
                         .k = r->k.data,
                         .v = r->v.data,
@@ -98,16 +71,7 @@ int cuda_attend(fl_backend *be, fl_act *result, const fl_tensor *q, const fl_kv_
                 const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
     const fl_tensor *out = &result->x;
     int rc = cuda_enter(be, "attend", b->n_rows, err);
-    if (rc || (rc = check_cache("attend", kv, err))) return rc;
-    if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[2] != kv->shape.head_dim ||
-        out->dim[1] != q->dim[1] * q->dim[2] || q->dim[1] % kv->shape.heads ||
-        q->dtype != out->dtype)
-        return fl_fail(err, FL_E_ARG,
-                       "attend: q [%lld,%lld,%lld], out [%lld,%lld], "
-                       "cache [%lld,%lld], %lld rows",
-                       (long long)q->dim[0], (long long)q->dim[1], (long long)q->dim[2],
-                       (long long)out->dim[0], (long long)out->dim[1], (long long)kv->shape.heads,
-                       (long long)kv->shape.head_dim, (long long)b->n_rows);
+    if (rc || (rc = fl_check_attend(out, q, kv, b, err))) return rc;
     cuda_attend_args a = {.q = q->data,
                           .out = out->data,
                           .ldq = q->stride,

@@ -6,8 +6,8 @@ CUDA_GEN   := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=[sm_$(a),
 CUDA_FLAGS := -std=c++17 -O3 -lineinfo -no-compress -Xptxas -warn-spills,-warn-lmem-usage -I. -Isrc \
     -Xcompiler -fPIC,-fvisibility=hidden
 CUDA_OBJ   := $(patsubst %,$(BUILD)/%.o,$(wildcard cuda/*.cu) $(basename $(wildcard cuda/*.c)))
-# What the backend uses of src/util is in it once more, not exported.
-CUDA_UTIL  := $(patsubst %,$(BUILD)/src/util/%.o,err mem fp8 dtype)
+# What the backend uses of src is in it once more, not exported.
+CUDA_UTIL  := $(patsubst %,$(BUILD)/src/%.o,backend/check util/err util/mem util/fp8 util/dtype)
 CUDA_MODULES := $(BUILD)/fp8llm_cuda.so $(BUILD)/spec/c/fp8llm_cuda.so \
     $(patsubst %,$(BUILD)/lua%/fp8llm_cuda.so,$(filter-out 5.1,$(FOUND)))
 

@@ -6,7 +6,7 @@
 #include <cuda_runtime_api.h>
 #include <sys/types.h>
 
-#include "backend/backend.h"
+#include "backend/check.h"
 #include "cuda/kernels.h"
 
 enum {

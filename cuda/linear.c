@@ -31,34 +31,6 @@ static cudaDataType type_of(fl_dtype t) {
                                 : CUDA_R_32F;
 }
 
-static int check_spec(const fl_linear_spec *s, int64_t *n, fl_err *err) {
-    if (s->n_parts < 1 || s->n_parts > FL_MAX_LINEAR_PARTS)
-        return fl_fail(err, FL_E_ARG, "linear: %d parts, limit %d", s->n_parts,
-                       FL_MAX_LINEAR_PARTS);
-    for (int i = 0; i < s->n_parts; i++) {
-        if (s->part[i].rows < 1 || s->part[i].rows > INT32_MAX)
-            return fl_fail(err, FL_E_ARG, "linear: part %d has %lld rows", i,
-                           (long long)s->part[i].rows);
-        *n += s->part[i].rows;
-    }
-    if (s->k < 1 || s->k > CUDA_STAGE_BYTES / 4)
-        return fl_fail(err, FL_E_ARG, "linear: input width %lld, limit %d", (long long)s->k,
-                       CUDA_STAGE_BYTES / 4);
-    if (s->dtype != FL_DTYPE_E4M3 && s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 &&
-        s->dtype != FL_DTYPE_F32)
-        return fl_fail(err, FL_E_UNSUPPORTED, "linear: weights of type %s",
-                       fl_dtype_name(s->dtype));
-    if (s->dtype != FL_DTYPE_E4M3 && (s->act != FL_ACT_NONE || s->w_scale))
-        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale or FP8 activations",
-                       fl_dtype_name(s->dtype));
-    if (s->w_block && (s->w_block != FL_ACT_GROUP_K || s->dtype != FL_DTYPE_E4M3))
-        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale for each %lld columns",
-                       fl_dtype_name(s->dtype), (long long)s->w_block);
-    if (s->act == FL_ACT_STATIC && !(s->x_scale > 0.0f && s->x_scale < 1e30f))
-        return fl_fail(err, FL_E_ARG, "linear: input scale %g", (double)s->x_scale);
-    return FL_OK;
-}
-
 /* ---- weights to the device ---- */
 
 static void pack_dense(uint8_t *dst, int64_t pitch, const uint8_t *src, const fl_linear_spec *s) {
@@ -231,7 +203,7 @@ static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
 
 int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
     int64_t n = 0;
-    int rc = check_spec(spec, &n, err);
+    int rc = fl_check_linear_spec(spec, CUDA_STAGE_BYTES / 4, &n, err);
     if (rc || (rc = cuda_current(be, "linear", err))) return rc;
     fl_linear *lin = fl_alloc(sizeof(*lin));
     cuda_packed *p = lin ? fl_alloc(sizeof(*p)) : NULL;
@@ -239,14 +211,8 @@ int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec,
         fl_free(lin);
         return fl_fail(err, FL_E_NOMEM, "linear");
     }
-    *lin = (fl_linear){.n = n,
-                       .k = spec->k,
-                       .dtype = spec->dtype == FL_DTYPE_F32 ? FL_DTYPE_BF16 : spec->dtype,
-                       .act = spec->act,
-                       .x_scale = spec->x_scale,
-                       .x_scale_ub = spec->x_scale_ub,
-                       .w_block = spec->w_block,
-                       .packed = p};
+    *lin = fl_linear_of_spec(spec, n);
+    lin->packed = p;
     lin->sparse24 = spec->sparse24 && spec->k % 8 == 0 && lin->dtype == FL_DTYPE_E4M3;
     uint64_t align = 16 / (uint64_t)fl_dtype_bytes(lin->dtype);
     p->w = (cuda_weight){.n = n,
@@ -313,17 +279,10 @@ int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_
                 fl_err *err) {
     const cuda_packed *p = lin->packed;
     bool fp8 = lin->act != FL_ACT_NONE, done = false;
-    const fl_tensor *in = fp8 ? &x->q : &x->x;
+    const fl_tensor *in;
     int64_t rows = out->dim[0];
     int rc = cuda_enter(be, "linear", rows, err);
-    if (rc) return rc;
-    if (in->dim[0] < rows || in->dim[1] != lin->k || out->dim[1] != lin->n)
-        return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
-                       (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
-                       (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
-    if (lin->act == FL_ACT_GROUP && x->q_scale.dim[1] != fl_act_groups(lin->k))
-        return fl_fail(err, FL_E_ARG, "linear: %lld scales a row for %lld columns",
-                       (long long)x->q_scale.dim[1], (long long)lin->k);
+    if (rc || (rc = fl_check_linear(out, x, lin, &in, err))) return rc;
     cuda_linear_args a = {.w = p->w,
                           .x = in->data,
                           .x_scale = fp8 ? x->q_scale.data : NULL,

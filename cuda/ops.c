@@ -1,20 +1,11 @@
 /* ops.c - the ops on single rows: check shapes, fill in what the kernels take, launch. */
 #include "cuda/cuda_priv.h"
 
-static bool same_shape(const fl_tensor *a, const fl_tensor *b) {
-    return a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1];
-}
-
 int cuda_quant_for(cuda_quant *out, const char *op, const fl_act *a, const fl_linear *next,
                    fl_err *err) {
     *out = (cuda_quant){.act = FL_ACT_NONE};
-    if (!next || next->act == FL_ACT_NONE) return FL_OK;
-    if (a->q.dim[0] < a->x.dim[0] || a->q.dim[1] != a->x.dim[1] || next->k != a->x.dim[1])
-        return fl_fail(err, FL_E_ARG, "%s: activation width %lld, FP8 width %lld, next linear %lld",
-                       op, (long long)a->x.dim[1], (long long)a->q.dim[1], (long long)next->k);
-    if (next->act == FL_ACT_GROUP && a->q_scale.dim[1] != fl_act_groups(next->k))
-        return fl_fail(err, FL_E_ARG, "%s: %lld scales a row for %lld columns", op,
-                       (long long)a->q_scale.dim[1], (long long)next->k);
+    int rc = fl_check_quant(op, a, next, err);
+    if (rc || !next || next->act == FL_ACT_NONE) return rc;
     *out = (cuda_quant){.q = a->q.data,
                         .q_scale = a->q_scale.data,
                         .ld = a->q.stride,
@@ -41,10 +32,7 @@ int cuda_norm(fl_backend *be, const fl_norm *n, fl_err *err) {
                         .dtype = r->dtype};
     int rc = cuda_enter(be, "norm", a.t, err);
     if (rc || (rc = cuda_quant_for(&a.quant, "norm", n->out, n->next, err))) return rc;
-    if (!same_shape(r, out) || n->weight.dim[0] != a.n || (delta && !same_shape(r, &n->delta)))
-        return fl_fail(err, FL_E_ARG, "norm: residual [%lld,%lld], output [%lld,%lld], weight %lld",
-                       (long long)a.t, (long long)a.n, (long long)out->dim[0],
-                       (long long)out->dim[1], (long long)n->weight.dim[0]);
+    if ((rc = fl_check_norm(n, err))) return rc;
     return cuda_check(be, fl_cuda_norm(&a, be->stream), "norm", err);
 }
 
@@ -72,11 +60,7 @@ int cuda_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const f
                         .dtype = x->dtype};
     int rc = cuda_enter(be, "silu_mul", a.t, err);
     if (rc || (rc = cuda_quant_for(&a.quant, "silu_mul", out, next, err))) return rc;
-    if (gate_up->dim[0] != a.t || gate_up->dim[1] != 2 * a.n || gate_up->dtype != x->dtype)
-        return fl_fail(err, FL_E_ARG, "silu_mul: input [%lld,%lld] %s, output [%lld,%lld] %s",
-                       (long long)gate_up->dim[0], (long long)gate_up->dim[1],
-                       fl_dtype_name(gate_up->dtype), (long long)a.t, (long long)a.n,
-                       fl_dtype_name(x->dtype));
+    if ((rc = fl_check_silu_mul(out, gate_up, next, err))) return rc;
     return cuda_check(be, fl_cuda_silu_mul(&a, be->stream), "silu_mul", err);
 }
 
@@ -93,12 +77,7 @@ int cuda_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const 
                         .dtype = out->dtype,
                         .fault = be->fault};
     int rc = cuda_enter(be, "gather", a.t, err);
-    if (rc) return rc;
-    if (a.n != x->dim[1] || out->dtype != x->dtype || rows->dim[0] != a.t ||
-        fl_dtype_bytes(x->dtype) != 2)
-        return fl_fail(err, FL_E_ARG, "gather: %lld rows into [%lld,%lld] %s, source width %lld %s",
-                       (long long)rows->dim[0], (long long)a.t, (long long)a.n,
-                       fl_dtype_name(out->dtype), (long long)x->dim[1], fl_dtype_name(x->dtype));
+    if (rc || (rc = fl_check_gather(out, x, rows, err))) return rc;
     return cuda_check(be, fl_cuda_gather(&a, be->stream), "gather", err);
 }
 

@@ -223,36 +223,6 @@ typedef struct lane { /* of emu_alu: operands 1..4 extended to 64 bits, and the 
     uint64_t v[5], r;
 } lane;
 
-static double real(uint64_t v, int t) {
-    double d;
-    switch (t) {
-    case T_F32:
-        return (double)emu_f32((uint32_t)v);
-    case T_F16:
-        return (double)emu_half_value((uint16_t)v);
-    case T_BF16:
-        return (double)emu_bf16_value((uint16_t)v);
-    default:
-        memcpy(&d, &v, 8);
-        return d;
-    }
-}
-
-static uint64_t real_bits(double d, int t, bool ftz) {
-    uint64_t v;
-    switch (t) {
-    case T_F32:
-        return emu_bits(ftz ? emu_flush((float)d) : (float)d);
-    case T_F16:
-        return emu_half_from((float)d);
-    case T_BF16:
-        return emu_bf16_from((float)d);
-    default:
-        memcpy(&v, &d, 8);
-        return v;
-    }
-}
-
 static double pick(double x, double y, bool greater, bool nan_wins) {
     if (x != x || y != y) {
         if (nan_wins || (x != x && y != y)) return NAN;
@@ -347,12 +317,12 @@ static bool approx_op(const emu_inst *in, double x, double *q) {
 static bool real_lane(const emu_inst *in, int t, lane *n) {
     double a[4] = {0}, q;
     for (int i = 1; i < 4; i++) {
-        a[i] = real(n->v[i], t);
+        a[i] = emu_real(n->v[i], t);
         if (in->ftz && t == T_F32) a[i] = (double)emu_flush((float)a[i]);
     }
     if (!real_op(in, a[1], a[2], a[3], &q) && !approx_op(in, a[1], &q)) return false;
     if (in->sat) q = q > 0 ? (q > 1 ? 1 : q) : 0;
-    n->r = real_bits(q, t, in->ftz);
+    n->r = emu_real_bits(q, t, in->ftz);
     return true;
 }
 
@@ -630,7 +600,7 @@ emu_outcome emu_setp(emu_ctx *x) {
     FOR_LANES(l, rest) {
         uint64_t a = emu_extend(emu_get_lane(x, emu_arg(x, 1), l), t);
         uint64_t b = emu_extend(emu_get_lane(x, emu_arg(x, 2), l), t);
-        bool r = emu_is_float(t) ? compare_real(in->cmp, real(a, t), real(b, t))
+        bool r = emu_is_float(t) ? compare_real(in->cmp, emu_real(a, t), emu_real(b, t))
                                  : compare_int(in->cmp, a, b, emu_is_signed(t));
         yes |= (uint32_t)r << l;
     }

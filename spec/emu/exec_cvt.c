@@ -16,37 +16,6 @@ static double rounded(double d, int how) {
     }
 }
 
-static double value(uint64_t v, int t) {
-    double d;
-    switch (t) {
-    case T_F32:
-        return (double)emu_f32((uint32_t)v);
-    case T_F16:
-        return (double)emu_half_value((uint16_t)v);
-    case T_BF16:
-        return (double)emu_bf16_value((uint16_t)v);
-    default:
-        memcpy(&d, &v, 8);
-        return d;
-    }
-}
-
-/* f64 -> f16 and bf16 would round twice; emu_cvt refuses them. */
-static uint64_t bits_of(double d, int t, bool ftz) {
-    uint64_t v;
-    switch (t) {
-    case T_F32:
-        return emu_bits(ftz ? emu_flush((float)d) : (float)d);
-    case T_F16:
-        return emu_half_from((float)d);
-    case T_BF16:
-        return emu_bf16_from((float)d);
-    default:
-        memcpy(&v, &d, 8);
-        return v;
-    }
-}
-
 static uint64_t real_to_int(double d, int t, int rnd) {
     int bits = emu_type_bytes((emu_type)t) * 8;
     bool sg = emu_is_signed(t);
@@ -62,7 +31,7 @@ static uint64_t real_to_int(double d, int t, int rnd) {
 static uint64_t int_to_real(uint64_t v, int from, int to) {
     double d = emu_is_signed(from) ? (double)(int64_t)v : (double)v;
     if (to == T_F32) return emu_bits(emu_is_signed(from) ? (float)(int64_t)v : (float)v);
-    return bits_of(d, to, false);
+    return emu_real_bits(d, to, false);
 }
 
 static uint64_t int_to_int(uint64_t v, int from, int to, bool sat) {
@@ -115,15 +84,15 @@ static bool convert(const emu_inst *in, uint64_t a, uint64_t b, uint64_t *out) {
     a = emu_extend(a, from);
     if (real_from && real_to) {
         bool shrinks = emu_type_bytes((emu_type)to) < emu_type_bytes((emu_type)from);
-        double v = rounded(value(a, from), in->rnd);
+        double v = rounded(emu_real(a, from), in->rnd);
         if ((shrinks && (in->rnd == R_RZ || from == T_F64) && !(from == T_F64 && to == T_F32)) ||
             (in->rnd == R_RZ && shrinks))
             return false;
         if (in->sat) v = v > 0 ? (v > 1 ? 1 : v) : 0;
-        *out = bits_of(v, to, in->ftz);
+        *out = emu_real_bits(v, to, in->ftz);
     } else if (real_from) {
         if (in->rnd < R_RNI) return false;
-        *out = real_to_int(value(a, from), to, in->rnd);
+        *out = real_to_int(emu_real(a, from), to, in->rnd);
     } else if (real_to) {
         if (in->rnd != R_RN) return false;
         *out = int_to_real(a, from, to);

@@ -28,6 +28,36 @@ uint8_t emu_e4m3_from(float f) {
     return sign | (uint8_t)((e + 6) << 3 | ((int)ldexpf(f, 4 - e) & 7));
 }
 
+double emu_real(uint64_t v, emu_type t) {
+    double d;
+    switch (t) {
+    case T_F32:
+        return (double)emu_f32((uint32_t)v);
+    case T_F16:
+        return (double)emu_half_value((uint16_t)v);
+    case T_BF16:
+        return (double)emu_bf16_value((uint16_t)v);
+    default:
+        memcpy(&d, &v, 8);
+        return d;
+    }
+}
+
+uint64_t emu_real_bits(double d, emu_type t, bool ftz) {
+    uint64_t v;
+    switch (t) {
+    case T_F32:
+        return emu_bits(ftz ? emu_flush((float)d) : (float)d);
+    case T_F16:
+        return emu_half_from((float)d);
+    case T_BF16:
+        return emu_bf16_from((float)d);
+    default:
+        memcpy(&v, &d, 8);
+        return v;
+    }
+}
+
 void emu_num_init(void) {
     if (emu_half_table) return;
     uint32_t *half = malloc(65536 * sizeof(*half));

@@ -3,8 +3,11 @@
 #define EMU_NUM_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "ptx.h"
 
 /* Nearest, ties to even, saturating at 448; NaN is 0x7f (cvt.rn.satfinite.e4m3x2.f32). */
 uint8_t emu_e4m3_from(float f);
@@ -46,5 +49,10 @@ static inline uint16_t emu_bf16_from(float f) {
     uint32_t u = emu_bits(f);
     return f != f ? 0x7fff : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
+
+/* A register's bits as a number of type F16, BF16, F32 or F64, and back; ftz: subnormal f32 are
+ * zero.  To F16 and BF16 through f32, which rounds an f64 twice: emu_cvt refuses that. */
+double emu_real(uint64_t bits, emu_type t);
+uint64_t emu_real_bits(double d, emu_type t, bool ftz);
 
 #endif

@@ -375,7 +375,8 @@ describe("an engine", function()
     it("says in a child after fork that it is not its own, and can be closed there", function()
       local ffi = require "ffi"
       ffi.cdef "int fork(void); int waitpid(int pid, int *status, int options); void _exit(int status);"
-      local eng = assert(model:engine{})
+      local eng, asleep = assert(model:engine{}), assert(model:engine{})
+      assert(assert(asleep:submit{ids = {1}, max_tokens = 1}):result())
       local request = assert(eng:submit{ids = {1}, max_tokens = 200, ignore_eos = true, policy = true})
       local step = request:steps()(request)
       local pid = ffi.C.fork()
@@ -397,6 +398,7 @@ describe("an engine", function()
           collectgarbage()
           request:close()
           eng:close()
+          asleep:close()
         end)
         ffi.C._exit(ok and 0 or 1)
       end

@@ -37,6 +37,21 @@ void fl_push_number(lua_State *L, double v) {
         lua_pushnumber(L, (lua_Number)v);
 }
 
+void fl_set_number(lua_State *L, const char *key, double v) {
+    fl_push_number(L, v);
+    lua_setfield(L, -2, key);
+}
+
+void fl_set_string(lua_State *L, const char *key, const char *v) {
+    lua_pushstring(L, v);
+    lua_setfield(L, -2, key);
+}
+
+void fl_set_bool(lua_State *L, const char *key, bool v) {
+    lua_pushboolean(L, v);
+    lua_setfield(L, -2, key);
+}
+
 int fl_push_err(lua_State *L, const fl_err *err) {
     lua_pushnil(L);
     lua_pushstring(L, err->msg);

@@ -33,6 +33,10 @@ void *fl_box_test(lua_State *L, int idx, const char *mt);  /* NULL: another type
 
 /* A whole number below 2^53 as an integer, which Lua 5.3 and 5.4 tell from 5.0. */
 void fl_push_number(lua_State *L, double v);
+/* Members of the table on top of the stack. */
+void fl_set_number(lua_State *L, const char *key, double v);
+void fl_set_string(lua_State *L, const char *key, const char *v);
+void fl_set_bool(lua_State *L, const char *key, bool v);
 
 int fl_push_err(lua_State *L, const fl_err *err); /* nil, message, "CODE"; returns 3 */
 

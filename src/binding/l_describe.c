@@ -55,40 +55,27 @@ static int read_files(description *d, const char *dir, fl_err *err) {
     return FL_OK;
 }
 
-static void set_number(lua_State *L, const char *key, double v) {
-    fl_push_number(L, v);
-    lua_setfield(L, -2, key);
-}
-static void set_string(lua_State *L, const char *key, const char *v) {
-    lua_pushstring(L, v);
-    lua_setfield(L, -2, key);
-}
-static void set_bool(lua_State *L, const char *key, bool v) {
-    lua_pushboolean(L, v);
-    lua_setfield(L, -2, key);
-}
-
 static void push_plan(lua_State *L, const fl_quant_plan *p) {
     static const char *const act[] = {"none", "static", "token", "group"};
     lua_newtable(L);
-    set_string(L, "flavour", fl_quant_flavour_name(p->flavour));
-    set_string(L, "activations", act[p->act]);
-    set_bool(L, "kv_fp8", p->kv_fp8);
-    set_bool(L, "declared_2of4", p->sparse24);
-    if (p->act_scale_ub > 0) set_number(L, "activation_scale_ub", p->act_scale_ub);
+    fl_set_string(L, "flavour", fl_quant_flavour_name(p->flavour));
+    fl_set_string(L, "activations", act[p->act]);
+    fl_set_bool(L, "kv_fp8", p->kv_fp8);
+    fl_set_bool(L, "declared_2of4", p->sparse24);
+    if (p->act_scale_ub > 0) fl_set_number(L, "activation_scale_ub", p->act_scale_ub);
     if (!p->block_k) return;
-    set_number(L, "block_rows", (double)p->block_n);
-    set_number(L, "block_columns", (double)p->block_k);
+    fl_set_number(L, "block_rows", (double)p->block_n);
+    fl_set_number(L, "block_columns", (double)p->block_k);
 }
 
 static void push_summary(lua_State *L, const fl_scale_summary *s) {
     lua_createtable(L, 0, 6);
-    set_number(L, "min", s->min);
-    set_number(L, "median", s->median);
-    set_number(L, "max", s->max);
-    set_number(L, "count", (double)s->n);
-    set_number(L, "zeros", (double)s->zeros);
-    set_number(L, "broken", (double)s->broken);
+    fl_set_number(L, "min", s->min);
+    fl_set_number(L, "median", s->median);
+    fl_set_number(L, "max", s->max);
+    fl_set_number(L, "count", (double)s->n);
+    fl_set_number(L, "zeros", (double)s->zeros);
+    fl_set_number(L, "broken", (double)s->broken);
 }
 
 /* Also reads what the tensor holds when it is a scale. */
@@ -100,10 +87,10 @@ static int push_tensor(lua_State *L, const fl_st_tensor *t, fl_err *err) {
         if (rc) return rc;
     }
     lua_createtable(L, 0, 6);
-    set_string(L, "name", t->name);
-    set_string(L, "file", t->file);
-    set_string(L, "dtype", fl_dtype_name(t->dtype));
-    set_number(L, "bytes", (double)t->bytes);
+    fl_set_string(L, "name", t->name);
+    fl_set_string(L, "file", t->file);
+    fl_set_string(L, "dtype", fl_dtype_name(t->dtype));
+    fl_set_number(L, "bytes", (double)t->bytes);
     lua_createtable(L, t->ndim, 0);
     for (int i = 0; i < t->ndim; i++) {
         lua_pushinteger(L, (lua_Integer)t->dim[i]);
@@ -160,7 +147,7 @@ static int l_describe(lua_State *L) {
     lua_setfield(L, -2, "config");
     push_plan(L, &d->plan);
     lua_setfield(L, -2, "quantization");
-    if (d->refusal.code) set_string(L, "refused", d->refusal.msg);
+    if (d->refusal.code) fl_set_string(L, "refused", d->refusal.msg);
     push_warnings(L, &d->warnings);
     lua_setfield(L, -2, "warnings");
     if ((rc = push_tensors(L, d->checkpoint, &err))) goto done;

@@ -232,17 +232,12 @@ static int l_listen(lua_State *L) {
     return 1;
 }
 
-static void set_number(lua_State *L, const char *key, double v) {
-    fl_push_number(L, v);
-    lua_setfield(L, -2, key);
-}
-
 /* {count, sum, le = {bound, ...}, n = {how many up to it, ...}} */
 static void set_histogram(lua_State *L, const char *key, const fl_histogram *h) {
     uint64_t n = 0;
     lua_createtable(L, 0, 4);
-    set_number(L, "count", (double)h->count);
-    set_number(L, "sum", h->sum);
+    fl_set_number(L, "count", (double)h->count);
+    fl_set_number(L, "sum", h->sum);
     lua_createtable(L, FL_HISTOGRAM_BOUNDS, 0);
     lua_createtable(L, FL_HISTOGRAM_BOUNDS, 0);
     for (int i = 0; i < FL_HISTOGRAM_BOUNDS; i++) {
@@ -286,7 +281,7 @@ static int l_stats(lua_State *L) {
     };
     lua_createtable(L, 0, 24);
     for (size_t i = 0; i < sizeof(number) / sizeof(number[0]); i++)
-        set_number(L, number[i].name, number[i].value);
+        fl_set_number(L, number[i].name, number[i].value);
     set_histogram(L, "step_s", &s.step_s);
     set_histogram(L, "queue_s", &s.queue_s);
     set_histogram(L, "first_token_s", &s.first_token_s);
@@ -308,8 +303,8 @@ static int l_request_fields(lua_State *L) {
         lua_setfield(L, -2, "type");
         lua_pushstring(L, f.doc);
         lua_setfield(L, -2, "doc");
-        set_number(L, "min", f.min);
-        set_number(L, "max", f.max);
+        fl_set_number(L, "min", f.min);
+        fl_set_number(L, "max", f.max);
         if (f.has_default && !strcmp(f.type, "boolean"))
             lua_pushboolean(L, f.fallback != 0);
         else if (f.has_default)

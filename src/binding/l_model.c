@@ -113,61 +113,44 @@ static int l_close(lua_State *L) {
     return 0;
 }
 
-static void set_number(lua_State *L, const char *key, double v) {
-    fl_push_number(L, v);
-    lua_setfield(L, -2, key);
-}
-static void set_int(lua_State *L, const char *key, int64_t v) {
-    lua_pushinteger(L, (lua_Integer)v);
-    lua_setfield(L, -2, key);
-}
-static void set_string(lua_State *L, const char *key, const char *v) {
-    lua_pushstring(L, v);
-    lua_setfield(L, -2, key);
-}
-static void set_bool(lua_State *L, const char *key, bool v) {
-    lua_pushboolean(L, v);
-    lua_setfield(L, -2, key);
-}
-
 static int l_info(lua_State *L) {
     fl_model *m = fl_check_model(L, 1);
     fl_model_info info;
     fl_model_info_get(m, &info);
     lua_newtable(L);
-    set_string(L, "dir", fl_model_dir(m));
-    set_string(L, "device", info.backend.name);
-    set_string(L, "quantization", info.quantization);
-    set_string(L, "kv_dtype", fl_dtype_name(info.kv_dtype));
-    set_int(L, "weight_bytes", (int64_t)info.weight_bytes);
-    set_int(L, "kv_bytes", (int64_t)info.kv_bytes);
-    set_int(L, "scratch_bytes", (int64_t)info.scratch_bytes);
-    set_int(L, "bytes_per_token", (int64_t)info.bytes_per_token);
-    set_int(L, "context", info.context);
-    set_int(L, "kv_tokens", info.kv_tokens);
-    set_int(L, "parameters", info.n_parameters);
-    set_int(L, "kv_pages_free", info.kv_pages_free);
-    set_int(L, "prefix_queries", (int64_t)info.prefix_queries);
-    set_int(L, "prefix_hits", (int64_t)info.prefix_hits);
-    set_int(L, "prefix_evictions", (int64_t)info.prefix_evictions);
+    fl_set_string(L, "dir", fl_model_dir(m));
+    fl_set_string(L, "device", info.backend.name);
+    fl_set_string(L, "quantization", info.quantization);
+    fl_set_string(L, "kv_dtype", fl_dtype_name(info.kv_dtype));
+    fl_set_number(L, "weight_bytes", (double)info.weight_bytes);
+    fl_set_number(L, "kv_bytes", (double)info.kv_bytes);
+    fl_set_number(L, "scratch_bytes", (double)info.scratch_bytes);
+    fl_set_number(L, "bytes_per_token", (double)info.bytes_per_token);
+    fl_set_number(L, "context", info.context);
+    fl_set_number(L, "kv_tokens", info.kv_tokens);
+    fl_set_number(L, "parameters", info.n_parameters);
+    fl_set_number(L, "kv_pages_free", info.kv_pages_free);
+    fl_set_number(L, "prefix_queries", (double)info.prefix_queries);
+    fl_set_number(L, "prefix_hits", (double)info.prefix_hits);
+    fl_set_number(L, "prefix_evictions", (double)info.prefix_evictions);
     return 1;
 }
 
 void fl_push_config(lua_State *L, const fl_config *c) {
     lua_newtable(L);
-    set_int(L, "vocab_size", c->vocab_size);
-    set_int(L, "hidden_size", c->hidden_size);
-    set_int(L, "intermediate_size", c->ffn_size);
-    set_int(L, "num_hidden_layers", c->n_layers);
-    set_int(L, "num_attention_heads", c->n_heads);
-    set_int(L, "num_key_value_heads", c->n_kv_heads);
-    set_int(L, "head_dim", c->head_dim);
-    set_int(L, "max_position_embeddings", c->max_position);
-    set_number(L, "rms_norm_eps", c->rms_norm_eps);
-    set_number(L, "rope_theta", c->rope.theta);
-    set_bool(L, "tie_word_embeddings", c->tied);
-    set_string(L, "torch_dtype", fl_dtype_name(c->dtype));
-    set_int(L, "bos_token_id", c->bos_id);
+    fl_set_number(L, "vocab_size", c->vocab_size);
+    fl_set_number(L, "hidden_size", c->hidden_size);
+    fl_set_number(L, "intermediate_size", c->ffn_size);
+    fl_set_number(L, "num_hidden_layers", c->n_layers);
+    fl_set_number(L, "num_attention_heads", c->n_heads);
+    fl_set_number(L, "num_key_value_heads", c->n_kv_heads);
+    fl_set_number(L, "head_dim", c->head_dim);
+    fl_set_number(L, "max_position_embeddings", c->max_position);
+    fl_set_number(L, "rms_norm_eps", c->rms_norm_eps);
+    fl_set_number(L, "rope_theta", c->rope.theta);
+    fl_set_bool(L, "tie_word_embeddings", c->tied);
+    fl_set_string(L, "torch_dtype", fl_dtype_name(c->dtype));
+    fl_set_number(L, "bos_token_id", c->bos_id);
     fl_push_ids(L, c->eos_ids, (size_t)c->n_eos);
     lua_setfield(L, -2, "eos_token_ids");
 }
@@ -181,13 +164,13 @@ static int l_config(lua_State *L) {
 static int l_generation_config(lua_State *L) {
     const fl_generation_config *g = fl_model_generation_config(fl_check_model(L, 1));
     lua_newtable(L);
-    if (g->has_temperature) set_number(L, "temperature", g->temperature);
-    if (g->has_top_p) set_number(L, "top_p", g->top_p);
-    if (g->has_min_p) set_number(L, "min_p", g->min_p);
-    if (g->has_repetition_penalty) set_number(L, "repetition_penalty", g->repetition_penalty);
-    if (g->has_top_k) set_int(L, "top_k", g->top_k);
-    if (g->has_max_new_tokens) set_int(L, "max_new_tokens", g->max_new_tokens);
-    if (g->has_do_sample) set_bool(L, "do_sample", g->do_sample);
+    if (g->has_temperature) fl_set_number(L, "temperature", g->temperature);
+    if (g->has_top_p) fl_set_number(L, "top_p", g->top_p);
+    if (g->has_min_p) fl_set_number(L, "min_p", g->min_p);
+    if (g->has_repetition_penalty) fl_set_number(L, "repetition_penalty", g->repetition_penalty);
+    if (g->has_top_k) fl_set_number(L, "top_k", g->top_k);
+    if (g->has_max_new_tokens) fl_set_number(L, "max_new_tokens", g->max_new_tokens);
+    if (g->has_do_sample) fl_set_bool(L, "do_sample", g->do_sample);
     return 1;
 }
 
@@ -264,15 +247,15 @@ static int l_op_times(lua_State *L) {
     lua_newtable(L);
     for (int i = 0; fl_model_op_time(m, i, &t); i++) {
         lua_createtable(L, 0, 9);
-        set_string(L, "op", t.op);
-        set_int(L, "n", t.n);
-        set_int(L, "k", t.k);
-        if (t.dtype != FL_DTYPE_NONE) set_string(L, "dtype", fl_dtype_name(t.dtype));
-        set_number(L, "calls", (double)t.calls);
-        set_number(L, "rows", (double)t.rows);
-        set_number(L, "seconds", t.seconds);
-        set_number(L, "bytes", t.bytes);
-        set_number(L, "flops", t.flops);
+        fl_set_string(L, "op", t.op);
+        fl_set_number(L, "n", t.n);
+        fl_set_number(L, "k", t.k);
+        if (t.dtype != FL_DTYPE_NONE) fl_set_string(L, "dtype", fl_dtype_name(t.dtype));
+        fl_set_number(L, "calls", (double)t.calls);
+        fl_set_number(L, "rows", (double)t.rows);
+        fl_set_number(L, "seconds", t.seconds);
+        fl_set_number(L, "bytes", t.bytes);
+        fl_set_number(L, "flops", t.flops);
         lua_rawseti(L, -2, i + 1);
     }
     fl_model_op_times_reset(m);

@@ -34,11 +34,6 @@ fl_request *fl_check_request(lua_State *L, int idx) {
     return check_at(L, idx)->request;
 }
 
-static void set_number(lua_State *L, const char *key, double v) {
-    fl_push_number(L, v);
-    lua_setfield(L, -2, key);
-}
-
 static void push_numbers(lua_State *L, const float *v, int64_t n) {
     lua_createtable(L, (int)n, 0);
     for (int64_t i = 0; i < n; i++) {
@@ -68,12 +63,12 @@ static void push_usage(lua_State *L, fl_request *r) {
     fl_usage u;
     fl_request_usage(r, &u);
     lua_createtable(L, 0, 6);
-    set_number(L, "prompt_tokens", (double)u.prompt_tokens);
-    set_number(L, "completion_tokens", (double)u.completion_tokens);
-    set_number(L, "cached_tokens", (double)u.cached_tokens);
-    set_number(L, "queue_s", u.queue_s);
-    set_number(L, "first_token_s", u.first_token_s);
-    set_number(L, "total_s", u.total_s);
+    fl_set_number(L, "prompt_tokens", (double)u.prompt_tokens);
+    fl_set_number(L, "completion_tokens", (double)u.completion_tokens);
+    fl_set_number(L, "cached_tokens", (double)u.cached_tokens);
+    fl_set_number(L, "queue_s", u.queue_s);
+    fl_set_number(L, "first_token_s", u.first_token_s);
+    fl_set_number(L, "total_s", u.total_s);
 }
 
 /* fin, reason (the id or text that ended it) and, with an error, message and code. */
@@ -102,7 +97,7 @@ static void push_update(lua_State *L, fl_request *r, const fl_update *u) {
     lua_setfield(L, -2, "t");
     lua_pushlstring(L, u->text.data ? u->text.data : "", u->text.len);
     lua_setfield(L, -2, "d");
-    set_number(L, "i", (double)u->index);
+    fl_set_number(L, "i", (double)u->index);
     if (p->logprobs >= 0) {
         push_numbers(L, u->logprob, u->n);
         lua_setfield(L, -2, "lp");

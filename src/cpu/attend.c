@@ -12,16 +12,16 @@
 #include "cpu/cpu_priv.h"
 #include "util/mem.h"
 
-enum { MAX_E_TILES = CPU_MAX_HEAD_DIM / CPU_TILE };
+enum { MAX_E_TILES = FL_MAX_HEAD_DIM / CPU_TILE };
 
 /* Result of one chunk, or of all up to here, for one vector. */
 typedef struct partial {
     float max, sum;
-    float value[CPU_MAX_HEAD_DIM];
+    float value[FL_MAX_HEAD_DIM];
 } partial;
 
 struct cpu_attend_scratch {
-    _Alignas(64) float query[CPU_VECS * CPU_MAX_HEAD_DIM]; /* F32 or BF16 */
+    _Alignas(64) float query[CPU_VECS * FL_MAX_HEAD_DIM]; /* F32 or BF16 */
     _Alignas(64) float score[CPU_VECS * CPU_CHUNK];
     _Alignas(64) float acc[CPU_VECS * MAX_E_TILES * 2 * CPU_TILE];
     _Alignas(64) uint8_t tail[MAX_E_TILES * 4 * 128];
@@ -297,17 +297,9 @@ static void run_side_by_side(attend_job *j, int64_t n_chunks) {
 
 static int check(const attend_job *j, fl_err *err) {
     const fl_kv_shape *s = &j->kv->shape;
-    const fl_tensor *q = j->q, *out = j->out;
     const fl_batch *b = j->b;
     int rc = cpu_check_rows(j->be, "attend", b->n_rows, err);
-    if (rc || (rc = cpu_kv_check("attend", j->kv, err))) return rc;
-    if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[2] != s->head_dim ||
-        out->dim[1] != q->dim[1] * s->head_dim || q->dim[1] % s->heads)
-        return fl_fail(err, FL_E_ARG,
-                       "attend: q [%lld,%lld,%lld], out [%lld,%lld], cache [%lld,%lld]",
-                       (long long)q->dim[0], (long long)q->dim[1], (long long)q->dim[2],
-                       (long long)out->dim[0], (long long)out->dim[1], (long long)s->heads,
-                       (long long)s->head_dim);
+    if (rc || (rc = fl_check_attend(j->out, j->q, j->kv, b, err))) return rc;
     if (b->n_seqs < 1 || b->n_seqs > b->n_rows || j->row_start[0] != 0 ||
         j->row_start[b->n_seqs] != b->n_rows)
         return fl_fail(err, FL_E_ARG, "attend: %lld sequences in %lld rows", (long long)b->n_seqs,

@@ -30,7 +30,7 @@
 #ifndef FL_CPU_PRIV_H
 #define FL_CPU_PRIV_H
 
-#include "backend/backend.h"
+#include "backend/check.h"
 #include "util/num.h"
 #include "util/thread.h"
 
@@ -42,7 +42,6 @@ enum {
     CPU_CHUNK = 256,      /* positions of one softmax chunk, counted from position 0 */
     CPU_CHUNK_TILES = 16, /* CPU_CHUNK / CPU_TILE */
     CPU_VECS = 32,        /* query vectors that share one pass over keys and values */
-    CPU_MAX_HEAD_DIM = 256,
     CPU_PANEL_ROWS = 256, /* activation rows prepared at a time in a linear */
 };
 
@@ -240,7 +239,6 @@ void cpu_for_rows(fl_backend *be, int64_t rows, int64_t width, fl_range_fn fn, v
 uint64_t cpu_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
 uint8_t *cpu_kv_keys(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
 uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t tile);
-int cpu_kv_check(const char *op, const fl_kv_layer *kv, fl_err *err);
 int cpu_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                    fl_err *err);
 

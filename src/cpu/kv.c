@@ -35,20 +35,6 @@ uint8_t *cpu_kv_values(const fl_kv_layer *kv, int64_t page, int64_t g, int64_t t
     return cpu_kv_keys(kv, page, g, s->page_tokens / CPU_TILE) + tile * value_block_bytes(s);
 }
 
-int cpu_kv_check(const char *op, const fl_kv_layer *kv, fl_err *err) {
-    const fl_kv_shape *s = &kv->shape;
-    if (s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 && s->dtype != FL_DTYPE_E4M3)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: KV cache of type %s", op,
-                       fl_dtype_name(s->dtype));
-    if (s->heads < 1 || s->page_tokens < CPU_TILE || s->page_tokens % CPU_TILE)
-        return fl_fail(err, FL_E_ARG, "%s: %lld kv heads, pages of %lld tokens (not times %d)", op,
-                       (long long)s->heads, (long long)s->page_tokens, CPU_TILE);
-    if (s->head_dim < 2 || s->head_dim % 2 || s->head_dim > CPU_MAX_HEAD_DIM)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: head_dim %lld, need an even number up to %d", op,
-                       (long long)s->head_dim, CPU_MAX_HEAD_DIM);
-    return FL_OK;
-}
-
 typedef struct store_job {
     const cpu_isa *isa;
     const fl_rope *r;
@@ -70,7 +56,7 @@ static void rotate(float *x, const float *cs, int64_t n) {
 /* n numbers of type t as the cache keeps them. */
 static void encode(const store_job *j, uint8_t *codes, const void *src, fl_dtype t, float scale) {
     int64_t n = j->kv->shape.head_dim;
-    float x[CPU_MAX_HEAD_DIM];
+    float x[FL_MAX_HEAD_DIM];
     if (j->kv->shape.dtype == FL_DTYPE_E4M3) {
         j->isa->quantize(codes, src, t, n, scale, true);
     } else if (j->kv->shape.dtype == t) {
@@ -101,8 +87,8 @@ static void store_rows(void *ctx, int64_t begin, int64_t end) {
     const store_job *j = ctx;
     const int64_t n = j->kv->shape.head_dim;
     const fl_dtype t = j->r->q.dtype;
-    float x[CPU_MAX_HEAD_DIM];
-    uint8_t k[CPU_MAX_HEAD_DIM * 2], key[CPU_MAX_HEAD_DIM * 2] = {0}, value[CPU_MAX_HEAD_DIM * 2];
+    float x[FL_MAX_HEAD_DIM];
+    uint8_t k[FL_MAX_HEAD_DIM * 2], key[FL_MAX_HEAD_DIM * 2] = {0}, value[FL_MAX_HEAD_DIM * 2];
     for (int64_t row = begin; row < end; row++) {
         const float *cs = (const float *)j->r->cos_sin.data + j->pos[row] * j->r->cos_sin.stride;
         for (int64_t h = 0; h < j->n_q; h++) {
@@ -126,18 +112,7 @@ int cpu_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, cons
                    fl_err *err) {
     store_job job = {be->isa, r, kv, b->pos.data, b->slot.data, r->q.dim[1]};
     int rc = cpu_check_rows(be, "rope_store", b->n_rows, err);
-    if (rc || (rc = cpu_kv_check("rope_store", kv, err))) return rc;
-    const fl_tensor *each[] = {&r->q, &r->k, &r->v};
-    for (int i = 0; i < 3; i++) {
-        const fl_tensor *t = each[i];
-        if (t->dim[0] < b->n_rows || t->dim[2] != kv->shape.head_dim || t->dtype != r->q.dtype ||
-            (i && t->dim[1] != kv->shape.heads))
-            return fl_fail(err, FL_E_ARG,
-                           "rope_store: %c is [%lld,%lld,%lld] %s; %lld rows, cache [%lld,%lld]",
-                           "qkv"[i], (long long)t -> dim[0], (long long)t -> dim[1],
-                           (long long)t -> dim[2], fl_dtype_name(t->dtype), (long long)b -> n_rows,
-                           (long long)kv -> shape.heads, (long long)kv->shape.head_dim);
-    }
+    if (rc || (rc = fl_check_rope(r, kv, b, err))) return rc;
     for (int64_t i = 0; i < b->n_rows; i++) {
         if (job.pos[i] < 0 || job.pos[i] >= r->cos_sin.dim[0] || job.slot[i] < 0)
             return fl_fail(err, FL_E_ARG, "rope_store: row %lld: position %d of %lld, slot %d",

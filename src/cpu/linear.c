@@ -222,17 +222,10 @@ static fl_dtype choose_panel(const linear_job *j) {
 int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
                fl_err *err) {
     bool fp8 = lin->act != FL_ACT_NONE;
-    const fl_tensor *in = fp8 ? &x->q : &x->x;
+    const fl_tensor *in;
     int64_t rows = out->dim[0];
     int rc = cpu_check_rows(be, "linear", rows, err);
-    if (rc) return rc;
-    if (in->dim[0] < rows || in->dim[1] != lin->k || out->dim[1] != lin->n)
-        return fl_fail(err, FL_E_ARG, "linear [%lld,%lld]: input [%lld,%lld], output [%lld,%lld]",
-                       (long long)lin->n, (long long)lin->k, (long long)in->dim[0],
-                       (long long)in->dim[1], (long long)rows, (long long)out->dim[1]);
-    if (lin->act == FL_ACT_GROUP && x->q_scale.dim[1] != fl_act_groups(lin->k))
-        return fl_fail(err, FL_E_ARG, "linear: %lld scales a row for %lld columns",
-                       (long long)x->q_scale.dim[1], (long long)lin->k);
+    if (rc || (rc = fl_check_linear(out, x, lin, &in, err))) return rc;
     linear_job j = {.be = be,
                     .out = out,
                     .x = in,

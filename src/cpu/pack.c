@@ -179,33 +179,6 @@ static void pack_range(void *ctx, int64_t begin, int64_t end) {
     if (j->spec->release) release_rows(j->spec, begin * CPU_TILE, fl_min_i64(end * CPU_TILE, j->n));
 }
 
-static int check_spec(const fl_linear_spec *s, int64_t *n, fl_err *err) {
-    if (s->n_parts < 1 || s->n_parts > FL_MAX_LINEAR_PARTS)
-        return fl_fail(err, FL_E_ARG, "linear: %d parts, limit %d", s->n_parts,
-                       FL_MAX_LINEAR_PARTS);
-    for (int i = 0; i < s->n_parts; i++) {
-        if (s->part[i].rows < 1 || s->part[i].rows > INT32_MAX)
-            return fl_fail(err, FL_E_ARG, "linear: part %d has %lld rows", i,
-                           (long long)s->part[i].rows);
-        *n += s->part[i].rows;
-    }
-    if (s->k < 1 || s->k > INT32_MAX)
-        return fl_fail(err, FL_E_ARG, "linear: input width %lld", (long long)s->k);
-    if (s->dtype != FL_DTYPE_E4M3 && s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 &&
-        s->dtype != FL_DTYPE_F32)
-        return fl_fail(err, FL_E_UNSUPPORTED, "linear: weights of type %s",
-                       fl_dtype_name(s->dtype));
-    if (s->dtype != FL_DTYPE_E4M3 && (s->act != FL_ACT_NONE || s->w_scale))
-        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale or FP8 activations",
-                       fl_dtype_name(s->dtype));
-    if (s->w_block && (s->w_block != FL_ACT_GROUP_K || s->dtype != FL_DTYPE_E4M3))
-        return fl_fail(err, FL_E_ARG, "linear: %s weights with a scale for each %lld columns",
-                       fl_dtype_name(s->dtype), (long long)s->w_block);
-    if (s->act == FL_ACT_STATIC && !(s->x_scale > 0.0f && s->x_scale < 1e30f))
-        return fl_fail(err, FL_E_ARG, "linear: input scale %g", (double)s->x_scale);
-    return FL_OK;
-}
-
 /* Memory of the tiles and the vectors beside them, which are zero up to a whole tile. */
 static int reserve(fl_linear *lin, const fl_linear_spec *s, fl_err *err) {
     cpu_packed *p = lin->packed;
@@ -232,7 +205,7 @@ static int reserve(fl_linear *lin, const fl_linear_spec *s, fl_err *err) {
 
 int cpu_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
     int64_t n = 0;
-    int rc = check_spec(spec, &n, err);
+    int rc = fl_check_linear_spec(spec, INT32_MAX, &n, err);
     if (rc) return rc;
     fl_linear *lin = fl_alloc(sizeof(*lin));
     cpu_packed *p = lin ? fl_alloc(sizeof(*p)) : NULL;
@@ -240,14 +213,8 @@ int cpu_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, 
         fl_free(lin);
         return fl_fail(err, FL_E_NOMEM, "linear");
     }
-    *lin = (fl_linear){.n = n,
-                       .k = spec->k,
-                       .dtype = spec->dtype == FL_DTYPE_F32 ? FL_DTYPE_BF16 : spec->dtype,
-                       .act = spec->act,
-                       .x_scale = spec->x_scale,
-                       .x_scale_ub = spec->x_scale_ub,
-                       .w_block = spec->w_block,
-                       .packed = p};
+    *lin = fl_linear_of_spec(spec, n);
+    lin->packed = p;
     lin->sparse24 = spec->sparse24 && spec->k % 8 == 0 && lin->dtype != FL_DTYPE_F16;
     if ((rc = reserve(lin, spec, err)) || (rc = cpu_linear_reserve(be, lin, err))) goto done;
     pack_job job = {

@@ -21,21 +21,6 @@ void cpu_for_rows(fl_backend *be, int64_t rows, int64_t width, fl_range_fn fn, v
     fl_team_for(be->team, rows, grain, fn, ctx);
 }
 
-static bool same_shape(const fl_tensor *a, const fl_tensor *b) {
-    return a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1];
-}
-
-static int check_fp8(const char *op, const fl_act *a, const fl_linear *next, fl_err *err) {
-    if (!next || next->act == FL_ACT_NONE) return FL_OK;
-    if (a->q.dim[0] < a->x.dim[0] || a->q.dim[1] != a->x.dim[1] || next->k != a->x.dim[1])
-        return fl_fail(err, FL_E_ARG, "%s: activation width %lld, FP8 width %lld, next linear %lld",
-                       op, (long long)a->x.dim[1], (long long)a->q.dim[1], (long long)next->k);
-    if (next->act == FL_ACT_GROUP && a->q_scale.dim[1] != fl_act_groups(next->k))
-        return fl_fail(err, FL_E_ARG, "%s: %lld scales a row for %lld columns", op,
-                       (long long)a->q_scale.dim[1], (long long)next->k);
-    return FL_OK;
-}
-
 static void quant_groups(const fl_backend *be, const fl_act *a, int64_t row) {
     const fl_tensor *x = &a->x;
     const int64_t n = x->dim[1], bytes = fl_dtype_bytes(x->dtype);
@@ -97,14 +82,9 @@ static void norm_rows(void *ctx, int64_t begin, int64_t end) {
 }
 
 int cpu_norm(fl_backend *be, const fl_norm *n, fl_err *err) {
-    const fl_tensor *r = &n->residual, *out = &n->out->x;
+    const fl_tensor *r = &n->residual;
     int rc = cpu_check_rows(be, "norm", r->dim[0], err);
-    if (rc || (rc = check_fp8("norm", n->out, n->next, err))) return rc;
-    if (!same_shape(r, out) || n->weight.dim[0] != r->dim[1] ||
-        (n->delta.dtype && !same_shape(r, &n->delta)))
-        return fl_fail(err, FL_E_ARG, "norm: residual [%lld,%lld], output [%lld,%lld], weight %lld",
-                       (long long)r->dim[0], (long long)r->dim[1], (long long)out->dim[0],
-                       (long long)out->dim[1], (long long)n->weight.dim[0]);
+    if (rc || (rc = fl_check_norm(n, err))) return rc;
     row_job job = {.be = be, .norm = n};
     cpu_for_rows(be, r->dim[0], r->dim[1], norm_rows, &job);
     return FL_OK;
@@ -117,7 +97,7 @@ static void quant_rows(void *ctx, int64_t begin, int64_t end) {
 
 int cpu_quant(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err) {
     int rc = cpu_check_rows(be, "quant", a->x.dim[0], err);
-    if (rc || (rc = check_fp8("quant", a, next, err))) return rc;
+    if (rc || (rc = fl_check_quant("quant", a, next, err))) return rc;
     row_job job = {.be = be, .act = a, .next = next};
     if (next && next->act != FL_ACT_NONE)
         cpu_for_rows(be, a->x.dim[0], a->x.dim[1], quant_rows, &job);
@@ -140,13 +120,7 @@ int cpu_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const fl
                  fl_err *err) {
     const fl_tensor *x = &out->x;
     int rc = cpu_check_rows(be, "silu_mul", x->dim[0], err);
-    if (rc || (rc = check_fp8("silu_mul", out, next, err))) return rc;
-    if (gate_up->dim[0] != x->dim[0] || gate_up->dim[1] != 2 * x->dim[1] ||
-        gate_up->dtype != x->dtype)
-        return fl_fail(err, FL_E_ARG, "silu_mul: input [%lld,%lld] %s, output [%lld,%lld] %s",
-                       (long long)gate_up->dim[0], (long long)gate_up->dim[1],
-                       fl_dtype_name(gate_up->dtype), (long long)x->dim[0], (long long)x->dim[1],
-                       fl_dtype_name(x->dtype));
+    if (rc || (rc = fl_check_silu_mul(out, gate_up, next, err))) return rc;
     row_job job = {.be = be, .act = out, .next = next, .in = gate_up};
     cpu_for_rows(be, x->dim[0], 4 * x->dim[1], silu_rows, &job);
     return FL_OK;
@@ -163,11 +137,7 @@ int cpu_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const f
                fl_err *err) {
     row_job job = {.be = be, .in = x, .out = out, .rows = rows->data};
     int rc = cpu_check_rows(be, "gather", out->dim[0], err);
-    if (rc) return rc;
-    if (out->dim[1] != x->dim[1] || out->dtype != x->dtype || rows->dim[0] != out->dim[0])
-        return fl_fail(err, FL_E_ARG, "gather: %lld rows into [%lld,%lld] %s, source width %lld %s",
-                       (long long)rows->dim[0], (long long)out->dim[0], (long long)out->dim[1],
-                       fl_dtype_name(out->dtype), (long long)x->dim[1], fl_dtype_name(x->dtype));
+    if (rc || (rc = fl_check_gather(out, x, rows, err))) return rc;
     for (int64_t i = 0; i < out->dim[0]; i++) {
         if (job.rows[i] < 0 || job.rows[i] >= x->dim[0])
             return fl_fail(err, FL_E_ARG, "gather: row %d outside [0,%lld)", job.rows[i],

@@ -107,9 +107,11 @@ fl_engine *fl_engine_ref(fl_engine *e) {
 void fl_engine_unref(fl_engine *e) {
     if (!e || atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) != 1) return;
     if (e->fd >= 0) close(e->fd);
-    pthread_mutex_destroy(&e->lock);
-    pthread_cond_destroy(&e->work);
-    pthread_cond_destroy(&e->parked);
+    if (e->owner == getpid()) { /* in a forked child it would wait for the parent's sleepers */
+        pthread_mutex_destroy(&e->lock);
+        pthread_cond_destroy(&e->work);
+        pthread_cond_destroy(&e->parked);
+    }
     fl_tokenizer_unref(e->tokenizer);
     fl_model_unref(e->model);
     fl_free(e->active);

@@ -1,6 +1,7 @@
 #include "engine/engine_priv.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "util/mem.h"
 #include "util/num.h"
@@ -100,7 +101,7 @@ void fl_request_drop(fl_request *r) {
     fl_free(r->choice);
     fl_free(r->prompt_logprob);
     fl_free(r->prompt_top);
-    pthread_cond_destroy(&r->news);
+    if (!e || e->owner == getpid()) pthread_cond_destroy(&r->news);
     fl_arena_free(&r->arena);
     fl_free(r);
     fl_engine_unref(e);

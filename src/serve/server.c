@@ -304,6 +304,8 @@ void fl_server_free(fl_server *s, bool drain) {
     if (s->owner == getpid()) {
         stop_threads(s, drain);
         fl_socket_close(s);
+        pthread_mutex_destroy(&s->lock);
+        pthread_cond_destroy(&s->work);
     } else if (s->listener >= 0) {
         close(s->listener);
     }
@@ -315,8 +317,6 @@ void fl_server_free(fl_server *s, bool drain) {
         s->accounts = a->next;
         fl_free(a);
     }
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->work);
     fl_tokenizer_ctx_free(s->prompter.ctx);
     fl_tokenizer_unref(s->tokenizer);
     fl_template_unref(s->chat);
