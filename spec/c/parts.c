@@ -50,3 +50,11 @@ void write_parts(const fixture *f, const part parts[MAX_PARTS]) {
     snprintf(header + n, sizeof(header) - (size_t)n, "}");
     fixture_safetensors(f, "model.safetensors", header, data, at);
 }
+
+int linear_open_once(void *ctx) {
+    const linear_sweep *c = ctx;
+    fl_linear_source s;
+    int rc = fl_linear_source_open(&s, c->ck, c->plan, c->want, NULL);
+    fl_linear_source_free(&s);
+    return rc;
+}

@@ -8,22 +8,6 @@
 #include "parts.h"
 #include "tap.h"
 
-#define Q                                                                                          \
-    {                                                                                              \
-        "x.weight", "F8_E4M3", "[2,4]", 8, {                                                       \
-            1, -2, 448, 0, 0.5f, 3, -448, 8                                                        \
-        }                                                                                          \
-    }
-#define S                                                                                          \
-    {                                                                                              \
-        "x.weight_scale", "F32", "[]", 1, {                                                        \
-            0.25f                                                                                  \
-        }                                                                                          \
-    }
-
-static const fl_quant_plan plain = {.flavour = FL_QUANT_NONE};
-static const fl_quant_plan dynamic = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_TOKEN};
-static const fl_quant_plan fixed = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_STATIC};
 static const fl_quant_plan blocks = {
     .flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_GROUP, .block_n = 2, .block_k = 128};
 static const fl_quant_plan declared = {
@@ -248,20 +232,6 @@ static bool same_form(const fl_linear_source *s, const form_case *c) {
            (!w || (w[0] == c->scale[0] && w[s->n * blocks_k - 1] == c->scale[1]));
 }
 
-typedef struct sweep_ctx {
-    const fl_checkpoint *ck;
-    const fl_quant_plan *plan;
-    const fl_linear_want *want;
-} sweep_ctx;
-
-static int open_once(void *ctx) {
-    const sweep_ctx *c = ctx;
-    fl_linear_source s;
-    int rc = fl_linear_source_open(&s, c->ck, c->plan, c->want, NULL);
-    fl_linear_source_free(&s);
-    return rc;
-}
-
 static void test_forms(const fixture *f) {
     for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
         const form_case *c = &forms[i];
@@ -273,8 +243,8 @@ static void test_forms(const fixture *f) {
         if (!rc) rc = fl_linear_source_open(&s, ck, c->plan, &c->want, &e);
         check(!rc && same_form(&s, c), "%s %s", c->what, e.msg);
         fl_linear_source_free(&s);
-        sweep_ctx ctx = {ck, c->plan, &c->want};
-        check(fixture_sweep(open_once, &ctx) >= 0, "%s: failing allocations", c->what);
+        linear_sweep ctx = {ck, c->plan, &c->want};
+        check(fixture_sweep(linear_open_once, &ctx) >= 0, "%s: failing allocations", c->what);
         fl_checkpoint_close(ck);
     }
 }
@@ -477,8 +447,8 @@ static void test_fused_bias(const fixture *f) {
     check(!rc && s.bias && s.bias[0] == 1.5f && s.bias[1] == -3, "a fused, compressed bias %s",
           e.msg);
     fl_linear_source_free(&s);
-    sweep_ctx ctx = {ck, &dynamic, &want};
-    check(fixture_sweep(open_once, &ctx) >= 3, "failing allocations under it");
+    linear_sweep ctx = {ck, &dynamic, &want};
+    check(fixture_sweep(linear_open_once, &ctx) >= 3, "failing allocations under it");
     fl_checkpoint_close(ck);
 }
 

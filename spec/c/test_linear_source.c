@@ -20,12 +20,6 @@ static int open_linear(const fixture *f, const part *parts, const fl_quant_plan 
     return rc ? rc : fl_linear_source_open(s, *ck, plan, &x_2x4, e);
 }
 
-#define Q                                                                                          \
-    {                                                                                              \
-        "x.weight", "F8_E4M3", "[2,4]", 8, {                                                       \
-            1, -2, 448, 0, 0.5f, 3, -448, 8                                                        \
-        }                                                                                          \
-    }
 #define QZ                                                                                         \
     {                                                                                              \
         "x.weight", "F8_E4M3", "[2,4]", 8, {                                                       \
@@ -39,9 +33,6 @@ static int open_linear(const fixture *f, const part *parts, const fl_quant_plan 
         }                                                                                          \
     } /* second row zero */
 
-static const fl_quant_plan plain = {.flavour = FL_QUANT_NONE};
-static const fl_quant_plan dynamic = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_TOKEN};
-static const fl_quant_plan fixed = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_STATIC};
 static const fl_quant_plan weight_only = {.flavour = FL_QUANT_COMPRESSED_TENSORS};
 static const fl_quant_plan bounded = {
     .flavour = FL_QUANT_FBGEMM, .act = FL_ACT_TOKEN, .act_scale_ub = 1200};
@@ -515,20 +506,6 @@ static void test_kv(const fixture *f) {
     }
 }
 
-typedef struct sweep_ctx {
-    const fl_checkpoint *ck;
-    const fl_quant_plan *plan;
-    const fl_linear_want *want;
-} sweep_ctx;
-
-static int open_once(void *ctx) {
-    const sweep_ctx *c = ctx;
-    fl_linear_source s;
-    int rc = fl_linear_source_open(&s, c->ck, c->plan, c->want, NULL);
-    fl_linear_source_free(&s);
-    return rc;
-}
-
 int main(void) {
     static const part full[MAX_PARTS] = {
         Q, S, {"x.input_scale", "F32", "[]", 1, {2}}, {"x.bias", "F32", "[2]", 2, {1, 2}}};
@@ -541,8 +518,8 @@ int main(void) {
     test_kv(&f);
     write_parts(&f, full);
     if (check(!fl_checkpoint_open(&ck, f.dir, NULL), "a linear with everything")) {
-        sweep_ctx ctx = {ck, &fixed, &x_2x4};
-        check(fixture_sweep(open_once, &ctx) == 2, "every failing allocation is FL_E_NOMEM");
+        linear_sweep ctx = {ck, &fixed, &x_2x4};
+        check(fixture_sweep(linear_open_once, &ctx) == 2, "every failing allocation is FL_E_NOMEM");
         fl_checkpoint_close(ck);
     }
     fixture_free(&f);

@@ -8,22 +8,6 @@
 #include "util/log.h"
 
 #define LINEAR "model.layers.0.mlp.down_proj"
-#define Q                                                                                          \
-    {                                                                                              \
-        "x.weight", "F8_E4M3", "[2,4]", 8, {                                                       \
-            1, -2, 448, 0, 0.5f, 3, -448, 8                                                        \
-        }                                                                                          \
-    }
-#define S                                                                                          \
-    {                                                                                              \
-        "x.weight_scale", "F32", "[]", 1, {                                                        \
-            0.25f                                                                                  \
-        }                                                                                          \
-    }
-
-static const fl_quant_plan plain = {.flavour = FL_QUANT_NONE};
-static const fl_quant_plan dynamic = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_TOKEN};
-static const fl_quant_plan fixed = {.flavour = FL_QUANT_AUTOFP8, .act = FL_ACT_STATIC};
 static const fl_quant_plan frozen = {.flavour = FL_QUANT_COMPRESSED_TENSORS, .frozen = true};
 
 static char warnings[2048];
