@@ -124,7 +124,7 @@ main() {
     done
     suite spec-nginx luajit spec/support/busted.lua -o TAP spec/nginx
     suite serve-fuzz luajit spec/nginx/fuzz.lua 500
-    suite serve-soak luajit spec/nginx/soak.lua 20
+    suite serve-soak luajit spec/nginx/soak.lua 60
     suite serve-load luajit spec/nginx/load.lua 3
     luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
         quant=fp8-dynamic context=64

@@ -1,7 +1,8 @@
 #!/bin/sh
 # test_long.sh MAKE BUILD - tokenizer and templates against the reference packages, which it
-# fetches from PyPI into BUILD/venv, storm and trials of invariance in full, bugs planted in the CUDA
-# backend, the server's fuzz, soak and load.  More than an hour; run by `make test-long`.  The last line is "N passed, N failed"; what a part printed is in BUILD/log/.
+# fetches from PyPI into BUILD/venv, storm and trials of invariance in full, bugs planted in the
+# CUDA backend, the server's fuzz, soak and load.  More than an hour; run by `make test-long`.
+# The last line is "N passed, N failed"; what a part printed is in BUILD/log/.
 make=$1
 build=$2
 log=$build/log
