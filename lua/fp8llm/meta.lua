@@ -144,16 +144,19 @@ function fp8llm.request_fields() end
 function fp8llm.supervise(commands, grace_s) end
 
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
----passes. A buffer that fits the last-level cache measures that cache.
----@param options? {threads?: integer, bytes?: integer} default: one per physical core, 256 MiB
+---passes. A buffer that fits the last-level cache measures that cache. On a GPU, with `device`: bytes
+---that copies between two such buffers read and write.
+---@param options? {threads?: integer, bytes?: integer, device?: string} default: one per physical core, 256 MiB, "cpu"
 ---@return number? bytes_per_second
 ---@return string? message
 ---@return fp8llm.code? code
 function fp8llm.read_bandwidth(options) end
 
 ---Multiplications and additions a second that threads make together out of registers: what the
----vector units can do at best.
----@param options? {threads?: integer} default: one per physical core
+---vector units can do at best. On a GPU, with `device`: those of a product of two matrices of that
+---type and size (a multiple of 16).
+---@param options? {threads?: integer, device?: string, dtype?: "fp8"|"bf16", size?: integer} default: one per
+---  physical core, "cpu", "fp8", 8192
 ---@return number? flops
 ---@return string? message
 ---@return fp8llm.code? code
