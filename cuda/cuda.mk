@@ -28,7 +28,7 @@ $(BUILD)/cuda.flags: FORCE
 
 # The same objects that a GPU runs, on the emulated one; all architectures beside each other.
 CUDA_OP_TESTS := memory ops linear attend
-CUDA_SPECS    := model failure bench
+CUDA_SPECS    := model failure bench quantize
 CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(patsubst %,$(BUILD)/emu/log/$(a)-%,$(CUDA_OP_TESTS) $(CUDA_SPECS)))
 test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
 	@mkdir -p $(BUILD)/emu/log
