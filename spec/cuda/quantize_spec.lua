@@ -9,10 +9,10 @@ local fp8llm = require "fp8llm"
 local base = "build/spec/cuda-quantize-" .. (os.getenv "EMU_ARCH" or "gpu")
 local src, lines = base .. "-src", base .. ".jsonl"
 tiny.write(src, { seed = 3, kv_heads = 1, hidden = 64, ffn = 128 })
-local f = assert(io.open(lines, "w"))
-f:write('{"messages":[{"role":"user","content":"one two"},{"role":"assistant","content":"three"}]}\n',
+local jsonl = assert(io.open(lines, "w"))
+jsonl:write('{"messages":[{"role":"user","content":"one two"},{"role":"assistant","content":"three"}]}\n',
   '{"text":"plain words, no chat, but more of them than the other lines have"}\n')
-f:close()
+jsonl:close()
 
 -- Loaded models of what each device makes.
 local function quantize(name, options)

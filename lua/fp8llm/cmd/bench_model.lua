@@ -85,6 +85,7 @@ end
 
 local function load(name, opt, dtype)
   opt.prefix_cache = false -- every run computes its whole prompt
+  if on_gpu(opt) then opt.kv_tokens = opt.kv_tokens or opt.context or 8192 end -- room for measuring its memory
   if opt.shape or opt.load_format == "dummy" then
     opt.load_format = "dummy"
     opt.config_json = dummy_config(name, opt, dtype)
