@@ -33,6 +33,11 @@ int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err) 
     return cuda_current(be, op, err);
 }
 
+int cuda_outside(const fl_backend *be, const char *op, fl_err *err) {
+    if (be->recording) return fl_fail(err, FL_E_ARG, "%s: not while a step is being recorded", op);
+    return cuda_current(be, op, err);
+}
+
 int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err) {
     size_t left = 0, total = 0;
     cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
@@ -67,7 +72,6 @@ static void release(fl_backend *be) {
     for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
         if (memory[i]) cudaFree(memory[i]);
     if (be->stream) cudaStreamDestroy(be->stream);
-    cudaGetLastError(); /* of a device that is not there or has failed: told before */
 }
 
 static void cuda_close(fl_backend *be) {
@@ -173,7 +177,6 @@ static void cuda_info(fl_backend *be, fl_backend_info *out) {
     size_t left = 0, total = 0;
     *out = (fl_backend_info){0};
     memcpy(out->name, be->name, sizeof(out->name));
-    out->own_memory = true;
     cudaSetDevice(be->device);
     if (cudaMemGetInfo(&left, &total)) return;
     out->mem_free = left;
@@ -183,7 +186,7 @@ static void cuda_info(fl_backend *be, fl_backend_info *out) {
 /* ---- memory ---- */
 
 static int cuda_mem_new(fl_backend *be, void **out, uint64_t bytes, fl_err *err) {
-    int rc = cuda_current(be, "memory", err);
+    int rc = cuda_outside(be, "mem_new", err);
     if (rc || (rc = cuda_alloc(be, out, bytes, err))) return rc;
     rc = cuda_check(be, cudaMemsetAsync(*out, 0, bytes, be->stream), "memset", err);
     if (rc) cudaFree(*out);
@@ -256,7 +259,7 @@ static int64_t row_bytes(const fl_tensor *t) {
 }
 
 static int cuda_write(fl_backend *be, const fl_tensor *dst, const void *src, fl_err *err) {
-    int rc = cuda_current(be, "write", err);
+    int rc = cuda_outside(be, "write", err);
     if (rc) return rc;
     return cuda_upload(be, dst->data, dst->stride * fl_dtype_bytes(dst->dtype), src, row_bytes(dst),
                        dst->dim[0], err);
@@ -276,7 +279,7 @@ static int finish(fl_backend *be, const char *what, fl_err *err) {
 }
 
 static int cuda_sync(fl_backend *be, fl_err *err) {
-    int rc = cuda_current(be, "sync", err);
+    int rc = cuda_outside(be, "sync", err);
     return rc ? rc : finish(be, "sync", err);
 }
 
@@ -300,7 +303,7 @@ static int cuda_read(fl_backend *be, void *dst, const fl_tensor *src, fl_err *er
     int64_t pitch = src->stride * fl_dtype_bytes(src->dtype);
     const uint8_t *from = src->data;
     uint8_t *to = dst;
-    int rc = cuda_current(be, "read", err);
+    int rc = cuda_outside(be, "read", err);
     if (pitch == bytes || rows == 1) {
         for (int64_t at = 0; at < bytes * rows && !rc; at += STAGE_BYTES) {
             int64_t n = fl_min_i64(STAGE_BYTES, bytes * rows - at);
@@ -319,7 +322,7 @@ static int cuda_read(fl_backend *be, void *dst, const fl_tensor *src, fl_err *er
 }
 
 static int cuda_copy(fl_backend *be, void *dst, const void *src, uint64_t bytes, fl_err *err) {
-    int rc = cuda_current(be, "copy", err);
+    int rc = cuda_outside(be, "copy", err);
     if (rc) return rc;
     return cuda_check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, be->stream),
                       "copy", err);
@@ -353,6 +356,10 @@ const fl_backend_ops *fl_backend_cuda(void) {
         .absmax = cuda_absmax,
         .sumsq = cuda_sumsq,
         .kv_page_bytes = cuda_kv_page_bytes,
+        .record = cuda_record,
+        .record_end = cuda_record_end,
+        .replay = cuda_replay,
+        .recording_free = cuda_recording_free,
     };
     return &ops;
 }

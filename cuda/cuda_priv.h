@@ -38,6 +38,7 @@ struct fl_backend {
     float *product; /* linear: f32 results that wait for their scales                          */
     int64_t product_floats;
     struct cuda_plan *plans; /* of all shapes, newest first */
+    bool recording;          /* the stream is being captured */
 };
 
 /* FL_E_NOMEM or FL_E_DEVICE with CUDA's words when e is an error; `what` names the call. */
@@ -46,6 +47,8 @@ int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *er
 int cuda_current(const fl_backend *be, const char *what, fl_err *err);
 /* The same, and checks that 1 <= rows <= max_rows. */
 int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
+/* Makes the device current; FL_E_ARG while a step is being recorded. */
+int cuda_outside(const fl_backend *be, const char *op, fl_err *err);
 /* Device memory, not zeroed. */
 int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err);
 void cuda_mem_free(fl_backend *be, void *p);
@@ -106,5 +109,11 @@ int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, con
                     fl_err *err);
 int cuda_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
                 const fl_batch *b, float scale, const fl_linear *next, fl_err *err);
+
+/* record.c */
+int cuda_record(fl_backend *be, fl_err *err);
+int cuda_record_end(fl_backend *be, fl_recording **out, fl_err *err);
+int cuda_replay(fl_backend *be, fl_recording *r, fl_err *err);
+void cuda_recording_free(fl_backend *be, fl_recording *r);
 
 #endif

@@ -204,7 +204,7 @@ static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
 int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
     int64_t n = 0;
     int rc = fl_check_linear_spec(spec, CUDA_STAGE_BYTES / 4, &n, err);
-    if (rc || (rc = cuda_current(be, "linear", err))) return rc;
+    if (rc || (rc = cuda_outside(be, "linear_new", err))) return rc;
     fl_linear *lin = fl_alloc(sizeof(*lin));
     cuda_packed *p = lin ? fl_alloc(sizeof(*p)) : NULL;
     if (!p) {

@@ -12,7 +12,6 @@
 ---@field kv_bytes_per_token integer
 ---@field activation_bytes integer of one step of max_step_rows rows
 ---@field max_step_rows integer
----@field rope_bytes integer sines and cosines of every position
 ---@field total_bytes integer
 
 local LOGIT_ROWS = 32 -- rows of logits computed at once
@@ -66,9 +65,8 @@ local function plan(report, options)
     tp = tp, context = context, max_running = running, kv_dtype = kv, kv_heads = kv_heads,
     weight_bytes = math.ceil(weights(report, tp, kv_heads)), kv_bytes_per_token = per_token,
     kv_bytes = per_token * context * running, max_step_rows = rows, activation_bytes = activations(c, rows, tp),
-    rope_bytes = 4 * context * c.head_dim,
   }
-  p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes + p.rope_bytes
+  p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes
   return p
 end
 

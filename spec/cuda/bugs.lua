@@ -1,7 +1,6 @@
 -- Plants the bugs of bugs.txt in the CUDA backend, one at a time, and runs the tests on the emulated
--- GPU: each must be noticed.  One TAP line a bug, many minutes.  A bug names the test that must notice
--- it: one of spec/c/test_backend_*, or X of spec/cuda/X_spec.lua.
---     luajit spec/cuda/bugs.lua CUDA_HOME ["TITLE"]      after make, make emu-tests and make tests
+-- GPU: each must be noticed.  One TAP line a bug, many minutes.
+--     luajit spec/cuda/bugs.lua CUDA_HOME [TEST or words of a title]      after make, make emu-tests and make tests
 local home, only = arg[1], arg[2]
 local build = "build/bugs"
 
@@ -51,84 +50,104 @@ local function compile(name, out)
   return (run("%s/bin/nvcc %s -c -o %s %s/cuda/%s.cu", home, flags, out, build, name))
 end
 
-local function compile_host(name, out)
-  local host_flags = ("-std=c11 -D_GNU_SOURCE -O2 -fPIC -fvisibility=hidden -I%s -Isrc"):format(build)
-  return (run("gcc %s -isystem %s/include -c -o %s %s/cuda/%s.c", host_flags, home, out, build, name))
+-- A C file of the backend or, with src/ before its name, of the library.
+local function compile_host(path, out)
+  return (run("gcc -std=c11 -D_GNU_SOURCE -O2 -fPIC -fvisibility=hidden -I%s -I. -Isrc -isystem %s/include -c -o %s %s",
+    build, home, out, path))
 end
 
-local function link(objects)
-  local util = "build/src/util/err.o build/src/util/mem.o build/src/util/fp8.o build/src/util/dtype.o"
+-- `instead` is linked for the host file of that name.
+local function link(objects, name, instead)
+  local util = "build/src/backend/check.o"
+  for _, name in ipairs {"err", "mem", "fp8", "dtype"} do util = util .. " build/src/util/" .. name .. ".o" end
   local libs = ("-L%s/lib64 -lcudart -lcublasLt -lstdc++ -lm"):format(home)
-  return (run("gcc -shared -o %s/fp8llm_cuda.so %s %s %s", build, objects, util, libs))
+  local host = ("$(ls build/cuda/*.o | grep -v -e cu.o -e /%s.o) %s"):format(name or "-", instead or "")
+  return (run("gcc -shared -Wl,-z,defs -o %s/fp8llm_cuda.so %s %s %s %s", build, objects, host, util, libs))
+end
+
+-- The test with `instead` for a file of the library.
+local function link_test(test, path, instead)
+  local helpers = "$(ls build/spec/c/*.o | grep -v /test_)"
+  local library = ("$(ls build/src/*/*.o | grep -v %s) %s"):format(path:gsub("%.c$", ".o"), instead)
+  return (run("gcc -o %s/test_changed build/spec/c/test_backend_%s.o %s %s -lcjson -lm -ldl -pthread", build, test,
+    helpers, library))
 end
 
 -- The kernels that a test looks at: what is compiled again when a header has changed.
-local kernels = {ops = "rows select", linear = "linear_rows linear_tiles", attend = "attend rope_store", memory = ""}
+local kernels = {ops = "rows select", linear = "linear_rows linear_tiles", attend = "attend rope_store",
+  record = "rows select linear_rows linear_tiles attend rope_store"}
 
-local function names_of(pattern)
-  local names = {}
-  for path in io.popen("ls cuda/" .. pattern):lines() do names[#names + 1] = path:match "([%w_]+)%.%w+$" end
-  return names
+assert(run("rm -rf %s; mkdir -p %s/cuda; cp cuda/*.* %s/cuda", build, build, build))
+for test in pairs(kernels) do assert(run("cp build/spec/c/test_backend_%s %s", test, build)) end
+local sources = {}
+for path in io.popen("ls cuda/*.cu"):lines() do sources[#sources + 1] = path:match "([%w_]+)%.cu$" end
+for _, name in ipairs(sources) do assert(compile(name, build .. "/" .. name .. ".o"), name) end
+
+-- The text of a file with the bug in it.
+local function spoil(bug, path)
+  local text = read(path)
+  local first, last = text:find(bug.from, 1, true)
+  return first and text:sub(1, first - 1) .. bug.to .. text:sub(last + 1), text
 end
 
-assert(run("rm -rf %s; mkdir -p %s/cuda; cp cuda/*.h cuda/*.cuh cuda/*.cu cuda/*.c %s/cuda", build, build, build))
-assert(run("cp build/fp8llm.so %s", build))
-for test in pairs(kernels) do assert(run("cp build/spec/c/test_backend_%s %s", test, build)) end
-local sources, hosts = names_of "*.cu", names_of "*.c"
-for _, name in ipairs(sources) do assert(compile(name, build .. "/" .. name .. ".cu.o"), name) end
-for _, name in ipairs(hosts) do assert(compile_host(name, build .. "/" .. name .. ".c.o"), name) end
-
--- The objects of the backend where `file` has changed, compiled again if they see it; nil when they do not compile.
-local function rebuild(file, test)
+local function all_objects(changed)
   local objects = {}
-  local function add(name, kind, changed, how)
-    local object = ("%s/%s.%s.o"):format(build, name, kind)
-    if changed then
-      object = ("%s/changed-%s.%s.o"):format(build, name, kind)
-      if not how(name, object) then return false end
-    end
-    objects[#objects + 1] = object
-    return true
-  end
-  for _, name in ipairs(sources) do
-    local header = file:match "%.cuh$" and (" " .. kernels[test] .. " "):find(" " .. name .. " ", 1, true)
-    if not add(name, "cu", header or file == name .. ".cu", compile) then return nil end
-  end
-  for _, name in ipairs(hosts) do
-    if not add(name, "c", file == name .. ".c", compile_host) then return nil end
-  end
+  for i, name in ipairs(sources) do objects[i] = build .. "/" .. (changed[name] or name) .. ".o" end
   return table.concat(objects, " ")
 end
 
--- How the test says that it noticed; a crash is one, a test that never ends too.
-local function run_test(test)
-  local command = ("%s/test_backend_%s cuda"):format(build, test)
-  if not kernels[test] then
-    command = ("luajit spec/support/busted.lua --build=%s -o TAP spec/cuda/%s_spec.lua"):format(build, test)
+-- A bug in a kernel or a header: what of the kernels must be compiled again.
+local function build_kernels(bug)
+  local changed, ok = {}, true
+  for _, name in ipairs(sources) do
+    local header = not bug.file:match "%.cu$" and (" " .. kernels[bug.test] .. " "):find(" " .. name .. " ", 1, true)
+    if bug.file == name .. ".cu" or header then
+      changed[name] = "changed-" .. name
+      ok = ok and compile(name, build .. "/changed-" .. name .. ".o")
+    end
   end
-  local _, said = run("EMU_ARCH=89 EMU_QUIET=1 LD_LIBRARY_PATH=build/emu timeout 300 %s > %s/log 2>&1; echo ended $?; "
-    .. "grep -am1 -E '^(not ok|EMU)' %s/log", command, build, build)
-  local status, line = said:match "^ended (%d+)\n([^\n]*)"
-  if line ~= "" then return line:sub(1, 150) end
-  return status ~= "0" and "ended with status " .. status or nil
+  return ok and link(all_objects(changed))
+end
+
+-- A bug in a file of the host.
+local function build_host(bug, path)
+  local object = build .. "/changed-host.o"
+  if not compile_host(path, object) then return false end
+  if not bug.file:match "^src/" then return link(all_objects {}, bug.file:match "([%w_]+)%.c$", object) end
+  return link(all_objects {}) and link_test(bug.test, "build/" .. bug.file, object)
+end
+
+-- The first complaint of a test; "" when it has none.
+local function complaint(program, leaks)
+  local test = ("EMU_QUIET=1 EMU_LEAKS=%d LD_LIBRARY_PATH=build/emu timeout 300 %s/test_%s cuda"):format(
+    leaks and 1 or 0, build, program)
+  local _, said = run("{ %s 2>&1 || echo EMU ended; } | grep -am1 -E '^(not ok|EMU)'", test)
+  return said
 end
 
 -- What the tests say of a bug; nothing when they notice nothing.
 local function plant(bug)
-  local path = build .. "/cuda/" .. bug.file
-  local text = read(path)
-  local first, last = text:find(bug.from, 1, true)
-  if not first then return nil, "its text is not in " .. bug.file end
-  write(path, text:sub(1, first - 1) .. bug.to .. text:sub(last + 1))
-  local objects = rebuild(bug.file, bug.test)
-  write(path, text)
-  if not (objects and link(objects)) then return nil, "it does not compile" end
-  return run_test(bug.test), "nobody noticed"
+  local library = bug.file:match "^src/"
+  local path = build .. (library and "/changed.c" or "/cuda/" .. bug.file)
+  local spoilt, text = spoil(bug, library and bug.file or path)
+  if not spoilt then return nil, "its text is not in " .. bug.file end
+  write(path, spoilt)
+  local ok
+  if bug.file:match "%.c$" then ok = build_host(bug, path) else ok = build_kernels(bug) end
+  if not library then write(path, text) end
+  if not ok then return nil, "it does not compile" end
+  local said = complaint(library and "changed" or "backend_" .. bug.test, bug.test == "record")
+  return said ~= "" and said:gsub("\n.*", ""):sub(1, 150), "nobody noticed"
 end
 
-local count, failed = 0, 0
+local count, failed, silent = 0, 0, {}
 for _, bug in ipairs(read_bugs "spec/cuda/bugs.txt") do
-  if not only or only == bug.title then
+  if not only or bug.title:find(only, 1, true) or bug.test == only then
+    if silent[bug.test] == nil then -- without a bug there is nothing to notice
+      assert(link(all_objects {}))
+      silent[bug.test] = complaint("backend_" .. bug.test, bug.test == "record") == ""
+      assert(silent[bug.test], bug.test .. " fails without a bug")
+    end
     local said, why = plant(bug)
     count = count + 1
     if not said then failed = failed + 1 end

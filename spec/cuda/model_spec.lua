@@ -1,5 +1,6 @@
 -- Whole tiny models on a GPU (or an emulated one) against the CPU backend: every way a checkpoint
--- can be quantized, prompts in pieces, KV caches in BF16 and E4M3, requests in one batch.
+-- can be quantized, prompts in pieces, KV caches in BF16 and E4M3, requests in one batch, steps that
+-- are recorded and replayed.
 -- Run by `make test-cuda`; needs a device.
 local tiny = dofile "spec/support/tiny_model.lua"
 local fp8llm = require "fp8llm"
@@ -16,14 +17,16 @@ local function prompt(n, seed)
   return ids
 end
 
--- What both devices say of the same tokens, fed in steps of the given lengths.
-local function compare(name, options, steps, load_options)
+local devices = { cpu = { device = "cpu" }, cuda = { device = "cuda" },
+  plain = { device = "cuda", graphs = false } }
+
+-- What the devices say of the same tokens, fed in steps of the given lengths.
+local function compare(name, options, steps)
   local path = dir .. name
   tiny.write(path, options)
   local rows = {}
-  for _, device in ipairs { "cpu", "cuda" } do
-    local o = { device = device, context = 128 }
-    for k, v in pairs(load_options or {}) do o[k] = v end
+  for device, o in pairs(devices) do
+    o.context = 128
     local model = assert(fp8llm.load(path, o))
     local seq, ids, at = assert(model:sequence()), prompt(100, 7), 0
     rows[device] = {}
@@ -82,9 +85,10 @@ table.sort(names)
 
 describe("a model on the GPU", function()
   for _, name in ipairs(names) do
-    it(name .. " agrees with the CPU, in prompts of 1 to 40 tokens", function()
-      local steps = { 3, 40, 1, 1, 9, 2 }
+    it(name .. " agrees with the CPU, in prompts of 1 to 40 tokens, recorded or not", function()
+      local steps = { 3, 40, 1, 1, 1, 9, 1, 2 }
       local worst, spread, rows = compare(name, flavours[name], steps)
+      assert.same(rows.plain, rows.cuda)
       assert.is_true(worst <= BOUND * spread, ("%g of %g"):format(worst, spread))
       for i, row in ipairs(rows.cpu) do
         local id, gap = best(row)
@@ -116,6 +120,35 @@ describe("a model on the GPU", function()
     assert.same(said.cpu, said.cuda)
   end)
 
+  -- They end one after the other: 11 rows fill a bucket of 16, then come 8 and all numbers below.
+  it("gives the tokens of the CPU to many requests in steps that are recorded", function()
+    local said = {}
+    tiny.write(dir .. "buckets", { quant = "fp8-static" })
+    for device, o in pairs(devices) do
+      o.context, o.kv_tokens = 64, 1024
+      local model = assert(fp8llm.load(dir .. "buckets", o))
+      said[device] = {}
+      for round = 1, 2 do -- the second engine has more sequences: buffers move
+        local engine = assert(model:engine { max_running = 4 + 8 * (round - 1) })
+        local requests = {}
+        for i = 1, 11 do
+          local request = { ids = prompt(2 + 3 * (i % 4), i), max_tokens = 1 + i, ignore_eos = true, temperature = 0 }
+          requests[i] = assert(engine:submit(request))
+        end
+        requests[9]:cancel()
+        for i = 1, 11 do
+          local result = requests[i]:result()
+          local name = round .. "." .. i
+          if i ~= 9 then said[device][name] = table.concat(result.choices[1].t, " ") end
+        end
+        engine:close()
+      end
+      model:close()
+    end
+    assert.same(said.cpu, said.cuda)
+    assert.same(said.plain, said.cuda)
+  end)
+
   it("is refused by name when it is not there", function()
     local model, message, code = fp8llm.load(dir .. "batch", { device = "cuda:99" })
     assert.is_nil(model)
@@ -142,6 +175,53 @@ describe("a model on the GPU", function()
         refused = refused + 1
       end
       assert.is_true(loaded and refused > 3)
+    end)
+  end
+
+  if os.getenv "EMU_ARCH" then
+    -- What a process with these settings of the emulator says and counts.
+    local function apart(settings, options, body)
+      local stats = dir .. "stats"
+      os.remove(stats)
+      local script = ([[package.cpath = %q package.path = %q
+        local fp8llm = require "fp8llm"
+        local model = assert(fp8llm.load(%q, {device = "cuda", context = 64%s})) %s]]):format(
+        package.cpath, package.path, dir .. "batch", options, body)
+      local p = io.popen(("%s EMU_LEAKS=1 EMU_STATS=%s luajit -e '%s' 2>&1"):format(settings, stats, script))
+      local said = p:read "*a"
+      p:close()
+      local f = assert(io.open(stats), said)
+      local text = f:read "*a"
+      f:close()
+      local kernels, graphs, copies = text:match "total kernels (%d+) graph_launches (%d+) copies (%d+)"
+      return said, tonumber(graphs), tonumber(kernels), tonumber(copies)
+    end
+    local decode = [[local seq = model:sequence() seq:feed{1, 2, 3}
+      for i = 1, %d do seq:feed{i} end print(table.concat(seq:feed{9}:totable(), " ")) model:close()]]
+
+    it("runs a step of one token as one graph launch, a write and a read", function()
+      local said, graphs, kernels, copies = apart("", "", decode:format(4))
+      local _, more, many, later = apart("", "", decode:format(14))
+      assert.equal(4, graphs) -- the first of the five runs op by op
+      assert.equal(10, more - graphs)
+      assert.equal(3 * 10, later - copies) -- batch, logits and the fault
+      local plain, none, as_many = apart("", ", graphs = false", decode:format(4))
+      assert.equal(0, none)
+      assert.equal(plain, said)
+      assert.is_true(many > kernels and kernels < as_many) -- no gather of rows
+    end)
+
+    it("goes on op by op when a step cannot be recorded", function()
+      local said = apart("", "", decode:format(4))
+      local least, most = 1, 512 -- the number of allocations, plus 1: from there on none fails
+      while least < most do
+        local n = math.floor((least + most) / 2)
+        if apart("EMU_FAIL_AT=" .. n, "", decode:format(4)) == said then most = n else least = n + 1 end
+      end
+      local now, graphs = apart("EMU_FAIL_AT=" .. most - 1, "", decode:format(4)) -- the last is the graph
+      assert.matches("no longer recorded: .*cudaGraphInstantiate", now)
+      assert.equal(said, now:match "([^\n]*\n)$")
+      assert.equal(0, graphs)
     end)
   end
 

@@ -33,7 +33,10 @@ struct emu_capture {
     emu_node *node;
     int n, cap;
     emu_stream *origin;
-    bool bad; /* a forbidden call was made */
+    enum cudaStreamCaptureMode mode;
+    pthread_t owner;
+    bool bad;  /* a forbidden call was made */
+    bool gone; /* its executable form was destroyed */
 };
 
 struct emu_stream {
@@ -62,7 +65,9 @@ void emu_push(emu_stream *s, emu_task t);  /* lock held */
 emu_stream *emu_stream_of(cudaStream_t s); /* NULL after a report: the default stream */
 uint32_t emu_rt_random(void);
 int emu_device(void);
-bool emu_any_capture(void); /* on the current device */
+/* Whether a capture on the current device forbids this thread to allocate or wait; the capture
+ * is then spoilt. */
+bool emu_forbidden(void);
 bool emu_alloc_fails(void); /* EMU_FAIL_AT */
 /* Error every call must give: no driver, a fork since the first use, a failed device. */
 cudaError_t emu_broken(void);
@@ -71,6 +76,7 @@ cudaError_t emu_last(bool clear);
 
 typedef struct emu_totals {
     uint64_t kernels, graphs, copies;
+    int64_t live_graphs;
 } emu_totals;
 extern emu_totals emu_total;
 

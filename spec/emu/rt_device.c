@@ -129,7 +129,7 @@ cudaError_t cudaMalloc(void **p, size_t n) {
     cudaError_t e = emu_broken();
     *p = NULL;
     if (e) return emu_result(e);
-    if (emu_any_capture()) return emu_result(cudaErrorStreamCaptureUnsupported);
+    if (emu_forbidden()) return emu_result(cudaErrorStreamCaptureUnsupported);
     pthread_mutex_lock(&emu_rt_lock);
     uint64_t va = emu_alloc_fails() ? 0 : emu_mem_alloc(current, n);
     pthread_mutex_unlock(&emu_rt_lock);

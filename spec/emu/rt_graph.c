@@ -9,11 +9,12 @@ emu_totals emu_total;
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMode mode) {
     emu_stream *s = emu_stream_of(handle);
-    (void)mode;
     if (!s) return emu_result(cudaErrorStreamCaptureUnsupported);
     if (s->capture) return emu_result(cudaErrorIllegalState);
     s->capture = calloc(1, sizeof(*s->capture));
     s->capture->origin = s;
+    s->capture->mode = mode;
+    s->capture->owner = pthread_self();
     s->tips = NULL;
     s->n_tips = 0;
     return cudaSuccess;
@@ -63,6 +64,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned l
     (void)flags;
     if (emu_alloc_fails()) return emu_result(cudaErrorMemoryAllocation);
     *out = (cudaGraphExec_t)g;
+    emu_total.live_graphs++;
     return cudaSuccess;
 }
 
@@ -82,6 +84,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
     emu_stream *s = emu_stream_of(handle);
     cudaError_t e = emu_broken();
     if (!s || s->capture) return emu_result(cudaErrorStreamCaptureUnsupported);
+    if (c->gone) {
+        emu_report("launch of a graph that was destroyed");
+        return emu_result(cudaErrorInvalidValue);
+    }
     if (e || (e = emu_sticky[s->dev])) return emu_result(e);
     char *queued = calloc(1, (size_t)c->n + 1);
     pthread_mutex_lock(&emu_rt_lock);
@@ -99,7 +105,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
 
 /* The graph and its executable share their nodes; what is launched may still use them. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) {
-    return (void)x, cudaSuccess;
+    ((emu_capture *)x)->gone = true;
+    emu_total.live_graphs--;
+    return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {
     return (void)g, cudaSuccess;

@@ -226,6 +226,8 @@ cudaError_t cudaFuncSetAttribute(const void *host, enum cudaFuncAttribute a, int
 __attribute__((destructor)) static void report(void) {
     const emu_settings *s = emu_get();
     if (s->leaks) emu_mem_leaks();
+    if (s->leaks && emu_total.live_graphs)
+        emu_report("leak: %ld graphs were not destroyed", (long)emu_total.live_graphs);
     if (s->cover) emu_ptx_coverage(s->cover);
     if (!s->stats) return;
     emu_ptx_stats(s->stats);

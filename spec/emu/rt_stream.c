@@ -60,10 +60,17 @@ emu_stream *emu_stream_of(cudaStream_t s) {
     return NULL;
 }
 
-bool emu_any_capture(void) {
-    for (int i = 0; i < emu_n_streams; i++)
-        if (emu_streams[i]->capture && emu_streams[i]->dev == emu_device()) return true;
-    return false;
+bool emu_forbidden(void) {
+    bool any = false;
+    for (int i = 0; i < emu_n_streams; i++) {
+        emu_capture *c = emu_streams[i]->capture;
+        if (!c || emu_streams[i]->dev != emu_device()) continue;
+        if (c->mode == cudaStreamCaptureModeRelaxed) continue;
+        if (c->mode == cudaStreamCaptureModeThreadLocal && !pthread_equal(c->owner, pthread_self()))
+            continue;
+        any = c->bad = true;
+    }
+    return any;
 }
 
 void emu_push(emu_stream *s, emu_task t) {
@@ -224,7 +231,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCaptureSta
 cudaError_t cudaDeviceSynchronize(void) {
     cudaError_t e = emu_broken();
     if (e) return emu_result(e);
-    if (emu_any_capture()) return emu_result(cudaErrorStreamCaptureUnsupported);
+    if (emu_forbidden()) return emu_result(cudaErrorStreamCaptureUnsupported);
     for (int i = 0; i < emu_n_streams && !e; i++) {
         emu_stream *s = emu_streams[i];
         if (s->dev == emu_device() && !s->dead) e = emu_drain(s, s->queued);

@@ -32,6 +32,7 @@
 enum { FL_BACKEND_ABI = 4 }; /* bump on any change to this file; both objects must match */
 
 typedef struct fl_backend fl_backend;
+typedef struct fl_recording fl_recording; /* the backend's own */
 
 typedef struct fl_backend_params {
     int device;       /* GPU ordinal; ignored by the CPU backend                         */
@@ -43,7 +44,6 @@ typedef struct fl_backend_params {
 typedef struct fl_backend_info {
     char name[64]; /* "CPU avx512, 2 threads"                                            */
     uint64_t mem_free, mem_total;
-    bool own_memory; /* nothing but the models on it needs its memory                        */
 } fl_backend_info;
 
 /* One projection y[T,N] = x[T,K] @ w[N,K]^T, packed by linear_new.  The fields are for
@@ -186,6 +186,18 @@ typedef struct fl_backend_ops {
                  fl_err *err);
 
     uint64_t (*kv_page_bytes)(fl_backend *be, const fl_kv_shape *shape); /* k and v together */
+
+    /* Optional, all four or none: NULL when the backend has nothing to gain.  Between record and
+     * record_end the forward ops check their arguments and are noted, not run; every other op
+     * gives FL_E_ARG.  replay runs what was noted, in call order with other ops: the same ops on
+     * the same addresses and shapes, with what the memory holds then; so an op may decide by
+     * shapes on the host, but by contents (ids, positions, page tables) only on the device.
+     * A recording is freed before any memory or linear it uses.  record_end ends the recording
+     * also when it, or an op before it, failed; out NULL: what was noted is dropped. */
+    int (*record)(fl_backend *be, fl_err *err);
+    int (*record_end)(fl_backend *be, fl_recording **out, fl_err *err);
+    int (*replay)(fl_backend *be, fl_recording *r, fl_err *err);
+    void (*recording_free)(fl_backend *be, fl_recording *r);
 } fl_backend_ops;
 
 /* Operations of backend "cpu" or "cuda".  CUDA lives in fp8llm_cuda.so beside this

@@ -24,21 +24,10 @@ fl_model *fl_check_model(lua_State *L, int idx) {
     return m->model;
 }
 
-static const char *const load_options[] = {"device",
-                                           "isa",
-                                           "threads",
-                                           "context",
-                                           "kv",
-                                           "kv_tokens",
-                                           "max_step_rows",
-                                           "tp",
-                                           "progress",
-                                           "prefix_cache",
-                                           "load_format",
-                                           "config_json",
-                                           "time_ops",
-                                           "gpu_memory_utilization",
-                                           NULL};
+static const char *const load_options[] = {
+    "device",      "isa",           "threads",  "context",  "kv",
+    "kv_tokens",   "max_step_rows", "tp",       "progress", "prefix_cache",
+    "load_format", "config_json",   "time_ops", "graphs",   NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -52,7 +41,7 @@ static void on_progress(void *ctx, double fraction) {
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
     const char *kv = "auto", *format = "auto";
-    bool prefix_cache = true;
+    bool prefix_cache = true, graphs = true;
     fl_opt_only(L, 2, load_options);
     fl_opt_string(L, 2, "device", &o->device);
     fl_opt_string(L, 2, "isa", &o->isa);
@@ -60,16 +49,17 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_int(L, 2, "context", &o->context);
     fl_opt_int(L, 2, "kv_tokens", &o->kv_tokens);
     fl_opt_int(L, 2, "max_step_rows", &o->max_step_rows);
-    fl_opt_gpu_part(L, 2, &o->gpu_memory_utilization);
     fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
     fl_opt_bool(L, 2, "time_ops", &o->time_ops);
+    fl_opt_bool(L, 2, "graphs", &graphs);
     fl_opt_string(L, 2, "load_format", &format);
     fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
+    o->no_graphs = !graphs;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
-    if (tp != 1) luaL_error(L, "option 'tp': a model runs on one device, 1 expected");
+    if (tp != 1) luaL_error(L, "option 'tp': the cpu device runs with tp = 1");
     o->threads = (int)threads;
     if (!strcmp(kv, "bf16"))
         o->kv = FL_KV_BF16;
@@ -137,8 +127,6 @@ static int l_info(lua_State *L) {
     fl_set_number(L, "weight_bytes", (double)info.weight_bytes);
     fl_set_number(L, "kv_bytes", (double)info.kv_bytes);
     fl_set_number(L, "scratch_bytes", (double)info.scratch_bytes);
-    fl_set_number(L, "memory_planned", (double)info.memory_planned);
-    fl_set_number(L, "memory_budget", (double)info.memory_budget);
     fl_set_number(L, "bytes_per_token", (double)info.bytes_per_token);
     fl_set_number(L, "context", info.context);
     fl_set_number(L, "kv_tokens", info.kv_tokens);

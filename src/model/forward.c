@@ -88,3 +88,10 @@ int fl_forward_head(fl_model *m, const fl_batch *b, const int32_t *rows, int64_t
     if ((rc = m->ops->quant(m->be, &in, m->weights.head, err))) return rc;
     return m->ops->linear(m->be, &logits, &in, m->weights.head, err);
 }
+
+int fl_forward_head_all(fl_model *m, const fl_batch *b, fl_err *err) {
+    fl_act in = fl_act_rows(m->scratch.normed, b->n_rows);
+    fl_tensor logits = fl_rows(m->scratch.logits, b->n_rows);
+    int rc = m->ops->quant(m->be, &in, m->weights.head, err);
+    return rc ? rc : m->ops->linear(m->be, &logits, &in, m->weights.head, err);
+}

@@ -8,7 +8,10 @@
 /* All layers and the final norm: scratch.normed.x [T,D] holds the result. */
 int fl_forward_layers(fl_model *m, const fl_batch *b, fl_err *err);
 
-/* Head of n <= FL_LOGIT_ROWS of those rows: scratch.logits [n, head rows] f32. */
+/* Head of n <= scratch.logit_rows of those rows: scratch.logits [n, head rows] f32. */
 int fl_forward_head(fl_model *m, const fl_batch *b, const int32_t *rows, int64_t n, fl_err *err);
+
+/* The same of all rows of the batch, without a list of them: forward ops only. */
+int fl_forward_head_all(fl_model *m, const fl_batch *b, fl_err *err);
 
 #endif

@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "model/graphs.h"
 #include "model/kv.h"
-#include "model/memory_plan.h"
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/weights.h"
@@ -15,7 +15,7 @@ typedef struct fl_step_buffers { /* of step.c: the integers of a batch, and its 
     int64_t max_seqs;
     int32_t *host;
     void *device;
-    float *logits; /* [FL_LOGIT_ROWS, head rows] */
+    float *logits; /* [scratch.logit_rows, head rows] */
 } fl_step_buffers;
 
 void fl_step_buffers_free(fl_model *m);
@@ -30,10 +30,10 @@ struct fl_model {
     const fl_backend_ops *ops;
     fl_backend *be;
     bool times_ops; /* ops and be are those of op_times.h */
-    fl_memory_plan memory;
     fl_weights weights;
     fl_scratch scratch;
     fl_step_buffers step;
+    fl_graphs graphs;
     fl_tensor cos_sin; /* [context,E] f32 */
     fl_kv_layer *kv;   /* [n_layers] */
     void *kv_data;     /* one allocation, layer after layer */

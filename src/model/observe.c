@@ -11,7 +11,7 @@ int64_t fl_observed_column(const fl_config *c, fl_observed input) {
     return column;
 }
 
-static bool observing(const fl_model *m) {
+bool fl_observing(const fl_model *m) {
     return m->observed.absmax.dtype != FL_DTYPE_NONE;
 }
 
@@ -53,7 +53,7 @@ static int follow_rule(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
 
 int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
                      const fl_linear *next, fl_err *err) {
-    if (!observing(m)) return FL_OK;
+    if (!fl_observing(m)) return FL_OK;
     float *sums = (float *)m->observed.sumsq.data + layer * m->observed.sumsq.dim[1] +
                   fl_observed_column(&m->config, input);
     fl_tensor out = fl_tensor_1d(sums, FL_DTYPE_F32, x->x.dim[1]);
@@ -67,7 +67,7 @@ int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
  * place.  So the keys of a copy take the place of the queries once; what this stores in the
  * cache is what the step stores again. */
 int fl_observe_kv(fl_model *m, int64_t layer, const fl_rope *r, const fl_batch *b, fl_err *err) {
-    if (!observing(m)) return FL_OK;
+    if (!fl_observing(m)) return FL_OK;
     const fl_config *c = &m->config;
     const int64_t h = c->n_heads, g = c->n_kv_heads, e = c->head_dim, t = b->n_rows;
     fl_tensor from = fl_rows(m->scratch.qkv, t), qkv = fl_rows(m->observed.qkv, t);
@@ -118,7 +118,7 @@ int fl_model_observe_begin(fl_model *m, const fl_input_rule *rule, fl_err *err) 
 int fl_model_observe_end(fl_model *m, float *absmax, float *sumsq, fl_err *err) {
     int rc;
     pthread_mutex_lock(&m->lock);
-    if (!observing(m))
+    if (!fl_observing(m))
         rc = fl_fail(err, FL_E_ARG, "observe: not begun");
     else if (!(rc = m->ops->read(m->be, absmax, &m->observed.absmax, err)))
         rc = m->ops->read(m->be, sumsq, &m->observed.sumsq, err);

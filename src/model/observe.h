@@ -12,6 +12,7 @@ int fl_observe_input(fl_model *m, int64_t layer, fl_observed input, fl_act *x,
 /* Keys and values of a step; r is what rope_store is about to get. */
 int fl_observe_kv(fl_model *m, int64_t layer, const fl_rope *r, const fl_batch *b, fl_err *err);
 
+bool fl_observing(const fl_model *m);
 void fl_observe_free(fl_model *m);
 
 #endif

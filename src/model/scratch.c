@@ -37,9 +37,10 @@ static void lay_out(fl_scratch *out, const fl_scratch_shape *s, cursor *c) {
     out->attended = take_act(c, s->act_dtype, t, g->n_heads * g->head_dim);
     out->gate_up = take(c, s->act_dtype, t, 2 * g->ffn_size);
     out->ffn = take_act(c, s->act_dtype, t, g->ffn_size);
-    out->head_in = take_act(c, s->act_dtype, FL_LOGIT_ROWS, d);
-    out->logits = take(c, FL_DTYPE_F32, FL_LOGIT_ROWS, s->head_rows);
-    out->rows = take_1d(c, FL_DTYPE_I32, FL_LOGIT_ROWS);
+    out->logit_rows = s->logit_rows;
+    out->head_in = take_act(c, s->act_dtype, s->logit_rows, d);
+    out->logits = take(c, FL_DTYPE_F32, s->logit_rows, s->head_rows);
+    out->rows = take_1d(c, FL_DTYPE_I32, s->logit_rows);
     out->bytes = c->used;
     out->max_rows = s->max_rows;
     out->max_pages = s->max_pages;

@@ -5,7 +5,7 @@
 #include "backend/backend.h"
 #include "formats/hf_config.h"
 
-enum { FL_LOGIT_ROWS = 32 }; /* rows of logits computed at once */
+enum { FL_LOGIT_ROWS = 32 }; /* rows of logits computed at once, at least */
 
 typedef struct fl_scratch {
     void *block;
@@ -18,16 +18,18 @@ typedef struct fl_scratch {
     fl_act attended;    /* [T,H*E] input of o                          */
     fl_tensor gate_up;  /* [T,2F]                                      */
     fl_act ffn;         /* [T,F] input of down                         */
-    fl_act head_in;     /* [FL_LOGIT_ROWS,D] gathered rows             */
-    fl_tensor logits;   /* [FL_LOGIT_ROWS,V] f32                       */
-    fl_tensor rows;     /* [FL_LOGIT_ROWS] i32                         */
+    int64_t logit_rows; /* L: rows of logits computed at once          */
+    fl_act head_in;     /* [L,D] gathered rows                         */
+    fl_tensor logits;   /* [L,V] f32                                   */
+    fl_tensor rows;     /* [L] i32                                     */
 } fl_scratch;
 
 typedef struct fl_scratch_shape {
     const fl_config *config;
     fl_dtype act_dtype;
     int64_t max_rows, max_pages;
-    int64_t head_rows; /* N of the head: >= vocab_size */
+    int64_t head_rows;  /* N of the head: >= vocab_size */
+    int64_t logit_rows; /* >= FL_LOGIT_ROWS */
 } fl_scratch_shape;
 
 uint64_t fl_scratch_bytes(const fl_scratch_shape *s);

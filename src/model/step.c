@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "model/forward.h"
+#include "model/observe.h"
 #include "model/sequence_priv.h"
 #include "util/mem.h"
 #include "util/num.h"
@@ -37,6 +38,10 @@ void fl_step_buffers_free(fl_model *m) {
     *b = (fl_step_buffers){0};
 }
 
+static int64_t most_recorded(const fl_model *m) {
+    return fl_graph_most_rows(m->scratch.max_rows);
+}
+
 /* ids, pos and slot of every row, row_start, page tables: the same layout on both sides. */
 static int64_t ints_needed(const fl_model *m, int64_t seqs) {
     return 3 * m->scratch.max_rows + (seqs + 1) + seqs * m->scratch.max_pages;
@@ -45,8 +50,8 @@ static int64_t ints_needed(const fl_model *m, int64_t seqs) {
 int fl_step_reserve_seqs(fl_model *m, int64_t n, fl_err *err) {
     fl_step_buffers b = {.max_seqs = n};
     if (n <= m->step.max_seqs) return FL_OK;
-    const size_t logits = (size_t)FL_LOGIT_ROWS * (size_t)m->scratch.logits.dim[1];
-    int64_t ints = ints_needed(m, n);
+    const size_t logits = (size_t)m->scratch.logit_rows * (size_t)m->scratch.logits.dim[1];
+    int64_t ints = ints_needed(m, n <= most_recorded(m) ? fl_graph_rows(n, most_recorded(m)) : n);
     b.host = fl_alloc_array((size_t)ints, sizeof(*b.host));
     b.logits = fl_alloc_array(logits, sizeof(*b.logits));
     int rc = b.host && b.logits ? FL_OK
@@ -57,6 +62,7 @@ int fl_step_reserve_seqs(fl_model *m, int64_t n, fl_err *err) {
         fl_free(b.host);
         fl_free(b.logits);
     } else {
+        fl_graphs_clear(m);
         fl_step_buffers_free(m);
         m->step = b;
     }
@@ -95,11 +101,14 @@ static int check_step(const fl_model *m, const fl_step_entry *e, int64_t n, fl_e
     return FL_OK;
 }
 
-/* The rows of all entries, one after the other, into the host buffer and the device. */
-static int write_batch(fl_model *m, const fl_step_entry *e, int64_t n, fl_batch *b, fl_err *err) {
+/* The rows of all entries, one after the other, into the host buffer and the device.  Sequences
+ * from n to `seqs` fill a bucket of graphs.h with a row each. */
+static int write_batch(fl_model *m, const fl_step_entry *e, int64_t n, int64_t seqs, fl_batch *b,
+                       fl_err *err) {
     const int64_t max_rows = m->scratch.max_rows, max_pages = m->scratch.max_pages;
+    const int32_t spare = (int32_t)m->pool.n_pages;
     int32_t *ids = m->step.host, *pos = ids + max_rows, *slot = pos + max_rows;
-    int32_t *row_start = slot + max_rows, *pages = row_start + n + 1;
+    int32_t *row_start = slot + max_rows, *pages = row_start + seqs + 1;
     int64_t t = 0;
     for (int64_t i = 0; i < n; i++) {
         const fl_sequence *s = e[i].seq;
@@ -113,25 +122,34 @@ static int write_batch(fl_model *m, const fl_step_entry *e, int64_t n, fl_batch 
                       (int32_t)(p % FL_KV_PAGE_TOKENS);
         }
     }
-    row_start[n] = (int32_t)t;
+    for (int64_t i = n; i < seqs; i++, t++) {
+        row_start[i] = (int32_t)t;
+        pages[i * max_pages] = spare;
+        ids[t] = pos[t] = 0;
+        slot[t] = spare * FL_KV_PAGE_TOKENS + (int32_t)(i - n); /* no two rows write one place */
+    }
+    row_start[seqs] = (int32_t)t;
     int32_t *d = m->step.device;
     *b = (fl_batch){.n_rows = t,
-                    .n_seqs = n,
+                    .n_seqs = seqs,
                     .max_pages = max_pages,
                     .ids = fl_tensor_1d(d, FL_DTYPE_I32, t),
                     .pos = fl_tensor_1d(d + max_rows, FL_DTYPE_I32, t),
                     .slot = fl_tensor_1d(d + 2 * max_rows, FL_DTYPE_I32, t),
-                    .row_start = fl_tensor_1d(d + 3 * max_rows, FL_DTYPE_I32, n + 1),
-                    .pages = fl_tensor_2d(d + 3 * max_rows + n + 1, FL_DTYPE_I32, n, max_pages)};
-    fl_tensor all = fl_tensor_1d(d, FL_DTYPE_I32, ints_needed(m, n));
+                    .row_start = fl_tensor_1d(d + 3 * max_rows, FL_DTYPE_I32, seqs + 1),
+                    .pages =
+                        fl_tensor_2d(d + 3 * max_rows + seqs + 1, FL_DTYPE_I32, seqs, max_pages)};
+    fl_tensor all = fl_tensor_1d(d, FL_DTYPE_I32, ints_needed(m, seqs));
     return m->ops->write(m->be, &all, m->step.host, err);
 }
 
+_Static_assert((int)FL_GRAPH_ROWS >= (int)FL_LOGIT_ROWS, "scratch.logit_rows are pending");
+
 typedef struct pending { /* rows whose logits are still to be computed */
     int64_t n;
-    int32_t row[FL_LOGIT_ROWS];
-    const fl_step_entry *entry[FL_LOGIT_ROWS];
-    int64_t index[FL_LOGIT_ROWS]; /* of the row in its entry */
+    int32_t row[FL_GRAPH_ROWS];
+    const fl_step_entry *entry[FL_GRAPH_ROWS];
+    int64_t index[FL_GRAPH_ROWS]; /* of the row in its entry */
 } pending;
 
 static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
@@ -145,7 +163,7 @@ static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
     return rc;
 }
 
-/* Logits in groups of FL_LOGIT_ROWS, handed out in the order of the rows. */
+/* Logits in groups of scratch.logit_rows, handed out in the order of the rows. */
 static int hand_out(fl_model *m, const fl_step_entry *e, int64_t n, const fl_batch *b,
                     fl_err *err) {
     pending p = {0};
@@ -156,7 +174,7 @@ static int hand_out(fl_model *m, const fl_step_entry *e, int64_t n, const fl_bat
             p.entry[p.n] = &e[i];
             p.index[p.n] = k;
             p.row[p.n++] = (int32_t)(start + k);
-            if (p.n == FL_LOGIT_ROWS) rc = flush(m, b, &p, err);
+            if (p.n == m->scratch.logit_rows) rc = flush(m, b, &p, err);
         }
     }
     return rc ? rc : flush(m, b, &p, err);
@@ -167,16 +185,42 @@ static int check_device(const fl_model *m, fl_err *err) {
     return m->failure.code ? fl_fail(err, FL_E_DEVICE, "%s", m->failure.msg) : FL_OK;
 }
 
-int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
+/* The rows of the step as it is recorded; 0: it is not.  Observing looks between the ops. */
+static int64_t recorded_rows(const fl_model *m, const fl_step_entry *e, int64_t n) {
+    bool fits = m->graphs.on && n <= most_recorded(m) && !fl_observing(m);
+    for (int64_t i = 0; i < n && fits; i++) fits = e[i].n == 1 && e[i].first_row == 0;
+    return fits ? fl_graph_rows(n, most_recorded(m)) : 0;
+}
+
+/* One token of each sequence. */
+static int recorded_step(fl_model *m, const fl_step_entry *e, int64_t n, int64_t rows,
+                         fl_err *err) {
+    const int64_t width = m->scratch.logits.dim[1];
+    fl_tensor logits = fl_rows(m->scratch.logits, n);
     fl_batch b;
+    int rc;
+    if ((rc = write_batch(m, e, n, rows, &b, err)) || (rc = fl_graphs_step(m, &b, err)) ||
+        (rc = m->ops->read(m->be, m->step.logits, &logits, err)))
+        return rc;
+    for (int64_t i = 0; i < n; i++) e[i].on_row(e[i].ctx, 0, m->step.logits + i * width);
+    return FL_OK;
+}
+
+static int plain_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
+    fl_batch b;
+    int rc = write_batch(m, e, n, n, &b, err);
+    if (rc || (rc = fl_forward_layers(m, &b, err))) return rc;
+    return hand_out(m, e, n, &b, err);
+}
+
+int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
     pthread_mutex_lock(&m->lock);
     int rc = check_device(m, err);
     if (!rc) rc = check_step(m, e, n, err);
+    const int64_t rows = rc ? 0 : recorded_rows(m, e, n);
     for (int64_t i = 0; i < n; i++) e[i].seq->n_pages_before = e[i].seq->n_pages;
     for (int64_t i = 0; !rc && i < n; i++) rc = fl_sequence_reserve(e[i].seq, e[i].n, err);
-    if (!rc) rc = write_batch(m, e, n, &b, err);
-    if (!rc) rc = fl_forward_layers(m, &b, err);
-    if (!rc) rc = hand_out(m, e, n, &b, err);
+    if (!rc) rc = rows ? recorded_step(m, e, n, rows, err) : plain_step(m, e, n, err);
     if (rc == FL_E_DEVICE && !m->failure.code) m->failure = *err;
     for (int64_t i = 0; i < n; i++) {
         if (rc)

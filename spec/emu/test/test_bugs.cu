@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 static cudaStream_t st, side;
 static float *mem; // 1024 floats of the device, all written
@@ -176,6 +177,7 @@ static void capture(int bug) { // a forked stream must be joined
     cudaEventRecord(e, side);
     if (bug != 1) cudaStreamWaitEvent(st, e, 0);
     void *p = nullptr;
+    if (bug == 0) std::thread([&] { cudaMalloc(&p, 64); }).join(); // the mode forbids it to this thread
     cudaError_t inside = bug == 2 ? cudaMalloc(&p, 64) : bug == 3 ? cudaStreamSynchronize(st) : cudaSuccess;
     char pageable[64];
     if (bug == 4) inside = cudaMemcpyAsync(pageable, mem, 64, cudaMemcpyDeviceToHost, st);
@@ -184,8 +186,11 @@ static void capture(int bug) { // a forked stream must be joined
     if (end) return;
     cudaGraphExec_t x;
     cudaGraphInstantiate(&x, g, 0);
-    cudaGraphLaunch(x, st);
+    cudaGraphDestroy(g);
+    if (bug == 5) cudaGraphExecDestroy(x);
+    if (cudaGraphLaunch(x, st)) fprintf(stderr, "EMU scene: no launch\n");
     wait();
+    if (!p) fprintf(stderr, "EMU scene: no memory for another thread\n");
 }
 static void default_stream(int bug) { k_write<<<1, 32, 0, bug ? nullptr : st>>>(mem, 0); wait(); }
 static void sticky(int bug) {
@@ -292,6 +297,7 @@ static const scene scenes[] = {
     {capture, 2, "cudaMalloc in a capture", "capture gave 900"},
     {capture, 3, "synchronisation in a capture", "its end 901"},
     {capture, 4, "pageable memory in a capture", "pageable memory"},
+    {capture, 5, "launch of a destroyed graph", "graph that was destroyed"},
     {default_stream, 1, "the default stream", "the default stream"},
     {sticky, 0, "no error before", nullptr},
     {sticky, 1, "a launch after a failed one", "the error stays"},
