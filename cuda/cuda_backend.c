@@ -72,6 +72,7 @@ static void release(fl_backend *be) {
     for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
         if (memory[i]) cudaFree(memory[i]);
     if (be->stream) cudaStreamDestroy(be->stream);
+    cudaGetLastError(); /* of a device that is not there or has failed: told before */
 }
 
 static void cuda_close(fl_backend *be) {
@@ -177,6 +178,7 @@ static void cuda_info(fl_backend *be, fl_backend_info *out) {
     size_t left = 0, total = 0;
     *out = (fl_backend_info){0};
     memcpy(out->name, be->name, sizeof(out->name));
+    out->own_memory = true;
     cudaSetDevice(be->device);
     if (cudaMemGetInfo(&left, &total)) return;
     out->mem_free = left;

@@ -335,7 +335,7 @@ local function token_bytes(report)
   return stored, packed
 end
 
---- options: tensors (list them all), and those of fp8llm.plan: context, max_running, tp, kv.
+--- options: tensors (list them all), and those of fp8llm.plan: context, max_running, tp, kv, device.
 ---@param dir string
 ---@param options? table
 ---@return fp8llm.inspect_report? report

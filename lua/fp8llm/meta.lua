@@ -16,16 +16,19 @@
 local fp8llm = {}
 
 ---@class fp8llm.load_options
----@field device? "auto"|"cpu" where to run (default "auto")
+---@field device? "auto"|"cpu"|"cuda"|string where to run: "cuda:N" is GPU N, "cuda" the first (default "auto", the CPU)
 ---@field isa? "scalar"|"avx2"|"avx512" CPU instruction set (default: the best there is)
 ---@field threads? integer CPU threads, 0 = one per physical core (default 0)
 ---@field context? integer longest sequence in tokens (default: the model's, at most 8192)
 ---@field kv? "auto"|"bf16"|"fp8" numbers of the KV cache; auto: as the checkpoint says, else bf16
----@field kv_tokens? integer tokens that all sequences together can hold (default: context)
+---@field kv_tokens? integer tokens that all sequences together can hold (default: context; on a GPU as many as its
+---  memory has room for, 256 times context at most)
+---@field gpu_memory_utilization? number part of a GPU's memory that the model with its KV cache may take, more than 0
+---  and at most 1 (default 0.9)
 ---@field max_step_rows? integer most tokens computed in one step (default 256)
 ---@field prefix_cache? boolean keep full KV pages for later prompts that begin alike (default true)
 ---@field graphs? boolean on a GPU: steps of one token a sequence are recorded and replayed as one graph (default true)
----@field tp? integer tensor-parallel ranks; 1 on the CPU
+---@field tp? integer tensor-parallel ranks: 1
 ---@field load_format? "auto"|"dummy" dummy: random weights of the right flavour, config.json is enough (default auto)
 ---@field config_json? string with dummy: the text of a config.json in place of dir's; dir is then only a name
 ---@field time_ops? boolean count what each op of the backend takes, for model:op_times() (default false)
@@ -93,7 +96,8 @@ function fp8llm.tensor(dtype, shape, values) end
 ---@field samples? integer at most this many lines
 ---@field max_length? integer at most this many tokens of a line
 ---@field max_shard_bytes? integer tensors in one weight file (default 5 GB); more become shards with an index
----@field device? string where the calibration runs: "auto", "cpu"
+---@field device? string where the calibration runs: "auto", "cpu", "cuda", "cuda:N"
+---@field gpu_memory_utilization? number see load_options
 ---@field threads? integer
 ---@field progress? fun(phase: string, part: number)
 
@@ -122,7 +126,7 @@ function fp8llm.quantize(options) end
 ---@return fp8llm.code? code
 function fp8llm.describe(dir) end
 
----What fp8llm.load can run on here.
+---What fp8llm.load can run on here: "cpu", and "cuda:N" of each GPU with memory left.
 ---@return {device: string, name: string, mem_free: integer, mem_total: integer}[]
 function fp8llm.devices() end
 
@@ -145,16 +149,19 @@ function fp8llm.request_fields() end
 function fp8llm.supervise(commands, grace_s) end
 
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
----passes. A buffer that fits the last-level cache measures that cache.
----@param options? {threads?: integer, bytes?: integer} default: one per physical core, 256 MiB
+---passes. A buffer that fits the last-level cache measures that cache. On a GPU, with `device`: bytes
+---that copies between two such buffers read and write.
+---@param options? {threads?: integer, bytes?: integer, device?: string} default: one per physical core, 256 MiB, "cpu"
 ---@return number? bytes_per_second
 ---@return string? message
 ---@return fp8llm.code? code
 function fp8llm.read_bandwidth(options) end
 
 ---Multiplications and additions a second that threads make together out of registers: what the
----vector units can do at best.
----@param options? {threads?: integer} default: one per physical core
+---vector units can do at best. On a GPU, with `device`: those of a product of two matrices of that
+---type and size (a multiple of 16).
+---@param options? {threads?: integer, device?: string, dtype?: "fp8"|"bf16", size?: integer} default: one per
+---  physical core, "cpu", "fp8", 8192
 ---@return number? flops
 ---@return string? message
 ---@return fp8llm.code? code
@@ -200,6 +207,9 @@ local model = {}
 ---@field weight_bytes integer
 ---@field kv_bytes integer
 ---@field scratch_bytes integer
+---@field memory_planned integer bytes that loading was to take, before it began: weights, buffers of a step, and the
+---  KV cache that was asked for (else that of one context)
+---@field memory_budget integer bytes that it could take: what was free, of a GPU at most gpu_memory_utilization
 ---@field bytes_per_token integer weights read to decode one token
 ---@field context integer
 ---@field kv_tokens integer

@@ -12,18 +12,21 @@
 ---@field kv_bytes_per_token integer
 ---@field activation_bytes integer of one step of max_step_rows rows
 ---@field max_step_rows integer
+---@field rope_bytes integer sines and cosines of every position
 ---@field total_bytes integer
 
-local LOGIT_ROWS = 32 -- rows of logits computed at once
+-- Rows of logits computed at once; a GPU replays whole steps with as many rows as sequences.
+local LOGIT_ROWS, GPU_LOGIT_ROWS = 32, 256
+local GPU_SPARE_TOKENS = 32 -- a KV page that belongs to nobody
 
 local function up(a, b) return math.ceil(a / b) end
 
 -- What a step of t rows keeps, as src/model/scratch.c lays it out: activations, their FP8 form, logits.
-local function activations(c, t, tp)
+local function activations(c, t, tp, logit_rows)
   local d, f = c.hidden_size, up(c.intermediate_size, tp)
   local q, kv = up(c.num_attention_heads, tp) * c.head_dim, up(c.num_key_value_heads, tp) * c.head_dim
   local halves = 2 * t * (3 * d + 2 * q + 2 * kv + 3 * f) + t * (d + q + f) + 4 * 3 * t
-  return halves + LOGIT_ROWS * (3 * d + 4) + 4 * LOGIT_ROWS * up(c.vocab_size, tp)
+  return halves + logit_rows * (3 * d + 4) + 4 * logit_rows * up(c.vocab_size, tp)
 end
 
 -- Bytes of all linears and vocabularies on one device.
@@ -40,7 +43,7 @@ local function weights(report, tp, kv_heads)
 end
 
 --- options: context (default the model's, at most 8192), max_running (1), tp (1), kv ("auto",
--- "bf16", "fp8"), max_step_rows (256). On misuse nil and a message.
+-- "bf16", "fp8"), max_step_rows (256), device ("cpu"; "cuda": a GPU). On misuse nil and a message.
 ---@param report fp8llm.inspect_report
 ---@param options table
 ---@return fp8llm.memory_plan?
@@ -61,12 +64,16 @@ local function plan(report, options)
   if options.kv == "fp8" then kv = "F8_E4M3" elseif options.kv == "bf16" and kv == "F8_E4M3" then kv = "BF16" end
   local kv_heads = up(c.num_key_value_heads, tp)
   local per_token = 2 * c.num_hidden_layers * kv_heads * c.head_dim * (kv == "F8_E4M3" and 1 or 2)
+  local gpu = (options.device or ""):match "^cuda"
+  local logit_rows = gpu and math.max(LOGIT_ROWS, math.min(GPU_LOGIT_ROWS, rows)) or LOGIT_ROWS
   local p = {
     tp = tp, context = context, max_running = running, kv_dtype = kv, kv_heads = kv_heads,
     weight_bytes = math.ceil(weights(report, tp, kv_heads)), kv_bytes_per_token = per_token,
-    kv_bytes = per_token * context * running, max_step_rows = rows, activation_bytes = activations(c, rows, tp),
+    kv_bytes = per_token * (context * running + (gpu and GPU_SPARE_TOKENS or 0)), max_step_rows = rows,
+    activation_bytes = activations(c, rows, tp, logit_rows),
+    rope_bytes = 4 * context * c.head_dim,
   }
-  p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes
+  p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes + p.rope_bytes
   return p
 end
 

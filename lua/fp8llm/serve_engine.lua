@@ -39,7 +39,8 @@ end
 --- options: those of the command, see fp8llm.cmd.serve; names: what clients may call the model.
 return function(dir, socket, names, opt)
   local policies, policy_names, row_policies = load_policies(opt.policy)
-  opt.kv_tokens = opt.kv_tokens or 4 * (opt.context or 8192)
+  local gpu = (opt.device or ""):match "^cuda"
+  opt.kv_tokens = opt.kv_tokens or not gpu and 4 * (opt.context or 8192) or nil
   local model = common.load(dir, opt)
   local engine = must(model:engine {
     max_running = opt.max_running, max_queued = opt.max_queued, policy_timeout_ms = opt.policy_timeout_ms,

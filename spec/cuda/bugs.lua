@@ -1,5 +1,6 @@
 -- Plants the bugs of bugs.txt in the CUDA backend, one at a time, and runs the tests on the emulated
--- GPU: each must be noticed.  One TAP line a bug, many minutes.
+-- GPU: each must be noticed.  One TAP line a bug, many minutes.  A bug names the test that must notice
+-- it: one of spec/c/test_backend_*, or X of spec/cuda/X_spec.lua.
 --     luajit spec/cuda/bugs.lua CUDA_HOME [TEST or words of a title]      after make, make emu-tests and make tests
 local home, only = arg[1], arg[2]
 local build = "build/bugs"
@@ -59,7 +60,7 @@ end
 -- `instead` is linked for the host file of that name.
 local function link(objects, name, instead)
   local util = "build/src/backend/check.o"
-  for _, name in ipairs {"err", "mem", "fp8", "dtype"} do util = util .. " build/src/util/" .. name .. ".o" end
+  for _, own in ipairs {"err", "mem", "fp8", "dtype"} do util = util .. " build/src/util/" .. own .. ".o" end
   local libs = ("-L%s/lib64 -lcudart -lcublasLt -lstdc++ -lm"):format(home)
   local host = ("$(ls build/cuda/*.o | grep -v -e cu.o -e /%s.o) %s"):format(name or "-", instead or "")
   return (run("gcc -shared -Wl,-z,defs -o %s/fp8llm_cuda.so %s %s %s %s", build, objects, host, util, libs))
@@ -67,18 +68,28 @@ end
 
 -- The test with `instead` for a file of the library.
 local function link_test(test, path, instead)
-  local helpers = "$(ls build/spec/c/*.o | grep -v /test_)"
   local library = ("$(ls build/src/*/*.o | grep -v %s) %s"):format(path:gsub("%.c$", ".o"), instead)
-  return (run("gcc -o %s/test_changed build/spec/c/test_backend_%s.o %s %s -lcjson -lm -ldl -pthread", build, test,
-    helpers, library))
+  local libs = "-lcjson -lm -ldl -pthread"
+  if test.spec then
+    return (run("gcc -shared -Wl,-z,nodelete -o %s/fp8llm.so %s build/lua5.1-obj/src/*/*.o %s", build, library, libs))
+  end
+  local helpers = "$(ls build/spec/c/*.o | grep -v /test_)"
+  return (run("gcc -o %s/test_backend_%s build/spec/c/test_backend_%s.o %s %s %s", build, test.name, test.name,
+    helpers, library, libs))
 end
 
 -- The kernels that a test looks at: what is compiled again when a header has changed.
-local kernels = {ops = "rows select", linear = "linear_rows linear_tiles", attend = "attend rope_store",
+local kernels = {ops = "rows select", linear = "linear_rows linear_tiles", attend = "attend rope_store", memory = "",
   record = "rows select linear_rows linear_tiles attend rope_store"}
 
 assert(run("rm -rf %s; mkdir -p %s/cuda; cp cuda/*.* %s/cuda", build, build, build))
-for test in pairs(kernels) do assert(run("cp build/spec/c/test_backend_%s %s", test, build)) end
+
+-- The program of a test, without a bug in the library.
+local function take_test(test)
+  local program = test.spec and "fp8llm.so" or "spec/c/test_backend_" .. test.name
+  assert(run("cp -f build/%s %s", program, build))
+end
+
 local sources = {}
 for path in io.popen("ls cuda/*.cu"):lines() do sources[#sources + 1] = path:match "([%w_]+)%.cu$" end
 for _, name in ipairs(sources) do assert(compile(name, build .. "/" .. name .. ".o"), name) end
@@ -100,7 +111,8 @@ end
 local function build_kernels(bug)
   local changed, ok = {}, true
   for _, name in ipairs(sources) do
-    local header = not bug.file:match "%.cu$" and (" " .. kernels[bug.test] .. " "):find(" " .. name .. " ", 1, true)
+    local seen = " " .. (kernels[bug.test] or "") .. " "
+    local header = not bug.file:match "%.cu$" and seen:find(" " .. name .. " ", 1, true)
     if bug.file == name .. ".cu" or header then
       changed[name] = "changed-" .. name
       ok = ok and compile(name, build .. "/changed-" .. name .. ".o")
@@ -110,45 +122,62 @@ local function build_kernels(bug)
 end
 
 -- A bug in a file of the host.
-local function build_host(bug, path)
+local function build_host(bug, path, test)
   local object = build .. "/changed-host.o"
   if not compile_host(path, object) then return false end
   if not bug.file:match "^src/" then return link(all_objects {}, bug.file:match "([%w_]+)%.c$", object) end
-  return link(all_objects {}) and link_test(bug.test, "build/" .. bug.file, object)
+  return link(all_objects {}) and link_test(test, "build/" .. bug.file, object)
 end
 
 -- The first complaint of a test; "" when it has none.
-local function complaint(program, leaks)
-  local test = ("EMU_QUIET=1 EMU_LEAKS=%d LD_LIBRARY_PATH=build/emu timeout 300 %s/test_%s cuda"):format(
-    leaks and 1 or 0, build, program)
-  local _, said = run("{ %s 2>&1 || echo EMU ended; } | grep -am1 -E '^(not ok|EMU)'", test)
+local function complaint(test)
+  local command = ("%s/test_backend_%s cuda"):format(build, test.name)
+  if test.spec then command = ("luajit spec/support/busted.lua --build=%s -o TAP %s"):format(build, test.spec) end
+  local settings = "EMU_ARCH=89 EMU_QUIET=1 LD_LIBRARY_PATH=build/emu timeout 300"
+  if test.name == "record" then settings = "EMU_LEAKS=1 " .. settings end
+  -- Specs plant faults of their own, about which the emulator speaks: only their results count.
+  local marks = test.spec and "^(not ok|EMU ended)" or "^(not ok|EMU)"
+  local _, said = run("{ %s %s 2>&1 || echo EMU ended; } | grep -am1 -E '%s'", settings, command, marks)
   return said
 end
 
 -- What the tests say of a bug; nothing when they notice nothing.
-local function plant(bug)
+local function plant(bug, test)
   local library = bug.file:match "^src/"
   local path = build .. (library and "/changed.c" or "/cuda/" .. bug.file)
   local spoilt, text = spoil(bug, library and bug.file or path)
   if not spoilt then return nil, "its text is not in " .. bug.file end
   write(path, spoilt)
   local ok
-  if bug.file:match "%.c$" then ok = build_host(bug, path) else ok = build_kernels(bug) end
+  if bug.file:match "%.c$" then ok = build_host(bug, path, test) else ok = build_kernels(bug) end
   if not library then write(path, text) end
+  local said = ok and complaint(test)
+  if library then take_test(test) end
   if not ok then return nil, "it does not compile" end
-  local said = complaint(library and "changed" or "backend_" .. bug.test, bug.test == "record")
   return said ~= "" and said:gsub("\n.*", ""):sub(1, 150), "nobody noticed"
 end
 
-local count, failed, silent = 0, 0, {}
+local tests = {}
+
+-- The test of that name; without a bug there is nothing it may notice.
+local function find_test(name)
+  if tests[name] then return tests[name] end
+  local path = ("spec/cuda/%s_spec.lua"):format(name)
+  local file = io.open(path)
+  local test = {name = name, spec = file and path}
+  if file then file:close() end
+  take_test(test)
+  assert(link(all_objects {}))
+  local said = complaint(test)
+  assert(said == "", ("%s fails without a bug: %s"):format(name, said))
+  tests[name] = test
+  return test
+end
+
+local count, failed = 0, 0
 for _, bug in ipairs(read_bugs "spec/cuda/bugs.txt") do
   if not only or bug.title:find(only, 1, true) or bug.test == only then
-    if silent[bug.test] == nil then -- without a bug there is nothing to notice
-      assert(link(all_objects {}))
-      silent[bug.test] = complaint("backend_" .. bug.test, bug.test == "record") == ""
-      assert(silent[bug.test], bug.test .. " fails without a bug")
-    end
-    local said, why = plant(bug)
+    local said, why = plant(bug, find_test(bug.test))
     count = count + 1
     if not said then failed = failed + 1 end
     print(("%s %d - %s: %s"):format(said and "ok" or "not ok", count, bug.title, said or why))

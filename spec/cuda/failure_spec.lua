@@ -1,34 +1,14 @@
 -- What users see when a GPU is missing, too old, full or failing: an error with the code DEVICE or
 -- NOMEM, never a hang, never a crash.  Every case is a process of its own, since what the emulated
 -- GPU is told to do (EMU_*) holds for a process.  Run by `make test-cuda`.
+local emulated = dofile "spec/support/emulated.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 local dir = "build/spec/cuda-failure-" .. (os.getenv "EMU_ARCH" or "gpu") .. "/"
 os.execute("mkdir -p " .. dir)
 tiny.write(dir .. "model", { quant = "fp8-static" })
 
--- What a script says with these settings; `dir` is the model, `load` loads it.
-local function run(settings, script)
-  local path = dir .. "script.lua"
-  local f = assert(io.open(path, "w"))
-  f:write(([[
-package.cpath, package.path = %q, %q
-local fp8llm, dir = require "fp8llm", %q
-local function say(...) print(...) io.stdout:flush() end
-local function load(o)
-  o = o or {}
-  o.device, o.context, o.kv_tokens = o.device or "cuda", 64, o.kv_tokens or 256
-  return fp8llm.load(dir, o)
-end
-%s]]):format(package.cpath, package.path, dir .. "model", script))
-  f:close()
-  local p = io.popen(("%s timeout -s KILL 60 luajit %s 2>&1; echo status=$?"):format(settings, path))
-  local said = p:read "*a"
-  p:close()
-  local status = said:match "status=(%d+)%s*$"
-  assert(status == "0", "status " .. tostring(status) .. ":\n" .. said)
-  return said
-end
+local function run(settings, script) return emulated.run(settings, dir .. "model", script) end
 
 local function count(text, what) return select(2, text:gsub(what, "")) end
 

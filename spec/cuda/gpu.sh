@@ -29,10 +29,11 @@ part() {
 } >"$report" 2>&1
 cat "$report"
 part "host and GPU compute the same bits" "$build/emu/test_both"
-for test in ops linear attend; do
+for test in memory ops linear attend; do
     part "ops: $test" "$build/spec/c/test_backend_$test" cuda
 done
 part "models against the CPU" luajit spec/support/busted.lua -o TAP spec/cuda/model_spec.lua
+part "bench: its relations" luajit spec/support/busted.lua -o TAP spec/cuda/bench_spec.lua
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
         part "$tool" compute-sanitizer --tool $tool --error-exitcode 9 "$build/spec/c/test_backend_ops" cuda
@@ -40,7 +41,14 @@ if command -v compute-sanitizer >/dev/null; then
 fi
 if [ -d "$model" ]; then
     part "a chat" "$build/fp8llm" generate "$model" --device cuda --prompt "The capital of France is" --max-tokens 16
+    for what in decode prefill throughput ops; do
+        part "bench $what" "$build/fp8llm" bench $what "$model" --device cuda
+    done
 fi
+for what in decode prefill throughput ops; do
+    part "bench $what, the shape of Llama 3 8B in FP8" \
+        "$build/fp8llm" bench $what --shape llama-3-8b --dtype fp8 --device cuda
+done
 rm -f "$build/gpu-part.log"
 echo "report: $report"
 [ $failed = 0 ]

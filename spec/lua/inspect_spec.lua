@@ -57,7 +57,8 @@ describe("inspect on full-length sparse files", function()
       assert.equal(case.linears, #r.linears)
       assert.equal(case.sparsity, r.sparsity)
       if case.kv then assert.equal(case.kv, r.plan.kv_bytes) end
-      assert.equal(r.plan.weight_bytes + r.plan.kv_bytes + r.plan.activation_bytes, r.plan.total_bytes)
+      local p = r.plan
+      assert.equal(p.weight_bytes + p.kv_bytes + p.activation_bytes + p.rope_bytes, p.total_bytes)
       assert.same({"model.embed_tokens", "norms", "lm_head"}, {r.unquantized[1], r.unquantized[2], r.unquantized[3]})
       -- Holes are zeros: a warning, no failure.
       assert.is_true(r.warnings[#r.warnings]:find("scales that are 0", 1, true) ~= nil, r.warnings[#r.warnings])
@@ -94,6 +95,7 @@ describe("inspect of a small checkpoint", function()
       about(info.weight_bytes, r.plan.weight_bytes, 0.1) -- ours has a scale for each row
       about(info.bytes_per_token, r.bytes_per_token, 0.1)
       about(info.scratch_bytes, r.plan.activation_bytes, 0.02) -- pieces are aligned
+      about(info.memory_planned, r.plan.total_bytes, 0.02) -- what loading planned, from the same files
       assert.equal(info.kv_dtype, r.kv_cache.dtype)
       local l = r.linears[1]
       assert.equal("model.layers.0.self_attn.q_proj", l.name)

@@ -44,6 +44,7 @@ typedef struct fl_backend_params {
 typedef struct fl_backend_info {
     char name[64]; /* "CPU avx512, 2 threads"                                            */
     uint64_t mem_free, mem_total;
+    bool own_memory; /* nothing but the models on it needs its memory                        */
 } fl_backend_info;
 
 /* One projection y[T,N] = x[T,K] @ w[N,K]^T, packed by linear_new.  The fields are for

@@ -104,6 +104,11 @@ bool fl_opt_number(lua_State *L, int idx, const char *key, double *out) {
     return true;
 }
 
+void fl_opt_gpu_part(lua_State *L, int idx, double *out) {
+    if (fl_opt_number(L, idx, "gpu_memory_utilization", out) && !(*out > 0 && *out <= 1))
+        luaL_error(L, "option 'gpu_memory_utilization': more than 0, at most 1 expected");
+}
+
 bool fl_opt_int(lua_State *L, int idx, const char *key, int64_t *out) {
     double v;
     if (!fl_opt_number(L, idx, key, &v)) return false;

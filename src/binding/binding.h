@@ -55,6 +55,8 @@ bool fl_opt_bool(lua_State *L, int idx, const char *key, bool *out);
 /* *out lives as long as the table keeps the string. */
 bool fl_opt_string(lua_State *L, int idx, const char *key, const char **out);
 /* Raise on members of the table that are not in `known` (NULL-terminated). */
+/* gpu_memory_utilization, in (0,1] */
+void fl_opt_gpu_part(lua_State *L, int idx, double *out);
 void fl_opt_only(lua_State *L, int idx, const char *const *known);
 
 int64_t fl_check_int(lua_State *L, int idx); /* a whole number, else raises */

@@ -1,4 +1,6 @@
 /* fp8llm.devices(): what fp8llm.load can run on here. */
+#include <stdio.h>
+
 #include "backend/backend.h"
 #include "binding/binding.h"
 
@@ -14,20 +16,34 @@ static void push_device(lua_State *L, const char *device, const fl_backend_info 
     lua_setfield(L, -2, "mem_total");
 }
 
+enum { MAX_DEVICES = 16 };
+
+static int look_at(const fl_backend_ops *ops, int ordinal, fl_backend_info *info) {
+    const fl_backend_params p = {.device = ordinal, .max_rows = 1};
+    fl_backend *be;
+    int rc = ops->open(&be, &p, NULL);
+    if (rc) return rc;
+    ops->info(be, info);
+    ops->close(be);
+    return FL_OK;
+}
+
 /* fp8llm.devices() -> { {device="cpu", name=..., mem_free=bytes, mem_total=bytes}, ... } */
 static int l_devices(lua_State *L) {
-    static const char *const kinds[] = {"cpu", "cuda"};
+    const fl_backend_ops *ops;
+    fl_backend_info info;
     int n = 0;
     lua_newtable(L);
-    for (int i = 0; i < 2; i++) {
-        const fl_backend_ops *ops;
-        const fl_backend_params p = {.max_rows = 1};
-        fl_backend *be;
-        fl_backend_info info;
-        if (fl_backend_find(&ops, kinds[i], NULL) || ops->open(&be, &p, NULL)) continue;
-        ops->info(be, &info);
-        ops->close(be);
-        push_device(L, kinds[i], &info);
+    if (!fl_backend_find(&ops, "cpu", NULL) && !look_at(ops, 0, &info)) {
+        push_device(L, "cpu", &info);
+        lua_rawseti(L, -2, ++n);
+    }
+    if (fl_backend_find(&ops, "cuda", NULL)) return 1;
+    for (int i = 0; i < MAX_DEVICES; i++) {
+        char device[32];
+        if (look_at(ops, i, &info)) continue; /* not there, too old, or without memory left */
+        snprintf(device, sizeof(device), "cuda:%d", i);
+        push_device(L, device, &info);
         lua_rawseti(L, -2, ++n);
     }
     return 1;

@@ -27,7 +27,8 @@ fl_model *fl_check_model(lua_State *L, int idx) {
 static const char *const load_options[] = {
     "device",      "isa",           "threads",  "context",  "kv",
     "kv_tokens",   "max_step_rows", "tp",       "progress", "prefix_cache",
-    "load_format", "config_json",   "time_ops", "graphs",   NULL};
+    "load_format", "config_json",   "time_ops", "graphs",   "gpu_memory_utilization",
+    NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -49,6 +50,7 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_int(L, 2, "context", &o->context);
     fl_opt_int(L, 2, "kv_tokens", &o->kv_tokens);
     fl_opt_int(L, 2, "max_step_rows", &o->max_step_rows);
+    fl_opt_gpu_part(L, 2, &o->gpu_memory_utilization);
     fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
@@ -59,7 +61,7 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     o->no_prefix_cache = !prefix_cache;
     o->no_graphs = !graphs;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
-    if (tp != 1) luaL_error(L, "option 'tp': the cpu device runs with tp = 1");
+    if (tp != 1) luaL_error(L, "option 'tp': a model runs on one device, 1 expected");
     o->threads = (int)threads;
     if (!strcmp(kv, "bf16"))
         o->kv = FL_KV_BF16;
@@ -127,6 +129,8 @@ static int l_info(lua_State *L) {
     fl_set_number(L, "weight_bytes", (double)info.weight_bytes);
     fl_set_number(L, "kv_bytes", (double)info.kv_bytes);
     fl_set_number(L, "scratch_bytes", (double)info.scratch_bytes);
+    fl_set_number(L, "memory_planned", (double)info.memory_planned);
+    fl_set_number(L, "memory_budget", (double)info.memory_budget);
     fl_set_number(L, "bytes_per_token", (double)info.bytes_per_token);
     fl_set_number(L, "context", info.context);
     fl_set_number(L, "kv_tokens", info.kv_tokens);

@@ -2,11 +2,26 @@
 #include "binding/binding.h"
 #include "quant/quantize.h"
 
-static const char *const known[] = {
-    "src",     "dst",           "scheme",          "format",     "observer",
-    "sparse",  "sparse_method", "sparse_format",   "kv",         "compat",
-    "ignore",  "calibrate",     "samples",         "max_length", "device",
-    "threads", "progress",      "max_shard_bytes", NULL};
+static const char *const known[] = {"src",
+                                    "dst",
+                                    "scheme",
+                                    "format",
+                                    "observer",
+                                    "sparse",
+                                    "sparse_method",
+                                    "sparse_format",
+                                    "kv",
+                                    "compat",
+                                    "ignore",
+                                    "calibrate",
+                                    "samples",
+                                    "max_length",
+                                    "device",
+                                    "threads",
+                                    "progress",
+                                    "max_shard_bytes",
+                                    "gpu_memory_utilization",
+                                    NULL};
 
 /* A string or a list of them -> an array that lives in a userdata left on the stack. */
 static void read_ignore(lua_State *L, fl_quantize_options *o) {
@@ -65,6 +80,7 @@ static int l_quantize(lua_State *L) {
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         fl_opt_string(L, 1, words[i].key, words[i].word);
     fl_opt_bool(L, 1, "compat", &o.compat);
+    fl_opt_gpu_part(L, 1, &o.gpu_memory_utilization);
     read_ignore(L, &o);
     fl_opt_int(L, 1, "samples", &o.samples);
     fl_opt_int(L, 1, "max_length", &o.max_length);

@@ -15,7 +15,13 @@
 #include "util/mem.h"
 #include "util/num.h"
 
-enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_ROWS = 256, MAX_STEP_ROWS = 65536 };
+enum {
+    DEFAULT_CONTEXT = 8192,
+    DEFAULT_STEP_ROWS = 256,
+    MAX_STEP_ROWS = 65536,
+    KV_CONTEXTS = 256, /* more sequences of full length than an engine runs by itself */
+};
+static const double DEFAULT_PART = 0.9; /* of a GPU's memory: the rest is for its driver */
 
 static int open_backend(fl_model *m, const fl_model_options *o, int64_t rows, fl_err *err) {
     const char *device = o->device && strcmp(o->device, "auto") ? o->device : "cpu";
@@ -48,37 +54,81 @@ static int64_t range_option(const char *name, int64_t v, int64_t fallback, int64
     return v ? v : fallback;
 }
 
-static int check_memory(const fl_model *m, uint64_t need, fl_err *err) {
-    fl_backend_info info;
-    m->ops->info(m->be, &info);
-    if (!info.mem_free || need <= info.mem_free) return FL_OK;
-    return fl_fail(err, FL_E_NOMEM, "%s: needs %llu MiB, %s has %llu MiB free", m->dir,
-                   (unsigned long long)(need >> 20), info.name,
-                   (unsigned long long)(info.mem_free >> 20));
-}
-
-static int make_kv(fl_model *m, fl_kv_choice choice, int64_t n_pages, fl_err *err) {
+static fl_kv_shape kv_shape(const fl_model *m, fl_kv_choice choice) {
     const fl_config *c = &m->config;
-    int64_t without = 0; /* layers whose KV scales are not in the checkpoint */
     bool fp8 = choice == FL_KV_FP8 || (choice == FL_KV_AUTO && m->plan.kv_fp8);
-    fl_kv_shape shape = {.heads = c->n_kv_heads,
+    return (fl_kv_shape){.heads = c->n_kv_heads,
                          .head_dim = c->head_dim,
                          .page_tokens = FL_KV_PAGE_TOKENS,
                          .dtype = fp8                        ? FL_DTYPE_E4M3
                                   : c->dtype == FL_DTYPE_F16 ? FL_DTYPE_F16
                                                              : FL_DTYPE_BF16};
-    m->kv_page_bytes = m->ops->kv_page_bytes(m->be, &shape);
-    uint64_t layer_bytes, pages = (uint64_t)n_pages + (m->graphs.on ? FL_GRAPH_PAGES : 0);
-    if (!fl_mul_u64(m->kv_page_bytes, pages, &layer_bytes) ||
-        !fl_mul_u64(layer_bytes, (uint64_t)c->n_layers, &m->kv_bytes))
-        return fl_fail(err, FL_E_NOMEM, "kv_tokens: %lld pages are too many", (long long)n_pages);
-    int rc = check_memory(m, m->kv_bytes, err);
+}
+
+/* Pages that belong to nobody, after those of the pool. */
+static int64_t spare_pages(const fl_model *m) {
+    return m->graphs.on ? FL_GRAPH_PAGES : 0;
+}
+
+/* Bytes of n pages of all layers. */
+static int kv_bytes(uint64_t *out, const fl_model *m, int64_t n_pages, fl_err *err) {
+    if (fl_mul_u64(m->kv_page_bytes, (uint64_t)n_pages, out) &&
+        fl_mul_u64(*out, (uint64_t)m->config.n_layers, out))
+        return FL_OK;
+    return fl_fail(err, FL_E_NOMEM, "kv_tokens: %lld pages are too many", (long long)n_pages);
+}
+
+static int plan_memory(fl_model *m, const fl_model_options *o, const fl_scratch_shape *shape,
+                       int64_t n_pages, fl_err *err) {
+    const double part = o->gpu_memory_utilization > 0 ? o->gpu_memory_utilization : DEFAULT_PART;
+    fl_memory_plan *p = &m->memory;
+    fl_backend_info info;
+    int rc = kv_bytes(&p->kv, m, n_pages + spare_pages(m), err);
+    m->ops->info(m->be, &info);
+    p->total = info.mem_total;
+    p->free = info.mem_free;
+    p->budget = fl_memory_budget(&info, part);
+    p->weights = fl_memory_of_weights(m->checkpoint, &m->config, &m->plan);
+    p->activations = fl_scratch_bytes(shape) + (uint64_t)(m->context * m->config.head_dim) * 4;
+    p->kv_tokens = n_pages * FL_KV_PAGE_TOKENS;
+    return rc ? rc : fl_memory_plan_check(p, m->dir, info.name, err);
+}
+
+/* Pages for what is left of the budget now that all else is there; `least` where the device shares
+ * its memory with the machine. */
+static int pages_that_fit(int64_t *out, const fl_model *m, int64_t least, fl_err *err) {
+    const fl_memory_plan *p = &m->memory;
+    fl_backend_info info;
+    uint64_t page;
+    int rc = kv_bytes(&page, m, 1, err);
+    m->ops->info(m->be, &info);
+    *out = least;
+    if (rc || !info.own_memory) return rc;
+    const uint64_t taken = p->free > info.mem_free ? p->free - info.mem_free : 0;
+    const uint64_t left = p->budget > taken ? p->budget - taken : 0;
+    const int64_t most = KV_CONTEXTS * fl_div_up(m->context, FL_KV_PAGE_TOKENS);
+    const int64_t fit = (int64_t)(left / page) - spare_pages(m);
+    *out = fl_min_i64(fl_min_i64(fit, most), INT32_MAX / FL_KV_PAGE_TOKENS);
+    if (fit >= least) return FL_OK;
+    return fl_fail(err, FL_E_NOMEM,
+                   "%s: KV cache of %lld tokens needs %llu bytes, %s has %llu left for it", m->dir,
+                   (long long)(least * FL_KV_PAGE_TOKENS), (unsigned long long)p->kv, info.name,
+                   (unsigned long long)left);
+}
+
+static int make_kv(fl_model *m, const fl_kv_shape *shape, int64_t n_pages, fl_err *err) {
+    const fl_config *c = &m->config;
+    const bool fp8 = shape->dtype == FL_DTYPE_E4M3;
+    const int64_t pages = n_pages + spare_pages(m);
+    const uint64_t layer_bytes = m->kv_page_bytes * (uint64_t)pages;
+    int64_t without = 0; /* layers whose KV scales are not in the checkpoint */
+    int rc = kv_bytes(&m->kv_bytes, m, pages, err);
     if (rc || (rc = fl_kv_pool_init(&m->pool, n_pages, err))) return rc;
     if (!(m->kv = fl_alloc_array((size_t)c->n_layers, sizeof(*m->kv))))
         return fl_fail(err, FL_E_NOMEM, "kv: %lld layers", (long long)c->n_layers);
     if ((rc = m->ops->mem_new(m->be, &m->kv_data, m->kv_bytes, err))) return rc;
     for (int64_t i = 0; i < c->n_layers; i++) {
-        m->kv[i] = (fl_kv_layer){(char *)m->kv_data + (uint64_t)i * layer_bytes, shape, 1, 1};
+        m->kv[i] = (fl_kv_layer){(char *)m->kv_data + (uint64_t)i * layer_bytes, *shape, 1, 1};
         if (!fp8) continue;
         bool found;
         rc = fl_kv_scales_read(&m->kv[i].k_scale, &m->kv[i].v_scale, &found, m->checkpoint, i, err);
@@ -146,6 +196,18 @@ static void name_quantization(fl_model *m) {
              plain ? "" : act[m->plan.act]);
 }
 
+/* Everything of the model but its KV pages, in the order of the plan. */
+static int build_parts(fl_model *m, const fl_model_options *o, const fl_scratch_shape *shape,
+                       fl_err *err) {
+    fl_weights_request want = {m->ops,   m->be,       m->checkpoint,  &m->config,
+                               &m->plan, o->progress, o->progress_ctx};
+    int rc;
+    if ((rc = fl_weights_load(&m->weights, &want, err)) || (rc = make_rope(m, err)) ||
+        (rc = fl_scratch_init(&m->scratch, shape, m->ops, m->be, err)))
+        return rc;
+    return fl_step_reserve_seqs(m, 1, err);
+}
+
 static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
     const fl_config *c = &m->config;
     int rc = FL_OK;
@@ -160,22 +222,21 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
     if (rc) return rc;
     rows = fl_min_i64(rows, m->context);
     if ((rc = open_backend(m, o, fl_max_i64(rows, FL_LOGIT_ROWS), err))) return rc;
-    if ((rc = check_memory(m, fl_checkpoint_bytes(m->checkpoint), err))) return rc;
-    fl_weights_request want = {m->ops,   m->be,       m->checkpoint,  c,
-                               &m->plan, o->progress, o->progress_ctx};
-    if ((rc = fl_weights_load(&m->weights, &want, err))) return rc;
-    if ((rc = make_kv(m, o->kv, fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS), err))) return rc;
     m->prefix_cache = !o->no_prefix_cache;
-    if ((rc = make_rope(m, err))) return rc;
-    fl_scratch_shape shape = {
+    const fl_scratch_shape shape = {
         .config = c,
-        .act_dtype = m->weights.act_dtype,
+        .act_dtype = c->dtype == FL_DTYPE_F16 ? FL_DTYPE_F16 : FL_DTYPE_BF16,
         .max_rows = rows,
         .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
         .head_rows = fl_vocab_rows(m->checkpoint, c, c->tied ? "model.embed_tokens" : "lm_head"),
         .logit_rows = fl_max_i64(FL_LOGIT_ROWS, m->graphs.offered ? fl_graph_most_rows(rows) : 0)};
-    if ((rc = fl_scratch_init(&m->scratch, &shape, m->ops, m->be, err))) return rc;
-    return fl_step_reserve_seqs(m, 1, err);
+    const fl_kv_shape kv = kv_shape(m, o->kv);
+    int64_t pages = fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS);
+    m->kv_page_bytes = m->ops->kv_page_bytes(m->be, &kv);
+    if ((rc = plan_memory(m, o, &shape, pages, err)) || (rc = build_parts(m, o, &shape, err)))
+        return rc;
+    if (!o->kv_tokens && (rc = pages_that_fit(&pages, m, pages, err))) return rc;
+    return make_kv(m, &kv, pages, err);
 }
 
 int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, fl_err *err) {
@@ -246,19 +307,22 @@ const fl_checkpoint *fl_model_checkpoint(const fl_model *m) {
 void fl_model_info_get(const fl_model *m, fl_model_info *out) {
     pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&m->lock;
     pthread_mutex_lock(lock);
-    *out = (fl_model_info){.weight_bytes = m->weights.bytes,
-                           .kv_bytes = m->kv_bytes,
-                           .scratch_bytes = m->scratch.bytes,
-                           .bytes_per_token = m->weights.bytes_per_token,
-                           .context = m->context,
-                           .kv_tokens = m->pool.n_pages * FL_KV_PAGE_TOKENS,
-                           .kv_pages_free = m->pool.n_free,
-                           .prefix_queries = m->pool.queries,
-                           .prefix_hits = m->pool.hits,
-                           .prefix_evictions = m->pool.evictions,
-                           .n_parameters = m->weights.n_parameters,
-                           .kv_dtype = m->kv[0].shape.dtype,
-                           .quantization = m->quantization};
+    *out =
+        (fl_model_info){.weight_bytes = m->weights.bytes,
+                        .kv_bytes = m->kv_bytes,
+                        .scratch_bytes = m->scratch.bytes,
+                        .bytes_per_token = m->weights.bytes_per_token,
+                        .memory_planned = m->memory.weights + m->memory.activations + m->memory.kv,
+                        .memory_budget = m->memory.budget,
+                        .context = m->context,
+                        .kv_tokens = m->pool.n_pages * FL_KV_PAGE_TOKENS,
+                        .kv_pages_free = m->pool.n_free,
+                        .prefix_queries = m->pool.queries,
+                        .prefix_hits = m->pool.hits,
+                        .prefix_evictions = m->pool.evictions,
+                        .n_parameters = m->weights.n_parameters,
+                        .kv_dtype = m->kv[0].shape.dtype,
+                        .quantization = m->quantization};
     pthread_mutex_unlock(lock);
     m->ops->info(m->be, &out->backend);
 }

@@ -18,12 +18,13 @@ typedef enum { FL_KV_AUTO, FL_KV_BF16, FL_KV_FP8 } fl_kv_choice;
 typedef enum { FL_LOAD_FILES, FL_LOAD_DUMMY } fl_load_format;
 
 typedef struct fl_model_options {
-    const char *device;    /* "cpu", "cuda", "cuda:N", "auto" (NULL) = "cpu"              */
-    const char *isa;       /* CPU instruction set, NULL = best                          */
-    int threads;           /* CPU; 0 = physical cores                                   */
-    int64_t context;       /* longest sequence; 0 = min(max_position, 8192)             */
-    int64_t kv_tokens;     /* tokens in the KV pool; 0 = context                        */
-    int64_t max_step_rows; /* rows of one step; 0 = 256                                 */
+    const char *device;            /* "cpu", "cuda", "cuda:N", "auto" (NULL) = "cpu"              */
+    const char *isa;               /* CPU instruction set, NULL = best                          */
+    int threads;                   /* CPU; 0 = physical cores                                   */
+    int64_t context;               /* longest sequence; 0 = min(max_position, 8192)             */
+    int64_t kv_tokens;             /* tokens in the KV pool; 0 = context, on a GPU what fits      */
+    double gpu_memory_utilization; /* part of a GPU's memory the model may take; 0 = 0.9  */
+    int64_t max_step_rows;         /* rows of one step; 0 = 256                                 */
     fl_kv_choice kv;
     fl_load_format load_format; /* DUMMY: random weights (dummy_checkpoint.h), no weight files   */
     const char *config_json;    /* with DUMMY: a config.json's text; dir is then only a name     */
@@ -52,6 +53,8 @@ typedef struct fl_model_info {
     uint64_t kv_bytes;        /* KV pool                                            */
     uint64_t scratch_bytes;   /* activations of one step                            */
     uint64_t bytes_per_token; /* weights read for one decoded token (no KV)         */
+    uint64_t memory_planned;  /* what loading was to take, and                      */
+    uint64_t memory_budget;   /* could take: memory_plan.h                          */
     int64_t context, kv_tokens;
     int64_t kv_pages_free; /* unused, or kept only for later prefixes            */
     uint64_t prefix_queries, prefix_hits, prefix_evictions; /* pages                    */

@@ -7,6 +7,7 @@
 
 #include "model/graphs.h"
 #include "model/kv.h"
+#include "model/memory_plan.h"
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/weights.h"
@@ -30,6 +31,7 @@ struct fl_model {
     const fl_backend_ops *ops;
     fl_backend *be;
     bool times_ops; /* ops and be are those of op_times.h */
+    fl_memory_plan memory;
     fl_weights weights;
     fl_scratch scratch;
     fl_step_buffers step;

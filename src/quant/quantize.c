@@ -97,9 +97,11 @@ static int calibrate(job *j, const char *dir, fl_err *err) {
     fl_model_options options = {.device = j->o->device,
                                 .threads = j->o->threads,
                                 .context = fl_min_i64(context, j->config.max_position),
+                                .gpu_memory_utilization = j->o->gpu_memory_utilization,
                                 .max_step_rows = as_autofp8(j) ? context : 0,
                                 .no_prefix_cache = true,
                                 .kv = FL_KV_BF16};
+    options.kv_tokens = options.context; /* one conversation at a time */
     int rc = fl_model_load(&m, dir, &options, err);
     if (rc) return rc;
     fl_calibration_free(&j->calibration);

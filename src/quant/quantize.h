@@ -26,7 +26,8 @@ typedef struct fl_quantize_options {
     const char *calibrate;       /* JSONL of conversations, see calibrate.h                       */
     int64_t samples, max_length; /* 0: the defaults of calibrate.h                          */
     const char *device;          /* of the calibration run; NULL = "auto"                         */
-    int threads;                 /* 0 = physical cores                                            */
+    double gpu_memory_utilization; /* part of its memory the model may take; 0 = 0.9              */
+    int threads; /* 0 = physical cores                                            */
     void (*progress)(void *ctx, const char *phase, double fraction); /* may be NULL         */
     void *progress_ctx;
 } fl_quantize_options;

@@ -1,14 +1,14 @@
 --- `fp8llm bench decode`: tokens/s of one sequence, and how much of the machine's bandwidth that is.
 local bench_model = require "fp8llm.cmd.bench_model"
 local common = require "fp8llm.cmd.common"
-local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local must = common.must
 
 local M = {
   text = [[
 one token at a time: tokens/s, the bytes of weights read per second, and what part that
-is of the read bandwidth measured in the same run with the same threads and bytes (1 GiB at most)]],
+is of the bandwidth measured in the same run with the same threads and bytes (1 GiB at most; on a
+GPU by copies); multiplications and additions beside their peak]],
   options = common.join({
     {"prompt", "integer", "N", "decode, ops: tokens already there (default 64)"},
     {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
@@ -31,10 +31,8 @@ end
 local kind = {}
 
 function kind.sample(model, opt)
-  -- As many bytes as the model has, that caches help both alike; beyond any cache no more memory than that.
-  local bytes = math.min(math.max(model:info().bytes_per_token, 2 ^ 20), 2 ^ 30)
   local rate = decode_once(model, opt)
-  return {rate = rate, bandwidth = must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes})}
+  return {rate = rate, bandwidth = bench_model.bandwidth(model, opt)}
 end
 
 function kind.summarize(model, samples, opt)
@@ -45,10 +43,15 @@ function kind.summarize(model, samples, opt)
     roof = math.max(roof, one.bandwidth)
   end
   local rate = common.median(rates)
-  return {
+  local prompt, tokens = opt.prompt or 64, opt.tokens or 64
+  local result = {
     tokens_per_second = rate, bytes_per_token = bytes, bytes_per_second = rate * bytes, read_bandwidth = roof,
-    fraction = rate * bytes / roof, runs = rates, prompt_tokens = opt.prompt or 64, decode_tokens = opt.tokens or 64,
+    fraction = rate * bytes / roof, runs = rates, prompt_tokens = prompt, decode_tokens = tokens,
+    flops = rate * bench_model.token_flops(model, prompt + tokens / 2),
   }
+  bench_model.peaks(result, model, opt)
+  result.peak_fraction = result.flops / result.flop_peak
+  return result
 end
 
 function M.run(opt, name) return bench_model.run(name, opt, kind) end
@@ -57,8 +60,9 @@ local function show(r)
   print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
     1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens))
   print(string.format("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9))
-  print(string.format("bandwidth  %.2f GB/s read by as many threads: %.0f %% used", r.read_bandwidth / 1e9,
-    100 * r.fraction))
+  print(string.format("bandwidth  %.2f GB/s %s: %.0f %% used", r.read_bandwidth / 1e9,
+    r.fp8_peak and "by copies on the device" or "read by as many threads", 100 * r.fraction))
+  bench_model.show_peaks(r, r.flops)
 end
 
 function M.show(r)

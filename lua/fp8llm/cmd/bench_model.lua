@@ -1,5 +1,6 @@
 --- What the benchmarks of a model share: which model, and several number formats in one run.
 local common = require "fp8llm.cmd.common"
+local cost_model = require "fp8llm.cost_model"
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local shapes = require "fp8llm.shapes"
@@ -11,6 +12,7 @@ bench_model.options = {
   {"load-format", {"auto", "dummy"}, "NAME", "dummy: random weights, MODEL needs only a config.json (default auto)"},
   {"shape", "string", "NAME", "instead of MODEL a published shape, dummy weights: llama-3-8b, llama-3.2-1b, ..."},
   {"dtype", "string", "LIST", "dummy weights as bf16, f16, fp8, fp8-dynamic, fp8-block, fp8-2of4, in turn"},
+  {"peak-size", "integer", "N", "on a GPU: rows and columns of the product that measures its peak (default 8192)"},
 }
 
 --- Any ids do for a speed; these go all over the vocabulary.
@@ -24,6 +26,47 @@ function bench_model.timed(f)
   local t0 = fp8llm.clock()
   f()
   return fp8llm.clock() - t0
+end
+
+local MIN_BYTES, MAX_BYTES = 2 ^ 20, 2 ^ 30 -- beyond any cache no more memory than that
+
+local function on_gpu(opt) return (opt.device or ""):match "^cuda" ~= nil end
+
+--- Bytes a second that the memory of what the model runs on can give, measured now: by as many threads, and
+-- of as many bytes as the model has, that caches help both alike.
+function bench_model.bandwidth(model, opt)
+  local bytes = math.min(math.max(model:info().bytes_per_token, MIN_BYTES), on_gpu(opt) and MAX_BYTES / 4 or MAX_BYTES)
+  return must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes, device = opt.device})
+end
+
+--- Multiplications and additions a second, measured now, into `result`: flop_peak, of a GPU that of the type of
+-- the model's weights, and fp8_peak and bf16_peak.
+function bench_model.peaks(result, model, opt)
+  if not on_gpu(opt) then
+    result.flop_peak = must(fp8llm.flop_peak {threads = opt.threads})
+    return
+  end
+  for _, dtype in ipairs {"fp8", "bf16"} do
+    result[dtype .. "_peak"] = must(fp8llm.flop_peak {device = opt.device, dtype = dtype, size = opt.peak_size})
+  end
+  result.flop_peak = model:info().quantization == "none" and result.bf16_peak or result.fp8_peak
+end
+
+--- The line about peaks: what share of it `flops` are.
+function bench_model.show_peaks(r, flops)
+  local both = r.fp8_peak and string.format(" (FP8 %.1f, BF16 %.1f)", r.fp8_peak / 1e9, r.bf16_peak / 1e9) or ""
+  print(string.format("products   %.1f GFLOP/s of %.1f multiply-adds measured in this run%s: %.0f %%", flops / 1e9,
+    r.flop_peak / 1e9, both, 100 * flops / r.flop_peak))
+end
+
+--- Multiplications and additions of one more token after `position` others, and of a prompt of n tokens.
+function bench_model.token_flops(model, position)
+  local shape = cost_model.shape(model:config(), 1, 2)
+  return shape.token_flops + shape.head_flops + position * shape.attend_flops
+end
+function bench_model.prompt_flops(model, n)
+  local shape = cost_model.shape(model:config(), 1, 2)
+  return n * shape.token_flops + shape.head_flops + n * (n + 1) / 2 * shape.attend_flops
 end
 
 -- The config.json of dummy weights in one number format, nil: as it is.
@@ -42,6 +85,7 @@ end
 
 local function load(name, opt, dtype)
   opt.prefix_cache = false -- every run computes its whole prompt
+  if on_gpu(opt) then opt.kv_tokens = opt.kv_tokens or opt.context or 8192 end -- room for measuring its memory
   if opt.shape or opt.load_format == "dummy" then
     opt.load_format = "dummy"
     opt.config_json = dummy_config(name, opt, dtype)

@@ -1,14 +1,14 @@
 --- `fp8llm bench ops`: where the time of a step goes, op by op.
 local bench_model = require "fp8llm.cmd.bench_model"
 local common = require "fp8llm.cmd.common"
-local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local must = common.must
 
 local M = {
   text = [[
 where the time goes, op by op, decoding one token at a time and in a prompt of 256: time, the
-bytes an op must read and write, its multiplications and additions, and their rates]],
+bytes an op must read and write, its multiplications and additions, their rates and what part of
+the machine's they are; on a GPU the time of an op includes that of waiting for it]],
   options = common.join({
     {"prompt", "integer", "N", "decode, ops: tokens already there (default 64)"},
     {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
@@ -54,12 +54,17 @@ local function measure(model, opt)
   seq = must(model:sequence())
   local prefill = phase(model, 1, function() must(seq:feed(part(0, 256))) end)
   seq:close()
-  local bytes = math.max(model:info().bytes_per_token, 2 ^ 20)
-  return {
+  local result = {
     decode = decode, prefill = prefill, decode_prompt = prompt, prefill_tokens = 256,
-    read_bandwidth = (must(fp8llm.read_bandwidth {threads = opt.threads, bytes = bytes})),
-    flop_peak = (must(fp8llm.flop_peak {threads = opt.threads})),
+    read_bandwidth = bench_model.bandwidth(model, opt),
   }
+  bench_model.peaks(result, model, opt)
+  for _, p in ipairs {decode, prefill} do
+    for _, t in ipairs(p.ops) do
+      t.fraction, t.peak_fraction = t.bytes_per_second / result.read_bandwidth, t.flops / result.flop_peak
+    end
+  end
+  return result
 end
 
 function M.run(opt, name)
@@ -68,17 +73,18 @@ function M.run(opt, name)
 end
 
 local function show_phase(title, p)
-  print(string.format("%-30s %9s %7s %9s %8s %9s", title, "calls", "%", "us", "GB/s", "GFLOP/s"))
+  print(string.format("%-30s %9s %7s %9s %8s %4s %9s %4s", title, "calls", "%", "us", "GB/s", "%", "GFLOP/s", "%"))
   for _, t in ipairs(p.ops) do
-    print(string.format("%-30s %9.0f %7.1f %9.1f %8.2f %9.1f", t.op, t.calls, 100 * t.part, 1e6 * t.seconds,
-      t.bytes_per_second / 1e9, t.flops / 1e9))
+    print(string.format("%-30s %9.0f %7.1f %9.1f %8.2f %4.0f %9.1f %4.0f", t.op, t.calls, 100 * t.part,
+      1e6 * t.seconds, t.bytes_per_second / 1e9, 100 * t.fraction, t.flops / 1e9, 100 * t.peak_fraction))
   end
   print(string.format("%-30s %9s %7.1f %9.1f", "outside the ops", "", 100 * p.outside, 1e6 * p.seconds * p.outside))
 end
 
 local function show_one(r)
-  print(string.format("machine    reads %.2f GB/s, multiplies and adds %.1f GFLOP/s", r.read_bandwidth / 1e9,
-    r.flop_peak / 1e9))
+  local both = r.fp8_peak and string.format(" (FP8 %.1f, BF16 %.1f)", r.fp8_peak / 1e9, r.bf16_peak / 1e9) or ""
+  print(string.format("machine    moves %.2f GB/s, multiplies and adds %.1f GFLOP/s%s", r.read_bandwidth / 1e9,
+    r.flop_peak / 1e9, both))
   show_phase(string.format("one token after %d: %.2f ms", r.decode_prompt, 1000 * r.decode.seconds), r.decode)
   show_phase(string.format("prompt of %d: %.1f ms", r.prefill_tokens, 1000 * r.prefill.seconds), r.prefill)
 end

@@ -5,7 +5,7 @@ local json = require "fp8llm.json"
 local must = common.must
 
 local M = {
-  text = "prompts of several lengths: tokens/s",
+  text = "prompts of several lengths: tokens/s, and their multiplications and additions beside the peak",
   options = common.join({{"length", "integer", "N", "prefill: only prompts of N tokens"}}, bench_model.options),
 }
 
@@ -25,23 +25,33 @@ function kind.sample(model, opt)
   return rates
 end
 
-function kind.summarize(_, samples)
-  local results = json.array {}
+function kind.summarize(model, samples, opt)
+  local results, r = json.array {}, {}
+  bench_model.peaks(r, model, opt)
+  r.read_bandwidth = bench_model.bandwidth(model, opt)
   for i, length in ipairs(samples[1]) do
     local rates = json.array {}
     for run, sample in ipairs(samples) do rates[run] = sample[i][2] end
-    results[i] = {prompt_tokens = length[1], tokens_per_second = common.median(rates), runs = rates}
+    local rate, n = common.median(rates), length[1]
+    local flops = rate / n * bench_model.prompt_flops(model, n)
+    results[i] = {
+      prompt_tokens = n, tokens_per_second = rate, runs = rates, flops = flops, peak_fraction = flops / r.flop_peak,
+      fraction = rate / n * model:info().bytes_per_token / r.read_bandwidth,
+    }
   end
-  return {prefill = results}
+  r.prefill = results
+  return r
 end
 
 function M.run(opt, name) return bench_model.run(name, opt, kind) end
 
 local function show(r)
   for _, one in ipairs(r.prefill) do
-    print(string.format("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs)", one.prompt_tokens,
-      one.tokens_per_second, 1000 * one.prompt_tokens / one.tokens_per_second, #one.runs))
+    print(string.format("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs): %.0f %% of the peak, %.0f %% of "
+      .. "the bandwidth", one.prompt_tokens, one.tokens_per_second, 1000 * one.prompt_tokens / one.tokens_per_second,
+      #one.runs, 100 * one.peak_fraction, 100 * one.fraction))
   end
+  bench_model.show_peaks(r, r.prefill[#r.prefill].flops)
 end
 
 function M.show(r)

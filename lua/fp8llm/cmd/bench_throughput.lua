@@ -93,34 +93,37 @@ local function measure(model, opt)
   shape.read_bytes = info.bytes_per_token
   local eng = must(model:engine {max_running = n})
   drive(eng, n, {isl = opt.isl, osl = 2}, config.vocab_size) -- cold caches, sleeping threads
-  local one, many, ratio, peak, runs = {}, {}, {}, 0, {}
+  local one, many, ratio, roof, runs = {}, {}, {}, {}, {}
   for i = 1, opt.runs do
     local alone = drive(eng, 1, opt, config.vocab_size)
     runs[i] = drive(eng, n, opt, config.vocab_size)
     runs[i].alone = alone
     one[i], many[i] = opt.osl / alone.seconds, n * opt.osl / runs[i].seconds
     ratio[i] = many[i] / one[i]
-    local now = must(fp8llm.flop_peak {threads = opt.threads})
-    peak = math.max(peak, now)
   end
+  bench_model.peaks(roof, model, opt)
+  roof.read_bandwidth = bench_model.bandwidth(model, opt)
   local last = runs[#runs]
   local prefill = measure_prefill(model, opt)
   local expected = predict(shape, n, opt, last.alone, prefill, info.kv_tokens)
   eng:close()
   local host = {}
   for i, r in ipairs(runs) do host[i] = (r.schedule_s + r.sample_s) / r.step_s end
-  return {
+  local result = {
     requests = n, isl = opt.isl, osl = opt.osl, tokens_per_second = common.median(many),
     one_tokens_per_second = common.median(one), ratio = common.median(ratio), runs = json.array(many),
     processed_tokens_per_second = common.median(many) * (opt.isl + opt.osl - 1) / opt.osl,
-    flops = flops_of(shape, n, opt) / last.seconds, flop_peak = peak,
-    peak_fraction = flops_of(shape, n, opt) / last.seconds / peak, steps = last.steps,
+    flops = flops_of(shape, n, opt) / last.seconds, steps = last.steps,
+    fraction = last.steps * info.bytes_per_token / last.seconds / roof.read_bandwidth,
+    peak_fraction = flops_of(shape, n, opt) / last.seconds / roof.flop_peak,
     step_s = last.step_s / last.steps, schedule_fraction = last.schedule_s / last.step_s,
     sample_fraction = last.sample_s / last.step_s, host_fraction = common.median(host),
     first_token_s = percentile(last.first, 0.5), first_token_p99_s = percentile(last.first, 0.99),
     inter_token_s = percentile(last.gap, 0.5), finish_ratio = percentile(last.total, 1) / percentile(last.total, 0.5),
     calculated_tokens_per_second = expected.output_tokens_per_second,
   }
+  for k, v in pairs(roof) do result[k] = v end
+  return result
 end
 
 function M.run(opt, name)
@@ -135,8 +138,8 @@ local function show_one(r)
   line("requests   %d of %d in, %d out: %.1f output tokens/s (%.1f with the prompts'; %d runs)", r.requests, r.isl,
     r.osl, r.tokens_per_second, r.processed_tokens_per_second, #r.runs)
   line("one        %.1f output tokens/s: together %.2f times that", r.one_tokens_per_second, r.ratio)
-  line("products   %.1f GFLOP/s of %.1f multiply-adds measured in this run: %.0f %%", r.flops / 1e9, r.flop_peak / 1e9,
-    100 * r.peak_fraction)
+  bench_model.show_peaks(r, r.flops)
+  line("bandwidth  %.2f GB/s measured in this run: %.0f %% used by weights", r.read_bandwidth / 1e9, 100 * r.fraction)
   line("step       %.2f ms, of it scheduling and events %.2f %%, sampling %.2f %%", 1000 * r.step_s,
     100 * r.schedule_fraction, 100 * r.sample_fraction)
   line("first      token after %.0f ms, 99 %% within %.0f ms; then one every %.1f ms", 1000 * r.first_token_s,

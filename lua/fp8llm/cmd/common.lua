@@ -33,7 +33,8 @@ function common.write(text)
 end
 
 common.model_options = {
-  {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
+  {"device", "string", "NAME", "where to run: auto, cpu, cuda, cuda:N (default auto: the CPU)"},
+  {"gpu-memory-utilization", "number", "PART", "of a GPU's memory for model and KV cache (default 0.9)"},
   {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   {"context", "integer", "N", "longest sequence in tokens (default: the model's, at most 8192)"},
   {"kv", {"auto", "bf16", "fp8"}, "TYPE", "numbers of the KV cache: auto, bf16, fp8 (default auto)"},
@@ -70,13 +71,22 @@ end
 
 function common.find(name) return must(hub.find(name)) end
 
+--- --gpu-memory-utilization, checked.
+function common.gpu_part(opt)
+  local part = opt.gpu_memory_utilization
+  if part and not (part > 0 and part <= 1) then
+    common.usage "--gpu-memory-utilization: more than 0, at most 1 expected"
+  end
+  return part
+end
+
 --- Load the model a command names, with its options, behind a progress bar.
 function common.load(name, opt)
   local bar = progress()
   local dir = opt.config_json and name or common.find(name)
   local model, message = fp8llm.load(dir, {
     device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, kv_tokens = opt.kv_tokens,
-    prefix_cache = opt.prefix_cache, time_ops = opt.time_ops,
+    gpu_memory_utilization = common.gpu_part(opt), prefix_cache = opt.prefix_cache, time_ops = opt.time_ops,
     load_format = opt.load_format, config_json = opt.config_json,
     progress = function(part) bar("loading", part) end,
   })

@@ -29,7 +29,8 @@ Input scales, KV scales and Wanda pruning are measured on the conversations of F
     {"ignore", "list", "PATTERN", "leave a linear alone: its name, or re:EXPRESSION; may be repeated"},
     {"compat", "flag", "", "weights in the arithmetic of the format's own tool, bit for bit"},
     {"max-shard-size", "string", "SIZE", "bytes of one weight file, as 500MB, 5GB (default 5GB)"},
-    {"device", "string", "NAME", "where to run: auto, cpu (default auto)"},
+    {"device", "string", "NAME", "where to calibrate: auto, cpu, cuda, cuda:N (default auto: the CPU)"},
+    {"gpu-memory-utilization", "number", "PART", "of a GPU's memory for model and KV cache (default 0.9)"},
     {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   },
 }
@@ -57,6 +58,7 @@ function M.run(opt, words)
   local request = {src = common.find(src), dst = dst, progress = bar}
   request.max_shard_bytes = bytes_of(opt.max_shard_size)
   for _, name in ipairs(passed) do request[name] = opt[name] end
+  request.gpu_memory_utilization = common.gpu_part(opt)
   local report, message = fp8llm.quantize(request)
   bar()
   must(report, message)

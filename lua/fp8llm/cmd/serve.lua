@@ -27,7 +27,8 @@ chose NAME, see step in meta.lua.]],
     {"allow-origin", "string", "ORIGIN", "web pages of which site may ask, * of all (default: none)"},
     {"policy", "list", "NAME=MODULE", "a sampling policy in Lua that clients may choose by name"},
     {"policy-timeout-ms", "integer", "MS", "silence of a policy that ends its request (default 30000)"},
-    {"kv-tokens", "integer", "N", "tokens of all sequences together (default: four times --context)"},
+    {"kv-tokens", "integer", "N",
+      "tokens of all sequences together (default: four times --context; on a GPU what its memory holds)"},
     {"max-running", "integer", "N", "completions computed at a time (default 256)"},
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
     {"timeout", "integer", "S", "seconds for a request (default 3600)"},
@@ -100,7 +101,8 @@ local function engine_command(model, socket, opt)
   for _, name in ipairs(model.names) do add("served-model-name", name) end
   for _, policy in ipairs(opt.policy or {}) do add("policy", policy) end
   for _, name in ipairs {
-    "device", "threads", "context", "kv", "kv-tokens", "max-running", "max-queued", "policy-timeout-ms", "drain",
+    "device", "gpu-memory-utilization", "threads", "context", "kv", "kv-tokens",
+    "max-running", "max-queued", "policy-timeout-ms", "drain",
   } do add(name, opt[name:gsub("-", "_")]) end
   return command
 end
