@@ -76,6 +76,40 @@ static void test_linear(const linear_case *c) {
     free(out.data);
 }
 
+/* The output as columns of a wider buffer, as one of several linears of one input: the same bits,
+ * and nothing beside them. */
+static void test_columns(const linear_case *c) {
+    enum { BEFORE = 16, AFTER = 32 };
+    const int64_t bytes = fl_dtype_bytes(c->out), wide = BEFORE + c->n + AFTER;
+    fl_backend *be = ref_open(ops, isa, 2, c->t);
+    linear_data d = make_linear(c);
+    fl_linear *lin = NULL;
+    fl_tensor out = ref_tensor(c->out, c->t, c->n), all = ref_tensor(c->out, c->t, wide);
+    const size_t total = (size_t)(c->t * wide * bytes);
+    uint8_t *want = ref_alloc(total);
+    memset(want, 0x3c, total);
+    memcpy(all.data, want, total);
+    fl_tensor columns = all;
+    columns.data = (uint8_t *)all.data + BEFORE * bytes;
+    columns.dim[1] = c->n;
+    int rc = ops->linear_new(be, &lin, &d.spec, NULL);
+    if (!rc) rc = ops->quant(be, &d.x, lin, NULL);
+    if (!rc) rc = ops->linear(be, &out, &d.x, lin, NULL);
+    if (!rc) rc = ops->linear(be, &columns, &d.x, lin, NULL);
+    for (int64_t t = 0; t < c->t; t++)
+        memcpy(want + (t * wide + BEFORE) * bytes, (uint8_t *)out.data + t * c->n * bytes,
+               (size_t)(c->n * bytes));
+    check(!rc && !memcmp(all.data, want, total),
+          "%s: %lld rows of %s act %d block %lld into columns of a wider buffer", isa,
+          (long long)c->t, fl_dtype_name(c->w), (int)c->act, (long long)c->w_block);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    free(out.data);
+    free(all.data);
+    free(want);
+}
+
 /* Rows computed in steps of all sizes, against `all`, which one step gave (or now gives). */
 static int64_t differing_rows(const linear_case *c, int threads, uint8_t *all, bool fill) {
     static const int64_t steps[] = {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25, 37, 300};
@@ -311,6 +345,13 @@ int main(int argc, char **argv) {
         {37, 111, 264, BF16, FL_ACT_NONE, BF16, F32, false, 1, 0, true},
         {37, 111, 264, BF16, FL_ACT_NONE, F16, F32, false, 1, 0, true},
     };
+    static const linear_case column_cases[] = {
+        {3, 64, 96, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
+        {20, 64, 96, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
+        {20, 64, 96, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1},
+        {20, 64, 96, BF16, FL_ACT_NONE, BF16, BF16, false, .parts = 1},
+        {20, 64, 128, E4M3, FL_ACT_GROUP, BF16, BF16, false, 1, 128, false},
+    };
     static const struct {
         linear_case c;
         double ratio;
@@ -327,6 +368,8 @@ int main(int argc, char **argv) {
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
             test_linear(&linear_cases[c]);
+        for (size_t c = 0; c < sizeof(column_cases) / sizeof(column_cases[0]); c++)
+            test_columns(&column_cases[c]);
         test_combinations();
         for (size_t c = 0; c < N_SAME; c++) test_linear_invariance(&same_cases[c], &known[c]);
         for (size_t c = 0; c < sizeof(sparse_cases) / sizeof(sparse_cases[0]); c++) {
