@@ -23,11 +23,13 @@ $(EMU)/libnccl.so.2: $(EMU)/nccl.o $(EMU)/libcudart.so.13
 
 # Its own tests.  They are linked as the product is, with the real import libraries, and run
 # with the emulated ones in LD_LIBRARY_PATH.
-EMU_TESTS := $(EMU)/test_stops $(EMU)/test_e4m3 $(EMU)/test_both $(EMU)/test_bugs
+EMU_TESTS := $(EMU)/test_stops $(EMU)/test_e4m3 $(EMU)/test_both $(EMU)/test_bugs $(EMU)/test_nccl
 $(EMU)/test_e4m3: spec/emu/test/test_e4m3.cc $(EMU)/num.o
 	$(CXX) -O2 $(EMU_INC) -o $@ $^ -lm
 $(EMU)/test_stops: spec/emu/test/test_stops.c $(EMU)/libcudart.so.13
 	$(CC) $(EMU_FLAGS) -Ispec -Ispec/emu -o $@ $^
+$(EMU)/test_nccl: spec/emu/test/test_nccl.c $(EMU_LIBS)
+	$(CC) $(EMU_FLAGS) -Ispec -o $@ $< $(EMU)/libnccl.so.2 $(EMU)/libcudart.so.13
 EMU_GEN    = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=compute_$(a))
 $(EMU)/test_%.o: spec/emu/test/test_%.cu $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "num.h"
 #include "rt.h"
@@ -33,12 +34,18 @@ typedef struct collective {
 struct ncclComm {
     clique *q;
     int rank, dev;
+    pthread_t owner;         /* who made it */
     bool served;             /* another rank has done the work */
     const collective *front; /* heads its stream */
 };
 
 static clique *cliques;
 static uint64_t next_id = 1;
+static _Thread_local int group; /* depth of ncclGroupStart */
+
+/* In a group nothing waits before its end; here nothing but the making of communicators does. */
+static _Thread_local struct ncclComm *waiting[EMU_MAX_DEVICES];
+static _Thread_local int n_waiting;
 
 ncclResult_t ncclGetVersion(int *v) {
     return *v = NCCL_VERSION_CODE, ncclSuccess;
@@ -69,6 +76,34 @@ static clique *join(ncclUniqueId id, int n) {
     return cliques = q;
 }
 
+/* Until all ranks of q have come; lock held. */
+static ncclResult_t wait_for_all(const clique *q) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += emu_get()->hang_seconds;
+    while (q->joined < q->n)
+        if (pthread_cond_timedwait(&emu_rt_cond, &emu_rt_lock, &until)) {
+            emu_report("nccl: %d of %d ranks came", q->joined, q->n);
+            return ncclSystemError;
+        }
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupStart(void) {
+    group++;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void) {
+    ncclResult_t r = ncclSuccess;
+    if (!group || --group) return group ? ncclSuccess : ncclInvalidUsage;
+    pthread_mutex_lock(&emu_rt_lock);
+    for (int i = 0; i < n_waiting && !r; i++) r = wait_for_all(waiting[i]->q);
+    pthread_mutex_unlock(&emu_rt_lock);
+    n_waiting = 0;
+    return r;
+}
+
 ncclResult_t ncclCommInitRank(ncclComm_t *out, int n, ncclUniqueId id, int rank) {
     if (n < 1 || n > EMU_MAX_DEVICES || rank < 0 || rank >= n) return ncclInvalidArgument;
     pthread_mutex_lock(&emu_rt_lock);
@@ -81,13 +116,18 @@ ncclResult_t ncclCommInitRank(ncclComm_t *out, int n, ncclUniqueId id, int rank)
     c->q = q;
     c->rank = rank;
     c->dev = emu_device();
+    c->owner = pthread_self();
     q->rank[rank] = c;
     q->joined++;
     pthread_cond_broadcast(&emu_rt_cond);
-    while (q->joined < n) pthread_cond_wait(&emu_rt_cond, &emu_rt_lock);
+    ncclResult_t r = ncclSuccess;
+    if (group)
+        waiting[n_waiting++] = c;
+    else
+        r = wait_for_all(q);
     pthread_mutex_unlock(&emu_rt_lock);
     *out = c;
-    return ncclSuccess;
+    return r;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
     return (void)c, ncclSuccess;
@@ -167,6 +207,11 @@ static bool agree(const collective *x, const collective *y) {
     return false;
 }
 
+static int fail_all(const clique *q) {
+    for (int r = 0; r < q->n; r++) emu_sticky[q->rank[r]->dev] = cudaErrorLaunchFailure;
+    return cudaErrorLaunchFailure;
+}
+
 static int run(emu_task *t, emu_stream *s) { /* the first rank to run works for all */
     const collective *x = t->data;
     clique *q = x->c->q;
@@ -182,7 +227,7 @@ static int run(emu_task *t, emu_stream *s) { /* the first rank to run works for 
     for (int r = 0; r < q->n; r++) {
         const collective *y = q->rank[r]->front;
         size_t room = x->kind == ALL_GATHER ? n * (size_t)q->n : n;
-        if (!agree(x, y)) return cudaErrorLaunchFailure;
+        if (!agree(x, y)) return fail_all(q);
         in[r] = emu_mem_check((uintptr_t)y->send, n, q->rank[r]->dev, EMU_READ_INIT, "nccl send");
         out[r] = emu_mem_check((uintptr_t)y->recv, room, q->rank[r]->dev, EMU_WRITE, "nccl recv");
         if (!in[r] || !out[r]) return cudaErrorIllegalAddress;
@@ -196,8 +241,21 @@ static int run(emu_task *t, emu_stream *s) { /* the first rank to run works for 
     return 0;
 }
 
+/* The real one may wait inside a call for the others, who are never called. */
+static bool alone(const struct ncclComm *c) {
+    for (int r = 0; r < c->q->n && !group; r++) {
+        const struct ncclComm *other = c->q->rank[r];
+        if (other == c || !pthread_equal(other->owner, c->owner)) continue;
+        emu_report("nccl: ranks %d and %d are one thread's: their calls need a group", c->rank,
+                   other->rank);
+        return false;
+    }
+    return true;
+}
+
 static ncclResult_t enqueue(const collective *x, cudaStream_t stream) {
     emu_stream *s = emu_stream_of(stream);
+    if (!alone(x->c)) return ncclInvalidUsage;
     if (!s || s->dev != x->c->dev) {
         emu_report("nccl: stream of another device than communicator's %d", x->c->dev);
         return ncclInvalidUsage;

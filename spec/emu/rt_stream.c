@@ -8,8 +8,6 @@
 #include "rt.h"
 #include "settings.h"
 
-enum { HANG_SECONDS = 10 };
-
 typedef struct emu_event {
     emu_stream *s; /* recorded in; NULL: never */
     uint64_t seq;
@@ -117,7 +115,7 @@ cudaError_t emu_enqueue(cudaStream_t handle, const emu_task *t, const void *data
 
 bool emu_step(emu_stream *s) {
     emu_task *t = s->head;
-    if (!t || (t->ready && !t->ready(t, s))) return false;
+    if (!t || (!emu_sticky[s->dev] && t->ready && !t->ready(t, s))) return false;
     int e = emu_sticky[s->dev] ? 0 : t->run(t, s);
     if (e) {
         emu_sticky[s->dev] = (cudaError_t)e;
@@ -161,7 +159,7 @@ cudaError_t emu_drain(emu_stream *want, uint64_t seq) {
         }
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
-        t.tv_sec += HANG_SECONDS;
+        t.tv_sec += emu_get()->hang_seconds;
         if (pthread_cond_timedwait(&emu_rt_cond, &emu_rt_lock, &t)) {
             report_hang();
             emu_sticky[want->dev] = cudaErrorLaunchTimeout;

@@ -22,6 +22,7 @@ static void read_environment(void) {
         .seed = number("EMU_SEED", 1),
         .memory = number("EMU_MEMORY_MB", 8192) << 20,
         .fail_at = (int64_t)number("EMU_FAIL_AT", 0),
+        .hang_seconds = (int)number("EMU_HANG", 10),
         .fail_launch = number("EMU_FAIL_LAUNCH", 0),
         .race = !check || strstr(check, "race"),
         .init = !check || strstr(check, "init"),

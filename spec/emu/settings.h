@@ -6,12 +6,13 @@
 #include <stdint.h>
 
 typedef struct emu_settings {
-    int arch;        /* EMU_ARCH: 80, 89, 90, 100, 120: which PTX, and what the devices claim  */
-    int devices;     /* EMU_DEVICES                                                            */
-    int driver;      /* EMU_DRIVER: the cudaError_t that every device call returns, 0 = works  */
-    uint64_t seed;   /* EMU_SEED: orders of blocks, warps, streams and graph nodes           */
-    uint64_t memory; /* EMU_MEMORY_MB: of one device, in bytes here                          */
-    int64_t fail_at; /* EMU_FAIL_AT: the n-th allocation of memory or streams fails          */
+    int arch;         /* EMU_ARCH: 80, 89, 90, 100, 120: which PTX, and what the devices claim  */
+    int devices;      /* EMU_DEVICES                                                            */
+    int driver;       /* EMU_DRIVER: the cudaError_t that every device call returns, 0 = works  */
+    uint64_t seed;    /* EMU_SEED: orders of blocks, warps, streams and graph nodes           */
+    uint64_t memory;  /* EMU_MEMORY_MB: of one device, in bytes here                          */
+    int64_t fail_at;  /* EMU_FAIL_AT: the n-th allocation of memory or streams fails          */
+    int hang_seconds; /* EMU_HANG: how long a wait may last in which nothing can run        */
     uint64_t fail_launch;   /* EMU_FAIL_LAUNCH: the n-th kernel that runs fails, and its device */
     bool race, init, grace; /* EMU_CHECK: a comma-separated list of these                    */
     bool trunc13;           /* EMU_MMA=13bit: sums of mma keep 13 fraction bits              */
