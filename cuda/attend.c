@@ -5,7 +5,9 @@
 enum {
     SPLIT_TOKENS = 256, /* at least: fewer positions are not worth a merge                 */
     MAX_SPLITS = 64,
-    APART_BLOCKS = 1024, /* with so many blocks the device is full without splits of its own  */
+    SPLIT_STEP = 64,    /* splits are whole tiles of attend_tiles.cu                       */
+    BLOCK_QUERIES = 16, /* of attend_tiles.cu, at least                                    */
+    FULL = 4,           /* so many blocks a processor fill the device                      */
 };
 
 static cuda_kv kv_args(const fl_kv_layer *kv) {
@@ -56,14 +58,16 @@ int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, con
  * the step it is in. */
 static void choose_splits(cuda_attend_args *a) {
     int64_t longest = a->max_pages * a->kv.page_tokens;
-    a->split_tokens = (int)fl_max_i64(SPLIT_TOKENS, fl_div_up(longest, MAX_SPLITS));
+    a->split_tokens = (int)fl_max_i64(
+        SPLIT_TOKENS, (int64_t)fl_round_up((uint64_t)fl_div_up(longest, MAX_SPLITS), SPLIT_STEP));
     a->splits = (int)fl_div_up(longest, a->split_tokens);
 }
 
-/* Splits run apart while rows alone do not fill the device and the parts fit. */
-static bool splits_apart(const cuda_attend_args *a) {
+/* Splits run apart while sequences alone do not fill the device and the parts fit. */
+static bool splits_apart(const fl_backend *be, const cuda_attend_args *a) {
     int64_t row = (int64_t)a->n_heads * a->splits * (a->kv.head_dim + 2);
-    return a->splits > 1 && a->kv.heads * a->t < APART_BLOCKS &&
+    int64_t blocks = a->t * a->n_heads / BLOCK_QUERIES + a->n_seqs * a->kv.heads;
+    return a->splits > 1 && blocks < (int64_t)FULL * be->processors &&
            row * a->t * (int64_t)sizeof(float) <= CUDA_PARTS_BYTES;
 }
 
@@ -72,6 +76,9 @@ int cuda_attend(fl_backend *be, fl_act *result, const fl_tensor *q, const fl_kv_
     const fl_tensor *out = &result->x;
     int rc = cuda_enter(be, "attend", b->n_rows, err);
     if (rc || (rc = fl_check_attend(out, q, kv, b, err))) return rc;
+    if (q->stride % 2 || (uintptr_t)q->data % 4) /* head_dim is even as well */
+        return fl_fail(err, FL_E_ARG, "attend: rows of q are %lld elements apart, not a times 2",
+                       (long long)q->stride);
     cuda_attend_args a = {.q = q->data,
                           .out = out->data,
                           .ldq = q->stride,
@@ -88,7 +95,7 @@ int cuda_attend(fl_backend *be, fl_act *result, const fl_tensor *q, const fl_kv_
                           .kv = kv_args(kv)};
     a.parts = be->parts;
     choose_splits(&a);
-    a.apart = splits_apart(&a);
+    a.apart = splits_apart(be, &a);
     if ((rc = cuda_quant_for(&a.quant, "attend", result, next, err)) ||
         (rc = cuda_check(be, fl_cuda_attend(&a, be->stream), "attend", err)))
         return rc;

@@ -81,6 +81,16 @@ __device__ __forceinline__ float2 pair_f32(uint32_t two, e4m3) {
     return __half22float2(__half2(h));
 }
 
+template <typename T> __device__ __forceinline__ uint32_t pack_pair(float low, float high);
+template <> __device__ __forceinline__ uint32_t pack_pair<bf16>(float low, float high) {
+    __nv_bfloat162_raw two = __floats2bfloat162_rn(low, high);
+    return (uint32_t)two.y << 16 | two.x;
+}
+template <> __device__ __forceinline__ uint32_t pack_pair<f16>(float low, float high) {
+    __half2_raw two = __floats2half2_rn(low, high);
+    return (uint32_t)two.y << 16 | two.x;
+}
+
 /* The 16 / sizeof(T) elements of v. */
 template <typename T> __device__ __forceinline__ void unpack(float *f, uint4 v) {
     constexpr int BITS = 16 * (int)sizeof(T), PAIRS = 128 / BITS;

@@ -141,6 +141,7 @@ typedef struct cuda_attend_args {
     cuda_quant quant; /* of out, by the merge                                               */
 } cuda_attend_args;
 cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s);
+cudaError_t fl_cuda_attend_merge(const cuda_attend_args *a, cudaStream_t s); /* of splits apart */
 
 #ifdef __cplusplus
 }

@@ -37,12 +37,12 @@ __device__ __forceinline__ void multiply(sums &s, const uint8_t *x, const uint8_
 #pragma unroll
         for (int i = 0; i < 2; i++) { /* rows 0-7 and 8-15, first 16 columns, then the next */
             int r = row + i * 16 + (lane & 15);
-            ptx_ldmatrix_x4(a[i], x + place(r, half * 2 + (lane >> 4)));
+            ptx_ldmatrix_x4(a[i], ptx_shared(x + place(r, half * 2 + (lane >> 4))));
         }
 #pragma unroll
         for (int j = 0; j < 2; j++) { /* 8 results of w: both halves of K, then 8 more */
             int r = column + j * 16 + (lane & 7) + (lane >> 4) * 8;
-            ptx_ldmatrix_x4(b[j], w + place(r, half * 2 + (lane >> 3 & 1)));
+            ptx_ldmatrix_x4(b[j], ptx_shared(w + place(r, half * 2 + (lane >> 3 & 1))));
         }
 #pragma unroll
         for (int i = 0; i < 2; i++)

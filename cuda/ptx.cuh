@@ -48,12 +48,34 @@ template <int N> __device__ __forceinline__ void ptx_cp_async_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* Four 8x8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8. */
-__device__ __forceinline__ void ptx_ldmatrix_x4(uint32_t r[4], const void *row) {
+/* Four 8x8 matrices of 16-bit elements in shared memory; lane l names row l % 8 of matrix l / 8. */
+__device__ __forceinline__ void ptx_ldmatrix_x4(uint32_t r[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(ptx_shared(row))
+                 : "r"(row)
                  : "memory");
+}
+
+/* The same, each matrix turned: register i of lane 4g + t holds rows 2t and 2t + 1 of column g. */
+__device__ __forceinline__ void ptx_ldmatrix_x4_trans(uint32_t r[4], uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
+}
+
+/* d += a [16,16] x b [16,8] of F16, or of BF16; sums in f32. */
+__device__ __forceinline__ void ptx_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void ptx_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 /* d += a [16,32] x b [32,8] of E4M3, sums in f32. */

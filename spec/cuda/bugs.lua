@@ -79,8 +79,13 @@ local function link_test(test, path, instead)
 end
 
 -- The kernels that a test looks at: what is compiled again when a header has changed.
-local kernels = {ops = "rows select", linear = "linear_rows linear_tiles", attend = "attend rope_store", memory = "",
-  record = "rows select linear_rows linear_tiles attend rope_store"}
+local kernels = {
+  ops = "rows select",
+  linear = "linear_rows linear_tiles",
+  attend = "attend attend_tiles rope_store",
+  memory = "",
+  record = "rows select linear_rows linear_tiles attend attend_tiles rope_store",
+}
 
 assert(run("rm -rf %s; mkdir -p %s/cuda; cp cuda/*.* %s/cuda", build, build, build))
 

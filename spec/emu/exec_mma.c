@@ -76,9 +76,10 @@ static void multiply(const tile *t, int k, float c[16][8]) {
     }
 }
 
-/* Products and c aligned to the largest exponent with 13 fraction bits kept, as measured on
- * Hopper's FP8 tensor cores (DeepSeek-V3 technical report, 3.3.2). */
-static float truncated(const tile *t, int k, int i, int j, float c) {
+/* Products and c aligned to the largest exponent, and some fraction bits kept: 13 as measured on
+ * Hopper's FP8 tensor cores (DeepSeek-V3 technical report, 3.3.2); 23 of F16 and BF16, as on
+ * Volta, the fewest of any (Fasi, Higham, Mikaitis, Pranesh 2021). */
+static float truncated(const tile *t, int k, int i, int j, float c, int bits) {
     int e, top = -1000;
     double p[65];
     for (int x = 0; x <= k; x++) {
@@ -88,7 +89,7 @@ static float truncated(const tile *t, int k, int i, int j, float c) {
         if (p[x] != 0 && e > top) top = e;
     }
     if (top == -1000) return 0.0f;
-    double unit = ldexp(1, top - 14), sum = 0;
+    double unit = ldexp(1, top - 1 - bits), sum = 0;
     for (int x = 0; x <= k; x++) sum += trunc(p[x] / unit);
     return (float)(sum * unit);
 }
@@ -117,8 +118,9 @@ emu_outcome emu_mma(emu_ctx *x) {
         for (int l = 0; l < 32; l++) c[(l >> 2) + (r >> 1) * 8][(l & 3) * 2 + (r & 1)] = v[l];
     }
     if (emu_get()->trunc13) {
+        int bits = in->type == T_E4M3 ? 13 : 23;
         for (int i = 0; i < 16; i++)
-            for (int j = 0; j < 8; j++) c[i][j] = truncated(&t, in->k, i, j, c[i][j]);
+            for (int j = 0; j < 8; j++) c[i][j] = truncated(&t, in->k, i, j, c[i][j], bits);
     } else
         multiply(&t, in->k, c);
     for (int r = 0; r < 4; r++) {

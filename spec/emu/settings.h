@@ -15,7 +15,7 @@ typedef struct emu_settings {
     int hang_seconds; /* EMU_HANG: how long a wait may last in which nothing can run        */
     uint64_t fail_launch;   /* EMU_FAIL_LAUNCH: the n-th kernel that runs fails, and its device */
     bool race, init, grace; /* EMU_CHECK: a comma-separated list of these                    */
-    bool trunc13;           /* EMU_MMA=13bit: sums of mma keep 13 fraction bits              */
+    bool trunc13;           /* EMU_MMA=13bit: mma truncates its sums                          */
     bool leaks, quiet;      /* EMU_LEAKS, EMU_QUIET                                          */
     const char *cover, *stats; /* EMU_COVER, EMU_STATS: files that counts are appended to    */
 } emu_settings;

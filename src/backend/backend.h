@@ -111,7 +111,7 @@ typedef struct fl_norm {
 typedef struct fl_kv_shape {
     int64_t heads, head_dim; /* G, E                                                     */
     int64_t page_tokens;     /* P, a multiple of 16                                      */
-    fl_dtype dtype;          /* BF16, F16 or E4M3                                        */
+    fl_dtype dtype;          /* the act dtype, or E4M3                                   */
 } fl_kv_shape;
 
 typedef struct fl_kv_layer { /* one layer of the paged cache; page i starts at i*kv_page_bytes */

@@ -101,11 +101,11 @@ int fl_check_gather(const fl_tensor *out, const fl_tensor *x, const fl_tensor *r
     return FL_OK;
 }
 
-static int check_cache(const char *op, const fl_kv_layer *kv, fl_err *err) {
+static int check_cache(const char *op, const fl_kv_layer *kv, fl_dtype act, fl_err *err) {
     const fl_kv_shape *s = &kv->shape;
-    if (s->dtype != FL_DTYPE_BF16 && s->dtype != FL_DTYPE_F16 && s->dtype != FL_DTYPE_E4M3)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: KV cache of type %s", op,
-                       fl_dtype_name(s->dtype));
+    if (s->dtype != act && s->dtype != FL_DTYPE_E4M3)
+        return fl_fail(err, FL_E_UNSUPPORTED, "%s: KV cache of type %s beside %s", op,
+                       fl_dtype_name(s->dtype), fl_dtype_name(act));
     if (s->heads < 1 || s->page_tokens < FL_KV_PAGE_MULTIPLE ||
         s->page_tokens % FL_KV_PAGE_MULTIPLE)
         return fl_fail(err, FL_E_ARG, "%s: %lld kv heads, pages of %lld tokens (not times %d)", op,
@@ -117,7 +117,7 @@ static int check_cache(const char *op, const fl_kv_layer *kv, fl_err *err) {
 }
 
 int fl_check_rope(const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b, fl_err *err) {
-    int rc = check_cache("rope_store", kv, err);
+    int rc = check_cache("rope_store", kv, r->q.dtype, err);
     if (rc) return rc;
     const fl_tensor *each[] = {&r->q, &r->k, &r->v};
     for (int i = 0; i < 3; i++) {
@@ -135,7 +135,7 @@ int fl_check_rope(const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b, fl
 
 int fl_check_attend(const fl_tensor *out, const fl_tensor *q, const fl_kv_layer *kv,
                     const fl_batch *b, fl_err *err) {
-    int rc = check_cache("attend", kv, err);
+    int rc = check_cache("attend", kv, q->dtype, err);
     if (rc) return rc;
     if (q->dim[0] < b->n_rows || out->dim[0] < b->n_rows || q->dim[2] != kv->shape.head_dim ||
         out->dim[1] != q->dim[1] * q->dim[2] || q->dim[1] % kv->shape.heads ||
