@@ -29,9 +29,11 @@ $(BUILD)/cuda.flags: FORCE
 # The same objects that a GPU runs, on the emulated one; all architectures beside each other.
 CUDA_OP_TESTS := memory ops linear attend record
 CUDA_SPECS    := model quantize
+CUDA_SEEDS    := 1 2 3
 CUDA_ONCE     := failure memory bench
 CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(patsubst %,$(BUILD)/emu/log/$(a)-%,$(CUDA_OP_TESTS) $(CUDA_SPECS))) \
-    $(CUDA_ONCE:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-%)
+    $(CUDA_ONCE:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-%) \
+    $(CUDA_SEEDS:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-model-%)
 test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
 	@mkdir -p $(BUILD)/emu/log
 	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/cuda/run.sh $(BUILD) {} ; \

@@ -5,7 +5,8 @@
 local tiny = dofile "spec/support/tiny_model.lua"
 local fp8llm = require "fp8llm"
 
-local dir = "build/spec/cuda-" .. (os.getenv "EMU_ARCH" or "gpu") .. "/"
+-- Runs of several seeds are beside each other.
+local dir = ("build/spec/cuda-%s-%s/"):format(os.getenv "EMU_ARCH" or "gpu", os.getenv "EMU_SEED" or "")
 os.execute("mkdir -p " .. dir)
 
 local function prompt(n, seed)

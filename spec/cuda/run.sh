@@ -1,12 +1,13 @@
 #!/bin/sh
-# run.sh BUILD LOG - one test of the CUDA backend on an emulated GPU: LOG is named ARCH-TEST, where
-# TEST is a test_backend_*, or X of spec/cuda/X_spec.lua.  A test that dies is a failed test.
+# run.sh BUILD LOG - one test of the CUDA backend on an emulated GPU: LOG is named ARCH-TEST or
+# ARCH-TEST-SEED, where TEST is a test_backend_*, or X of spec/cuda/X_spec.lua.  A test that dies is a failed test.
 build=$1
 log=$2
 arch=$(basename "$log" | cut -d- -f1)
 test=$(basename "$log" | cut -d- -f2)
-export EMU_QUIET=1 EMU_ARCH="$arch" EMU_SEED="$arch" LD_LIBRARY_PATH="$build/emu"
-echo "# $test on $arch" >"$log"
+seed=$(basename "$log" | cut -d- -f3)
+export EMU_QUIET=1 EMU_ARCH="$arch" EMU_SEED="${seed:-$arch}" LD_LIBRARY_PATH="$build/emu"
+echo "# $test on $arch, seed $EMU_SEED" >"$log"
 spec=spec/cuda/${test}_spec.lua
 if [ -f "$spec" ]; then
     [ "$build" = build ] || other="--build=$build"
