@@ -103,6 +103,11 @@ int cuda_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const 
 int cuda_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
 int cuda_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err);
 
+/* tensor.c */
+int cuda_map(fl_backend *be, const fl_map *m, fl_err *err);
+int cuda_softmax(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
+int cuda_encode(fl_backend *be, const fl_encode *e, fl_err *err);
+
 /* attend.c */
 uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
 int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,

@@ -143,6 +143,34 @@ typedef struct cuda_attend_args {
 cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s);
 cudaError_t fl_cuda_attend_merge(const cuda_attend_args *a, cudaStream_t s); /* of splits apart */
 
+/* ---- users' tensors: see fl_map and fl_encode ---- */
+
+enum { CUDA_MAP_ADD, CUDA_MAP_MUL, CUDA_MAP_COPY, CUDA_MAP_FILL };
+
+typedef struct cuda_map_args {
+    void *t;
+    const void *b; /* NULL: number */
+    int64_t n, row, per_row, group;
+    double number;
+    int op;
+    fl_dtype t_dtype, b_dtype;
+} cuda_map_args;
+cudaError_t fl_cuda_map(const cuda_map_args *a, cudaStream_t s);
+
+/* rows of n elements, in place; inverse: 1 / temperature */
+cudaError_t fl_cuda_softmax(void *t, fl_dtype dtype, int64_t rows, int64_t n, float inverse,
+                            cudaStream_t s);
+
+typedef struct cuda_encode_args {
+    const void *x;
+    uint8_t *q;
+    float *scale; /* [rows,groups] */
+    int64_t rows, n, group, groups;
+    fl_dtype dtype;
+    bool weight;
+} cuda_encode_args;
+cudaError_t fl_cuda_encode(const cuda_encode_args *a, cudaStream_t s);
+
 #ifdef __cplusplus
 }
 #endif

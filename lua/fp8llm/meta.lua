@@ -541,8 +541,11 @@ function tensor:address() end
 ---@return fp8llm.code? code
 function tensor:clone() end
 
----A copy in another type, or on another device.
----@param what fp8llm.dtype|"cpu"
+---A copy in another type, or on another device: "cpu", "cuda", "cuda:N". On a GPU all methods are there and
+---compute there (totable, argmax and topk read the values back, linear packs its weight through the host),
+---with the CPU's results, but for softmax, in f32 (relative error below 1e-5) and linear, in the kernels' order.
+---Tensors on different devices do not mix: that raises. Other objects take tensors on the CPU.
+---@param what fp8llm.dtype|"cpu"|"cuda"|string
 ---@return fp8llm.tensor?
 ---@return string? message
 ---@return fp8llm.code? code

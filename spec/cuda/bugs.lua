@@ -83,7 +83,7 @@ local kernels = {
   ops = "rows select",
   linear = "linear_rows linear_tiles",
   attend = "attend attend_tiles rope_store",
-  memory = "",
+  copy = "",
   record = "rows select linear_rows linear_tiles attend attend_tiles rope_store",
 }
 

@@ -138,6 +138,30 @@ typedef struct fl_rope {
     fl_tensor cos_sin; /* [max_pos,E] f32: E/2 cosines, then E/2 sines                    */
 } fl_rope;
 
+/* Arithmetic on users' tensors: contiguous, F32, BF16, F16, E4M3 or I32, in double, rounded once as
+ * host_tensor.h says.  t[i] = t[i] op b, where b is number, or element
+ * i / row * per_row + i % row / group of b.  FILL: t[i] = number where b's element is not 0. */
+typedef enum { FL_MAP_ADD, FL_MAP_MUL, FL_MAP_COPY, FL_MAP_FILL } fl_map_op;
+
+typedef struct fl_map {
+    fl_map_op op;
+    fl_tensor t, b; /* any shape; b absent: number                                        */
+    int64_t n;      /* elements of t                                                     */
+    int64_t row, per_row, group;
+    double number;
+} fl_map;
+
+/* Rows as E4M3 in groups of `group` columns (0: whole rows) with a scale each: absmax / 448, at
+ * least 1 / (448 * 512), or with `weight` 1 where that is 0; NaN for a group that has a NaN or an
+ * infinity.  x of any of the types above. */
+typedef struct fl_encode {
+    fl_tensor x;  /* [T,n] */
+    uint8_t *q;   /* [T,n] backend memory */
+    float *scale; /* [T,groups] backend memory */
+    int64_t group;
+    bool weight;
+} fl_encode;
+
 typedef struct fl_backend_ops {
     uint32_t abi;     /* FL_BACKEND_ABI of the backend's build                           */
     const char *name; /* "cpu", "cuda"                                                   */
@@ -199,6 +223,12 @@ typedef struct fl_backend_ops {
     int (*record_end)(fl_backend *be, fl_recording **out, fl_err *err);
     int (*replay)(fl_backend *be, fl_recording *r, fl_err *err);
     void (*recording_free)(fl_backend *be, fl_recording *r);
+
+    /* Optional, all three or none: NULL where users' tensors are host memory. */
+    int (*map)(fl_backend *be, const fl_map *m, fl_err *err);
+    /* t [T,n]: softmax(row / temperature) in f32 */
+    int (*softmax)(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
+    int (*encode)(fl_backend *be, const fl_encode *e, fl_err *err);
 } fl_backend_ops;
 
 /* Operations of backend "cpu" or "cuda".  CUDA lives in fp8llm_cuda.so beside this

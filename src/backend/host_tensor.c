@@ -26,22 +26,30 @@ bool fl_host_dtype_ok(fl_dtype dtype) {
     return dtype >= FL_DTYPE_F32 && dtype <= FL_DTYPE_I32;
 }
 
-int64_t fl_host_tensor_numel(const fl_host_tensor *t) {
+int64_t fl_tensor_numel(const fl_tensor *t) {
     int64_t n = 1;
-    for (int i = 0; i < t->t.ndim; i++) n *= t->t.dim[i];
+    for (int i = 0; i < t->ndim; i++) n *= t->dim[i];
     return n;
+}
+
+int64_t fl_host_tensor_numel(const fl_host_tensor *t) {
+    return fl_tensor_numel(&t->t);
 }
 
 bool fl_host_tensor_read_only(const fl_host_tensor *t) {
     return t->storage->keep.read_only;
 }
 
-const char *fl_host_shape(char out[96], const fl_host_tensor *t) {
+const char *fl_tensor_shape(char out[96], const fl_tensor *t) {
     int n = snprintf(out, 96, "[");
-    for (int i = 0; i < t->t.ndim; i++)
-        n += snprintf(out + n, (size_t)(96 - n), "%s%lld", i ? "," : "", (long long)t->t.dim[i]);
+    for (int i = 0; i < t->ndim; i++)
+        n += snprintf(out + n, (size_t)(96 - n), "%s%lld", i ? "," : "", (long long)t->dim[i]);
     snprintf(out + n, (size_t)(96 - n), "]");
     return out;
+}
+
+const char *fl_host_shape(char out[96], const fl_host_tensor *t) {
+    return fl_tensor_shape(out, &t->t);
 }
 
 /* Fill t's shape; *bytes gets its size. */
@@ -114,19 +122,26 @@ int fl_host_tensor_view(fl_host_tensor **out, const fl_tensor *view, const fl_ke
     return FL_OK;
 }
 
-int fl_host_tensor_row(fl_host_tensor **out, const fl_host_tensor *t, int64_t i, fl_err *err) {
+int fl_tensor_row(fl_tensor *out, const fl_tensor *t, int64_t i, fl_err *err) {
     char shape[96];
-    if (t->t.ndim < 1 || i < 0 || i >= t->t.dim[0])
+    if (t->ndim < 1 || i < 0 || i >= t->dim[0])
         return fl_fail(err, FL_E_ARG, "tensor: no row %lld in shape %s", (long long)i + 1,
-                       fl_host_shape(shape, t));
+                       fl_tensor_shape(shape, t));
+    *out = (fl_tensor){.dtype = t->dtype, .ndim = t->ndim - 1};
+    for (int d = 0; d < out->ndim; d++) out->dim[d] = t->dim[d + 1];
+    out->stride = out->ndim ? fl_tensor_row_len(out) : 1;
+    out->data = (char *)t->data + i * fl_tensor_row_len(t) * fl_dtype_bytes(t->dtype);
+    return FL_OK;
+}
+
+int fl_host_tensor_row(fl_host_tensor **out, const fl_host_tensor *t, int64_t i, fl_err *err) {
     fl_host_tensor *row = fl_alloc(sizeof(*row));
     if (!row) return fl_fail(err, FL_E_NOMEM, "tensor: a view");
-    int64_t len = fl_tensor_row_len(&t->t);
-    row->t.dtype = t->t.dtype;
-    row->t.ndim = t->t.ndim - 1;
-    for (int d = 0; d < row->t.ndim; d++) row->t.dim[d] = t->t.dim[d + 1];
-    row->t.stride = row->t.ndim ? fl_tensor_row_len(&row->t) : 1;
-    row->t.data = (char *)t->t.data + i * len * fl_dtype_bytes(t->t.dtype);
+    int rc = fl_tensor_row(&row->t, &t->t, i, err);
+    if (rc) {
+        fl_free(row);
+        return rc;
+    }
     row->storage = t->storage;
     atomic_fetch_add(&row->storage->refs, 1);
     *out = row;

@@ -46,6 +46,13 @@ bool fl_host_tensor_read_only(const fl_host_tensor *t);
 bool fl_host_dtype_ok(fl_dtype dtype); /* one of the five */
 /* "[2,3]", "[]" for no dimensions. */
 const char *fl_host_shape(char out[96], const fl_host_tensor *t);
+const char *fl_tensor_shape(char out[96], const fl_tensor *t);
+int64_t fl_tensor_numel(const fl_tensor *t);
+/* Index i (from 0) of the first dimension. */
+int fl_tensor_row(fl_tensor *out, const fl_tensor *t, int64_t i, fl_err *err);
+/* Whether b goes with t element by element, or (one dimension, t's last) with every row; *period:
+ * elements of b before it repeats. */
+int fl_tensor_match(int64_t *period, const fl_tensor *t, const fl_tensor *b, fl_err *err);
 
 /* Elements [first, first + n) in row-major order, to and from double. */
 void fl_host_tensor_load(double *out, const fl_host_tensor *t, int64_t first, int64_t n);

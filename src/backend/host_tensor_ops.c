@@ -12,25 +12,28 @@ static int64_t last_dim(const fl_host_tensor *t) {
     return t->t.ndim ? t->t.dim[t->t.ndim - 1] : 1;
 }
 
-static bool same_shape(const fl_host_tensor *a, const fl_host_tensor *b) {
-    if (a->t.ndim != b->t.ndim) return false;
-    for (int i = 0; i < a->t.ndim; i++) {
-        if (a->t.dim[i] != b->t.dim[i]) return false;
+static bool same_shape(const fl_tensor *a, const fl_tensor *b) {
+    if (a->ndim != b->ndim) return false;
+    for (int i = 0; i < a->ndim; i++) {
+        if (a->dim[i] != b->dim[i]) return false;
     }
     return true;
+}
+
+int fl_tensor_match(int64_t *period, const fl_tensor *t, const fl_tensor *b, fl_err *err) {
+    char st[96], sb[96];
+    *period = fl_tensor_numel(b);
+    if (same_shape(t, b) || (b->ndim == 1 && t->ndim > 1 && b->dim[0] == t->dim[t->ndim - 1]))
+        return FL_OK;
+    return fl_fail(err, FL_E_ARG, "tensor: shape %s does not go with %s", fl_tensor_shape(sb, b),
+                   fl_tensor_shape(st, t));
 }
 
 /* Row-major steps over t and b together: *period is how many elements of b there are
  * before it repeats. */
 static int match(int64_t *period, const fl_host_tensor *t, const fl_host_tensor *b, fl_err *err) {
-    char st[96], sb[96];
     int rc = fl_host_tensor_writable(t, err);
-    if (rc) return rc;
-    *period = fl_host_tensor_numel(b);
-    if (same_shape(t, b) || (b->t.ndim == 1 && t->t.ndim > 1 && b->t.dim[0] == last_dim(t)))
-        return FL_OK;
-    return fl_fail(err, FL_E_ARG, "tensor: shape %s does not go with %s", fl_host_shape(sb, b),
-                   fl_host_shape(st, t));
+    return rc ? rc : fl_tensor_match(period, &t->t, &b->t, err);
 }
 
 /* t[i] = f(t[i], b[i], number); b NULL: number alone. */
@@ -76,7 +79,7 @@ int fl_host_tensor_apply(fl_host_tensor *t, fl_host_op op, const fl_host_tensor 
     int rc = match(&period, t, b, err);
     if (rc) return rc;
     /* A row of t itself would change under its own operation: take a copy. */
-    if (b->storage == t->storage && !same_shape(t, b)) {
+    if (b->storage == t->storage && !same_shape(&t->t, &b->t)) {
         if ((rc = fl_host_tensor_convert(&own, b, b->t.dtype, err))) return rc;
         b = own;
     }
@@ -95,7 +98,7 @@ int fl_host_tensor_mask_fill(fl_host_tensor *t, const fl_host_tensor *mask, doub
                              fl_err *err) {
     int64_t period;
     int rc = match(&period, t, mask, err);
-    if (!rc && mask->storage == t->storage && !same_shape(t, mask))
+    if (!rc && mask->storage == t->storage && !same_shape(&t->t, &mask->t))
         rc = fl_fail(err, FL_E_ARG, "mask_fill: the mask is a part of the tensor");
     if (!rc) run_blocks(t, mask, period, value, fill_where);
     return rc;

@@ -22,6 +22,9 @@
 #define FL_MT_TENSOR      "fp8llm.tensor"
 #define FL_MT_SAFETENSORS "fp8llm.safetensors"
 
+#define FL_MT_DEVICE        "fp8llm.device"
+#define FL_MT_DEVICE_TENSOR "fp8llm.device_tensor"
+
 struct fl_tokenizer;
 
 /* A box is a full userdata holding one pointer, NULL until the object exists and again
@@ -80,6 +83,7 @@ void fl_register_tokenizer(lua_State *L);
 void fl_register_template(lua_State *L);
 void fl_register_sampler(lua_State *L);
 void fl_register_tensor(lua_State *L);
+void fl_register_device_tensor(lua_State *L);
 void fl_register_safetensors(lua_State *L);
 void fl_register_quantize(lua_State *L);
 void fl_register_devices(lua_State *L);

@@ -41,15 +41,23 @@ fl_dtype fl_check_dtype(lua_State *L, int idx) {
     return dtype;
 }
 
+fl_host_tensor *fl_tensor_check(lua_State *L, int idx) {
+    const char *device = fl_device_tensor_test(L, idx);
+    if (device)
+        luaL_error(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
+                   device);
+    return fl_box_check(L, idx, FL_MT_TENSOR);
+}
+
 /* A new storage was made: let the collector count it. */
-static void account(lua_State *L, const fl_host_tensor *t) {
-    int64_t bytes = fl_host_tensor_numel(t) * fl_dtype_bytes(t->t.dtype);
+void fl_tensor_account(lua_State *L, const fl_tensor *t) {
+    int64_t bytes = fl_tensor_numel(t) * fl_dtype_bytes(t->dtype);
     if (bytes >= GC_VISIBLE_BYTES) lua_gc(L, LUA_GCSTEP, (int)fmin((double)(bytes >> 10), 1 << 20));
 }
 
 static int new_tensor_result(lua_State *L, int rc, const fl_host_tensor *const *box, fl_err *err) {
     if (rc) return fl_push_err(L, err);
-    account(L, *box);
+    fl_tensor_account(L, &(*box)->t);
     return 1;
 }
 
@@ -74,13 +82,17 @@ static void require_writable(lua_State *L, const fl_host_tensor *t) {
     if (fl_host_tensor_writable(t, &err)) luaL_error(L, "%s", err.msg);
 }
 
-static void push_element(lua_State *L, const fl_host_tensor *t, int64_t at) {
-    double v;
-    fl_host_tensor_load(&v, t, at, 1);
-    if (t->t.dtype == FL_DTYPE_I32)
+void fl_tensor_push_element(lua_State *L, fl_dtype dtype, double v) {
+    if (dtype == FL_DTYPE_I32)
         lua_pushinteger(L, (lua_Integer)v);
     else
         lua_pushnumber(L, (lua_Number)v);
+}
+
+static void push_element(lua_State *L, const fl_host_tensor *t, int64_t at) {
+    double v;
+    fl_host_tensor_load(&v, t, at, 1);
+    fl_tensor_push_element(L, t->t.dtype, v);
 }
 
 fl_host_tensor *fl_tensor_check_row(lua_State *L, int idx) {
@@ -185,7 +197,7 @@ static int l_tensor(lua_State *L) {
         store_nested(L, 3, *box, 0, 0, n);
     else if (!lua_isnil(L, 3))
         store_numbers(L, 3, *box, 0, n);
-    account(L, *box);
+    fl_tensor_account(L, &(*box)->t);
     return 1;
 }
 
@@ -197,16 +209,13 @@ static int l_clone(lua_State *L) {
     return new_tensor_result(L, rc, (const fl_host_tensor *const *)box, &err);
 }
 
-/* t:to("bf16") or t:to("cpu"): always a copy */
+/* t:to("bf16"), t:to("cpu") or t:to("cuda:0"): always a copy */
 static int l_to(lua_State *L) {
     fl_err err;
     const fl_host_tensor *t = fl_tensor_check(L, 1);
     const char *what = luaL_checkstring(L, 2);
     fl_dtype dtype = strcmp(what, "cpu") ? dtype_from(what) : t->t.dtype;
-    if (!strncmp(what, "cuda", 4)) {
-        fl_fail(&err, FL_E_UNSUPPORTED, "tensor: no tensors on '%s' in this version", what);
-        return fl_push_err(L, &err);
-    }
+    if (!strncmp(what, "cuda", 4)) return fl_tensor_to_device(L, t, what);
     if (!dtype) luaL_argerror(L, 2, "element type or device expected");
     fl_host_tensor **box = fl_tensor_box_new(L);
     int rc = fl_host_tensor_convert(box, t, dtype, &err);
@@ -226,13 +235,16 @@ static int l_row(lua_State *L) {
 
 /* ---- looking at them ---- */
 
-static int l_shape(lua_State *L) {
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
-    lua_createtable(L, t->t.ndim, 0);
-    for (int i = 0; i < t->t.ndim; i++) {
-        lua_pushinteger(L, (lua_Integer)t->t.dim[i]);
+void fl_tensor_push_shape(lua_State *L, const fl_tensor *t) {
+    lua_createtable(L, t->ndim, 0);
+    for (int i = 0; i < t->ndim; i++) {
+        lua_pushinteger(L, (lua_Integer)t->dim[i]);
         lua_rawseti(L, -2, i + 1);
     }
+}
+
+static int l_shape(lua_State *L) {
+    fl_tensor_push_shape(L, &fl_tensor_check(L, 1)->t);
     return 1;
 }
 
@@ -269,22 +281,34 @@ static int l_tostring(lua_State *L) {
     return 1;
 }
 
-/* The element that arguments 2, 3, ... name: one index for each dimension. */
-static int64_t check_index(lua_State *L, const fl_host_tensor *t, int n_args) {
+int64_t fl_tensor_check_index(lua_State *L, const fl_tensor *t, int n_args) {
     int64_t at = 0;
-    if (n_args != t->t.ndim)
-        luaL_error(L, "%d indices for a tensor of %d dimensions", n_args, (int)t->t.ndim);
-    for (int d = 0; d < t->t.ndim; d++) {
+    if (n_args != t->ndim)
+        luaL_error(L, "%d indices for a tensor of %d dimensions", n_args, (int)t->ndim);
+    for (int d = 0; d < t->ndim; d++) {
         int64_t i = fl_check_int(L, d + 2);
-        if (i < 1 || i > t->t.dim[d]) raise_range(L, "index", i, 1, t->t.dim[d]);
-        at = at * t->t.dim[d] + i - 1;
+        if (i < 1 || i > t->dim[d]) raise_range(L, "index", i, 1, t->dim[d]);
+        at = at * t->dim[d] + i - 1;
     }
     return at;
 }
 
+void fl_tensor_check_id(lua_State *L, const fl_tensor *t, int64_t id) {
+    if (t->ndim != 1) luaL_argerror(L, 1, "a vector expected");
+    if (id < 0 || id >= t->dim[0]) raise_range(L, "add_at: token id", id, 0, t->dim[0] - 1);
+}
+
+int64_t fl_tensor_list_index(lua_State *L, int idx, int i, int64_t total) {
+    lua_rawgeti(L, idx, i);
+    int64_t at = fl_check_int(L, -1);
+    lua_pop(L, 1);
+    if (at < 1 || at > total) raise_range(L, "mask_fill: index", at, 1, total);
+    return at - 1;
+}
+
 static int l_get(lua_State *L) {
     const fl_host_tensor *t = fl_tensor_check(L, 1);
-    push_element(L, t, check_index(L, t, lua_gettop(L) - 1));
+    push_element(L, t, fl_tensor_check_index(L, &t->t, lua_gettop(L) - 1));
     return 1;
 }
 
@@ -293,7 +317,7 @@ static int l_set(lua_State *L) {
     int last = lua_gettop(L);
     require_writable(L, t);
     double v = (double)luaL_checknumber(L, last < 2 ? 2 : last);
-    fl_host_tensor_store(t, &v, check_index(L, t, last - 2), 1);
+    fl_host_tensor_store(t, &v, fl_tensor_check_index(L, &t->t, last - 2), 1);
     lua_settop(L, 1);
     return 1;
 }
@@ -399,8 +423,7 @@ static int l_add_at(lua_State *L) {
     int64_t id = fl_check_int(L, 2);
     fl_host_tensor *t = fl_tensor_check(L, 1);
     require_writable(L, t);
-    if (t->t.ndim != 1) luaL_argerror(L, 1, "a vector expected");
-    if (id < 0 || id >= t->t.dim[0]) raise_range(L, "add_at: token id", id, 0, t->t.dim[0] - 1);
+    fl_tensor_check_id(L, &t->t, id);
     fl_host_tensor_load(&x, t, id, 1);
     x += v;
     fl_host_tensor_store(t, &x, id, 1);
@@ -421,11 +444,8 @@ static int l_mask_fill(lua_State *L) {
     int64_t total = fl_host_tensor_numel(t);
     for (int pass = 0; pass < 2; pass++) { /* nothing changes when an index is wrong */
         for (int i = 1; i <= (int)lua_rawlen(L, 2); i++) {
-            lua_rawgeti(L, 2, i);
-            int64_t at = fl_check_int(L, -1);
-            lua_pop(L, 1);
-            if (at < 1 || at > total) raise_range(L, "mask_fill: index", at, 1, total);
-            if (pass) fl_host_tensor_store(t, &value, at - 1, 1);
+            int64_t at = fl_tensor_list_index(L, 2, i, total);
+            if (pass) fl_host_tensor_store(t, &value, at, 1);
         }
     }
     lua_settop(L, 1);

@@ -12,14 +12,18 @@ static int one_of(lua_State *L, int opts, const char *key, const char *const *na
     return luaL_error(L, "option '%s': '%s' is none of its values", key, value);
 }
 
-/* t:quantize{scheme="token"|"tensor"|"channel"|"group"} -> e4m3 tensor, f32 scales */
-int fl_l_quantize(lua_State *L) {
+fl_quant_scheme fl_tensor_quant_scheme(lua_State *L, int opts) {
     static const char *const known[] = {"scheme", NULL};
     static const char *const schemes[] = {"tensor", "channel", "token", "group", NULL};
+    fl_opt_only(L, opts, known);
+    return (fl_quant_scheme)one_of(L, opts, "scheme", schemes, FL_QUANT_TOKEN);
+}
+
+/* t:quantize{scheme="token"|"tensor"|"channel"|"group"} -> e4m3 tensor, f32 scales */
+int fl_l_quantize(lua_State *L) {
     fl_err err;
     const fl_host_tensor *t = fl_tensor_check(L, 1);
-    fl_opt_only(L, 2, known);
-    fl_quant_scheme scheme = (fl_quant_scheme)one_of(L, 2, "scheme", schemes, FL_QUANT_TOKEN);
+    fl_quant_scheme scheme = fl_tensor_quant_scheme(L, 2);
     fl_host_tensor **q = fl_tensor_box_new(L), **scale = fl_tensor_box_new(L);
     if (fl_host_tensor_quantize(q, scale, t, scheme, &err)) return fl_push_err(L, &err);
     return 2;
@@ -102,8 +106,7 @@ static const fl_host_tensor *tensor_option(lua_State *L, int opts, const char *k
     return tensor_or_number(L, idx, err, rc);
 }
 
-/* x:linear(w, {scale=, bias=, act="none"|"static"|"token"|"group", x_scale=, out="f32"|"bf16"}) */
-int fl_l_linear(lua_State *L) {
+int fl_tensor_linear(lua_State *L, const fl_backend_ops *ops, fl_backend *be) {
     static const char *const known[] = {"scale", "bias", "act", "x_scale", "out", NULL};
     static const char *const acts[] = {"none", "static", "token", "group", NULL};
     static const char *const outs[] = {"f32", "bf16", "f16", NULL};
@@ -111,7 +114,6 @@ int fl_l_linear(lua_State *L) {
     fl_err err;
     int rc;
     double x_scale = 0.0;
-    holder *h;
     fl_host_linear l = {.x = fl_tensor_check(L, 1), .w = fl_tensor_check(L, 2)};
     fl_opt_only(L, 3, known);
     l.act = (fl_act_scheme)one_of(L, 3, "act", acts, FL_ACT_NONE);
@@ -123,8 +125,19 @@ int fl_l_linear(lua_State *L) {
     l.w_scale = tensor_option(L, 3, "scale", &err, &rc);
     if (rc) return fl_push_err(L, &err);
     l.bias = tensor_option(L, 3, "bias", &err, &rc);
-    if (rc || (rc = open_backend(L, &h, &err))) return fl_push_err(L, &err);
+    if (rc) return fl_push_err(L, &err);
     fl_host_tensor **box = fl_tensor_box_new(L);
-    if (fl_host_linear_run(box, h->ops, h->be, &l, &err)) return fl_push_err(L, &err);
+    if (fl_host_linear_run(box, ops, be, &l, &err)) return fl_push_err(L, &err);
     return 1;
+}
+
+/* x:linear(w, {scale=, bias=, act="none"|"static"|"token"|"group", x_scale=, out="f32"|"bf16"}) */
+int fl_l_linear(lua_State *L) {
+    fl_err err;
+    holder *h;
+    fl_tensor_check(L, 1);
+    fl_tensor_check(L, 2);
+    lua_settop(L, 3);
+    if (open_backend(L, &h, &err)) return fl_push_err(L, &err);
+    return fl_tensor_linear(L, h->ops, h->be);
 }
