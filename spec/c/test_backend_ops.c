@@ -197,6 +197,9 @@ static void test_embed(fl_dtype w, fl_dtype x, int64_t w_block, bool sparse24) {
     ids[2] = 53;
     check(ops->embed(be, &out, table, &id, &err) == FL_E_ARG && strstr(err.msg, "53"),
           "%s: an id outside the table is refused by name", isa);
+    ids[2] = 17;
+    check(!ops->embed(be, &out, table, &id, &err) && !ops->sync(be, &err),
+          "%s: ... and told once: the next one is fine", isa);
     ops->linear_free(be, table);
     ops->close(be);
     free_linear(&d);

@@ -107,7 +107,7 @@ describe("a tensor on the device", function()
   end)
 
   it("has the CPU's codes and scales", function()
-    for _, dtype in ipairs { "f32", "bf16" } do
+    for _, dtype in ipairs { "f32", "bf16", "i32" } do
       for _, scheme in ipairs { "token", "tensor", "channel", "group" } do
         same(function(t) return t:quantize { scheme = scheme } end, make(dtype, { 3, 300 }, 4))
         same(function(t)
