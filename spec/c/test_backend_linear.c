@@ -53,9 +53,10 @@ static const linear_case linear_cases[] = {
     {5, 33, 260, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 0, true},
 };
 
-static void test_linear(const linear_case *c) {
+static void test_linear(const linear_case *c, bool one_scale) {
     fl_backend *be = ref_open(ops, isa, 2, c->t);
     linear_data d = make_linear(c);
+    for (int64_t i = 0; one_scale && i < c->n; i++) d.w_scale[i] = 0.37f;
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(c->out, c->t, c->n);
     fl_err err = {0};
@@ -67,9 +68,11 @@ static void test_linear(const linear_case *c) {
     fl_mem_set_hook(NULL, NULL);
     if (allocations) check(false, "%s: a linear allocates nothing", isa);
     int64_t bad = rc ? -1 : linear_errors(&d, &out);
-    check(!bad, "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s: %lld outside the bound %s",
-          isa, (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
-          fl_dtype_name(c->x), fl_dtype_name(c->out), (long long)bad, err.msg);
+    check(!bad,
+          "%s: linear T=%lld N=%lld K=%lld %s%s act %d x %s out %s: %lld outside the bound %s", isa,
+          (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w),
+          one_scale ? " with one scale" : "", (int)c->act, fl_dtype_name(c->x),
+          fl_dtype_name(c->out), (long long)bad, err.msg);
     ops->linear_free(be, lin);
     ops->close(be);
     free_linear(&d);
@@ -367,7 +370,10 @@ int main(int argc, char **argv) {
     ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
-            test_linear(&linear_cases[c]);
+            test_linear(&linear_cases[c], false);
+        for (size_t c = 0; c < sizeof(column_cases) / sizeof(column_cases[0]); c++)
+            if (column_cases[c].w == E4M3 && !column_cases[c].w_block)
+                test_linear(&column_cases[c], true);
         for (size_t c = 0; c < sizeof(column_cases) / sizeof(column_cases[0]); c++)
             test_columns(&column_cases[c]);
         test_combinations();
