@@ -27,7 +27,7 @@ $(BUILD)/cuda.flags: FORCE
 	@echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' > $@
 
 # The same objects that a GPU runs, on the emulated one; all architectures beside each other.
-CUDA_OP_TESTS := copy ops linear attend record
+CUDA_OP_TESTS := copy ops linear attend record sample
 CUDA_SPECS    := model quantize tensor
 CUDA_SEEDS    := 1 2 3
 CUDA_ONCE     := failure memory bench

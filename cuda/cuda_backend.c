@@ -361,6 +361,7 @@ const fl_backend_ops *fl_backend_cuda(void) {
         .map = cuda_map,
         .softmax = cuda_softmax,
         .encode = cuda_encode,
+        .sample = cuda_sample,
         .record = cuda_record,
         .record_end = cuda_record_end,
         .replay = cuda_replay,

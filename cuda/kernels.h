@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/sample.h"
 #include "util/dtype.h"
 
 #ifdef __cplusplus
@@ -170,6 +171,16 @@ typedef struct cuda_encode_args {
     bool weight;
 } cuda_encode_args;
 cudaError_t fl_cuda_encode(const cuda_encode_args *a, cudaStream_t s);
+
+typedef struct cuda_sample_args {
+    float *logits; /* [t,n] */
+    int64_t ld, ld_mask, t, n;
+    const fl_sample_row *rows;
+    fl_sample_edit *edits;
+    const uint32_t *mask;
+    fl_sampled *out;
+} cuda_sample_args;
+cudaError_t fl_cuda_sample(const cuda_sample_args *a, cudaStream_t s);
 
 #ifdef __cplusplus
 }

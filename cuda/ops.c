@@ -101,3 +101,25 @@ int cuda_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err 
                        (long long)out->dim[0]);
     return cuda_check(be, fl_cuda_sumsq(out->data, &a, be->stream), "sumsq", err);
 }
+
+int cuda_sample(fl_backend *be, const fl_sample *s, fl_err *err) {
+    const fl_tensor *x = &s->logits, *mask = &s->mask;
+    cuda_sample_args a = {.logits = x->data,
+                          .ld = x->stride,
+                          .ld_mask = mask->stride,
+                          .t = x->dim[0],
+                          .n = x->dim[1],
+                          .rows = s->rows,
+                          .edits = s->edits,
+                          .mask = mask->data,
+                          .out = s->out};
+    int rc = cuda_enter(be, "sample", a.t, err);
+    if (rc) return rc;
+    if (x->dtype != FL_DTYPE_F32 || a.n < 1 || a.n > FL_SAMPLE_MAX_VOCAB || mask->dim[0] < a.t ||
+        mask->dim[1] * 32 < a.n)
+        return fl_fail(err, FL_E_ARG,
+                       "sample: logits [%lld,%lld] %s, limit %d columns; mask of %lld",
+                       (long long)a.t, (long long)a.n, fl_dtype_name(x->dtype), FL_SAMPLE_MAX_VOCAB,
+                       (long long)(mask->dim[1] * 32));
+    return cuda_check(be, fl_cuda_sample(&a, be->stream), "sample", err);
+}

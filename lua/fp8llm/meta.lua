@@ -753,7 +753,8 @@ function engine:steps() end
 ---Now: running and parked (completions), queued (requests), kv_pages, kv_pages_used. Since the engine
 ---was made: requests, finished, steps, preemptions, prompt_tokens (computed), cached_tokens,
 ---output_tokens, prefix_queries and prefix_hits (pages, of the whole model), draft_tokens and
----accepted_tokens (guesses checked, and right), thread_s (processor time of its thread), and of step_s
+---accepted_tokens (guesses checked, and right), device_tokens (of output_tokens, those a GPU drew from
+---logits that stayed there), thread_s (processor time of its thread), and of step_s
 ---the seconds before and after the model (schedule_s) and of choosing tokens (sample_s). Histograms of
 ---seconds: step_s, queue_s (until the first row), first_token_s, inter_token_s, total_s, policy_s (parked
 ---to answered).

@@ -18,6 +18,7 @@
 -- Rows of logits computed at once; a GPU replays whole steps with as many rows as sequences.
 local LOGIT_ROWS, GPU_LOGIT_ROWS = 32, 256
 local GPU_SPARE_TOKENS = 32 -- a KV page that belongs to nobody
+local EDITS = 2 ^ 15 -- of logits, for all tokens that a step draws on a GPU
 
 local function up(a, b) return math.ceil(a / b) end
 
@@ -27,6 +28,11 @@ local function activations(c, t, tp, logit_rows)
   local q, kv = up(c.num_attention_heads, tp) * c.head_dim, up(c.num_key_value_heads, tp) * c.head_dim
   local halves = 2 * t * (3 * d + 2 * q + 2 * kv + 3 * f) + t * (d + q + f) + 4 * 3 * t
   return halves + logit_rows * (3 * d + 4) + 4 * logit_rows * up(c.vocab_size, tp)
+end
+
+-- Parameters, edits of logits and masks of the tokens that a GPU draws.
+local function draws(c, logit_rows)
+  return logit_rows * (64 + 8 + 4 * up(c.vocab_size, 32)) + 16 * EDITS
 end
 
 -- Bytes of all linears and vocabularies on one device.
@@ -70,7 +76,7 @@ local function plan(report, options)
     tp = tp, context = context, max_running = running, kv_dtype = kv, kv_heads = kv_heads,
     weight_bytes = math.ceil(weights(report, tp, kv_heads)), kv_bytes_per_token = per_token,
     kv_bytes = per_token * (context * running + (gpu and GPU_SPARE_TOKENS or 0)), max_step_rows = rows,
-    activation_bytes = activations(c, rows, tp, logit_rows),
+    activation_bytes = activations(c, rows, tp, logit_rows) + (gpu and draws(c, logit_rows) or 0),
     rope_bytes = 4 * context * c.head_dim,
   }
   p.total_bytes = p.weight_bytes + p.kv_bytes + p.activation_bytes + p.rope_bytes

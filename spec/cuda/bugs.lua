@@ -84,6 +84,7 @@ local kernels = {
   linear = "linear_rows linear_tiles",
   attend = "attend attend_tiles rope_store",
   copy = "",
+  sample = "sample",
   record = "rows select linear_rows linear_tiles attend attend_tiles rope_store",
 }
 

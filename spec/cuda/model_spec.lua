@@ -170,6 +170,59 @@ describe("a model on the GPU", function()
     assert.equal("", doubtful("buckets", last, function(i) return prompt(2 + 3 * (i % 4), i) end))
   end)
 
+  -- A request with an alternative to show keeps its logits on the host; else the device draws.
+  local ways = {
+    { temperature = 0 },
+    { temperature = 1 },
+    { temperature = 0.8, top_k = 20 },
+    { temperature = 1.2, top_p = 0.8 },
+    { temperature = 1, min_p = 0.2 },
+    { temperature = 1.5, top_k = 50, top_p = 0.9, min_p = 0.01 },
+    { temperature = 1, repetition_penalty = 1.4, frequency_penalty = 0.5, presence_penalty = -0.3 },
+    { temperature = 0, repetition_penalty = 1.3 },
+    { temperature = 1, logit_bias = { [5] = 3, [9] = -100, [77] = 4 } },
+    { temperature = 1, allowed_token_ids = { 3, 50, 51, 52, 200 } },
+    { temperature = 0, logit_bias = { [33] = 100 }, allowed_token_ids = { 32, 33, 34 } },
+    { temperature = 1, min_tokens = 5, stop_token_ids = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 } },
+    { temperature = 1, n = 2 },
+  }
+  local function submit(engine, way, i, logprobs)
+    local request = { ids = { 7 + i }, max_tokens = 8, ignore_eos = true, seed = i, logprobs = logprobs }
+    for k, v in pairs(way) do request[k] = v end
+    return assert(engine:submit(request))
+  end
+
+  for _, device in ipairs { "cuda", "plain" } do
+    it("draws the tokens that the host draws: " .. device, function()
+      tiny.write(dir .. "draws", { quant = "fp8-static" })
+      local o = devices[device]
+      o.context, o.kv_tokens = 64, 1024
+      local model = assert(fp8llm.load(dir .. "draws", o))
+      local engine = assert(model:engine { max_running = 6 })
+      local drawn, worst = 0, 0
+      for i, way in ipairs(ways) do
+        -- At most six rows a step: all come from the same kernels, to the same bits.
+        local requests = {}
+        for k, logprobs in ipairs { 1, -1, 0 } do
+          requests[k] = submit(engine, way, i, logprobs >= 0 and logprobs or nil)
+        end
+        local host, device_only, scored = requests[1]:result(), requests[2]:result(), requests[3]:result()
+        for c = 1, way.n or 1 do
+          assert.same(host.choices[c].t, device_only.choices[c].t)
+          assert.same(host.choices[c].t, scored.choices[c].t)
+          drawn = drawn + 2 * #host.choices[c].t - (way.n and 2 or 0) -- one row for both first tokens
+          for t, lp in ipairs(host.choices[c].lp) do
+            worst = math.max(worst, math.abs(lp - scored.choices[c].lp[t]))
+          end
+        end
+      end
+      assert.equal(drawn, engine:stats().device_tokens)
+      assert.is_true(worst < 1e-5, tostring(worst))
+      engine:close()
+      model:close()
+    end)
+  end
+
   it("is refused by name when it is not there", function()
     local model, message, code = fp8llm.load(dir .. "batch", { device = "cuda:99" })
     assert.is_nil(model)
@@ -214,22 +267,32 @@ describe("a model on the GPU", function()
       local f = assert(io.open(stats), said)
       local text = f:read "*a"
       f:close()
-      local kernels, graphs, copies = text:match "total kernels (%d+) graph_launches (%d+) copies (%d+)"
-      return said, tonumber(graphs), tonumber(kernels), tonumber(copies)
+      local counts = {}
+      for name, n in text:match "total (kernels [^\n]*)":gmatch "(%S+) (%d+)" do counts[name] = tonumber(n) end
+      return said, counts
     end
     local decode = [[local seq = model:sequence() seq:feed{1, 2, 3}
       for i = 1, %d do seq:feed{i} end print(table.concat(seq:feed{9}:totable(), " ")) model:close()]]
 
     it("runs a step of one token as one graph launch, a write and a read", function()
-      local said, graphs, kernels, copies = apart("", "", decode:format(4))
-      local _, more, many, later = apart("", "", decode:format(14))
-      assert.equal(4, graphs) -- the first of the five runs op by op
-      assert.equal(10, more - graphs)
-      assert.equal(3 * 10, later - copies) -- batch, logits and the fault
-      local plain, none, as_many = apart("", ", graphs = false", decode:format(4))
-      assert.equal(0, none)
+      local said, few = apart("", "", decode:format(4))
+      local _, many = apart("", "", decode:format(14))
+      assert.equal(4, few.graph_launches) -- the first of the five runs op by op
+      assert.equal(10, many.graph_launches - few.graph_launches)
+      assert.equal(3 * 10, many.copies - few.copies) -- batch, logits and the fault
+      local plain, none = apart("", ", graphs = false", decode:format(4))
+      assert.equal(0, none.graph_launches)
       assert.equal(plain, said)
-      assert.is_true(many > kernels and kernels < as_many) -- no gather of rows
+    end)
+
+    it("takes 8 bytes a token to the host when the device draws", function()
+      local body = [[local engine = model:engine() local r = engine:submit{ids = {1, 2}, max_tokens = %d,
+        ignore_eos = true, seed = 1} print(table.concat(r:result().choices[1].t, " ")) engine:close() model:close()]]
+      local said, few = apart("", "", body:format(6))
+      local _, many = apart("", "", body:format(16))
+      assert.matches("^%d+ %d+ %d+ %d+ %d+ %d+\n$", said)
+      assert.equal(10, many.graph_launches - few.graph_launches)
+      assert.equal(10 * (8 + 16), many.bytes_to_host - few.bytes_to_host) -- token, log-probability; the fault
     end)
 
     it("goes on op by op when a step cannot be recorded", function()
@@ -239,10 +302,10 @@ describe("a model on the GPU", function()
         local n = math.floor((least + most) / 2)
         if apart("EMU_FAIL_AT=" .. n, "", decode:format(4)) == said then most = n else least = n + 1 end
       end
-      local now, graphs = apart("EMU_FAIL_AT=" .. most - 1, "", decode:format(4)) -- the last is the graph
+      local now, counts = apart("EMU_FAIL_AT=" .. most - 1, "", decode:format(4)) -- the last is the graph
       assert.matches("no longer recorded: .*cudaGraphInstantiate", now)
       assert.equal(said, now:match "([^\n]*\n)$")
-      assert.equal(0, graphs)
+      assert.equal(0, counts.graph_launches)
     end)
   end
 

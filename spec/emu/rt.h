@@ -75,7 +75,7 @@ cudaError_t emu_result(cudaError_t e); /* remembers e for cudaGetLastError */
 cudaError_t emu_last(bool clear);
 
 typedef struct emu_totals {
-    uint64_t kernels, graphs, copies;
+    uint64_t kernels, graphs, copies, to_host; /* to_host: bytes */
     int64_t live_graphs;
 } emu_totals;
 extern emu_totals emu_total;

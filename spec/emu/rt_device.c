@@ -204,6 +204,7 @@ static int run_copy(emu_task *t, emu_stream *s) {
     const uint8_t *from = c->snapshot ? (const uint8_t *)(c + 1) : c->src;
     (void)s;
     emu_total.copies++;
+    if (c->kind == cudaMemcpyDeviceToHost) emu_total.to_host += c->width * c->rows;
     for (size_t i = 0; i < c->rows; i++) {
         const uint8_t *a = from + i * (c->snapshot ? c->width : c->src_pitch);
         uint8_t *b = c->dst + i * c->dst_pitch;

@@ -233,7 +233,7 @@ __attribute__((destructor)) static void report(void) {
     emu_ptx_stats(s->stats);
     FILE *f = fopen(s->stats, "a");
     if (!f) return;
-    fprintf(f, "total kernels %lu graph_launches %lu copies %lu\n", emu_total.kernels,
-            emu_total.graphs, emu_total.copies);
+    fprintf(f, "total kernels %lu graph_launches %lu copies %lu bytes_to_host %lu\n",
+            emu_total.kernels, emu_total.graphs, emu_total.copies, emu_total.to_host);
     fclose(f);
 }

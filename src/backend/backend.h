@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/sample.h"
 #include "backend/tensor.h"
 #include "util/err.h"
 
@@ -162,6 +163,14 @@ typedef struct fl_encode {
     bool weight;
 } fl_encode;
 
+typedef struct fl_sample {
+    fl_tensor logits;          /* [R,V] f32; changed meanwhile, in the end as they were */
+    const fl_sample_row *rows; /* [R] device memory, as the rest                        */
+    fl_sample_edit *edits;
+    fl_tensor mask;  /* [R,ceil(V / 32)] i32; read where rows[i].masked                  */
+    fl_sampled *out; /* [R]; of rows that are sampled                                    */
+} fl_sample;
+
 typedef struct fl_backend_ops {
     uint32_t abi;     /* FL_BACKEND_ABI of the backend's build                           */
     const char *name; /* "cpu", "cuda"                                                   */
@@ -211,6 +220,9 @@ typedef struct fl_backend_ops {
                  fl_err *err);
 
     uint64_t (*kv_page_bytes)(fl_backend *be, const fl_kv_shape *shape); /* k and v together */
+
+    /* Optional: rows of logits become tokens (sample.h); a forward op */
+    int (*sample)(fl_backend *be, const fl_sample *s, fl_err *err);
 
     /* Optional, all four or none: NULL when the backend has nothing to gain.  Between record and
      * record_end the forward ops check their arguments and are noted, not run; every other op

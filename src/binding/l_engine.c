@@ -275,6 +275,7 @@ static int l_stats(lua_State *L) {
         {"prefix_hits", (double)s.prefix_hits},
         {"draft_tokens", (double)s.draft_tokens},
         {"accepted_tokens", (double)s.accepted_tokens},
+        {"device_tokens", (double)s.device_tokens},
         {"thread_s", s.thread_s},
         {"schedule_s", s.schedule_s},
         {"sample_s", s.sample_s},

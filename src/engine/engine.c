@@ -85,6 +85,8 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
         rc = fl_fail(err, FL_E_NOMEM, "engine: a row of %zu", vocab);
     if (!rc) rc = fl_sampler_work_new(&e->sampling, (int32_t)vocab, err);
     if (!rc) rc = fl_sampler_work_new(&e->answering, (int32_t)vocab, err);
+    if (!rc && fl_step_draws(m) && !(e->edits = fl_alloc_array(FL_STEP_EDITS, sizeof(*e->edits))))
+        rc = fl_fail(err, FL_E_NOMEM, "engine: %d edits of logits", FL_STEP_EDITS);
     if (!rc) {
         int64_t seqs = fl_min_i64(e->options.max_running, e->options.max_step_tokens);
         rc = fl_step_reserve_seqs(m, seqs, err);
@@ -118,6 +120,8 @@ void fl_engine_unref(fl_engine *e) {
     fl_free(e->items);
     fl_free(e->scheduled);
     fl_free(e->entries);
+    fl_free(e->draws);
+    fl_free(e->edits);
     fl_free(e->row);
     fl_sampler_work_free(e->sampling);
     fl_sampler_work_free(e->answering);

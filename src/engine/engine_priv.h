@@ -43,6 +43,9 @@ struct fl_engine {
     fl_choice **scheduled;     /* [cap_active] whom items[i] is about */
     fl_step_entry *entries;    /* [cap_active] */
     double sample_s;           /* of the step that runs */
+    int64_t n_drawn;           /* by the device, of the step that runs */
+    fl_step_draw *draws;       /* [cap_active], where the device can draw; as edits */
+    fl_sample_edit *edits;     /* [FL_STEP_EDITS] of the draws of a step */
     float *row;                /* [V] a row with banned ids */
     fl_sampler_work *sampling; /* shared by all samplers */
 };
@@ -52,6 +55,14 @@ void fl_engine_notify(fl_engine *e, fl_request *r); /* news for its readers; loc
 
 /* engine_sample.c: the logits after row i of an entry; ctx is its fl_choice. */
 void fl_engine_on_row(void *choice, int64_t i, const float *logits);
+/* For each id that may not come after n_output tokens; false as soon as fn says so. */
+typedef bool (*fl_ban_fn)(void *ctx, int32_t id);
+bool fl_choice_banned(const fl_choice *c, int64_t n_output, fl_ban_fn fn, void *ctx);
+
+/* engine_draw.c: the n entries whose token the device can draw are told how. */
+void fl_engine_plan_draws(fl_engine *e, int64_t n);
+void fl_engine_on_sampled(void *choice, const fl_sampled *token);
+
 /* With the lock held: the token that was picked joins its completion. */
 int fl_choice_commit(fl_choice *c, fl_err *err);
 void *fl_engine_thread(void *engine);

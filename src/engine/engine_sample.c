@@ -35,24 +35,31 @@ static bool ends_with(const int32_t *output, int64_t n_output, const int32_t *id
     return !n || !memcmp(output + n_output - (int64_t)n, ids, n * sizeof(*ids));
 }
 
-/* Ids that may not come after n_output tokens; true when there are any. */
-static bool ban(const fl_choice *c, int64_t n_output, float *row) {
+bool fl_choice_banned(const fl_choice *c, int64_t n_output, fl_ban_fn fn, void *ctx) {
     const fl_request *r = c->request;
     const fl_engine *e = r->engine;
-    bool any = false;
+    bool go_on = true;
     if (n_output < r->params.min_tokens) {
-        for (int i = 0; i < e->n_eos; i++) row[e->eos[i]] = -INFINITY;
-        for (size_t i = 0; i < r->params.stop_token_ids.n; i++)
-            row[r->params.stop_token_ids.ids[i]] = -INFINITY;
-        any = true;
+        for (int i = 0; i < e->n_eos && go_on; i++) go_on = fn(ctx, e->eos[i]);
+        for (size_t i = 0; i < r->params.stop_token_ids.n && go_on; i++)
+            go_on = fn(ctx, r->params.stop_token_ids.ids[i]);
     }
-    for (size_t i = 0; i < r->n_bad; i++) {
+    for (size_t i = 0; i < r->n_bad && go_on; i++) {
         const fl_id_list *w = &r->bad[i];
-        if (!ends_with(c->output, n_output, w->ids, w->n - 1)) continue;
-        row[w->ids[w->n - 1]] = -INFINITY;
-        any = true;
+        if (ends_with(c->output, n_output, w->ids, w->n - 1)) go_on = fn(ctx, w->ids[w->n - 1]);
     }
-    return any;
+    return go_on;
+}
+
+typedef struct banned_row {
+    float *row;
+    bool any;
+} banned_row;
+
+static bool ban_in_row(void *ctx, int32_t id) {
+    banned_row *b = ctx;
+    b->row[id] = -INFINITY;
+    return b->any = true;
 }
 
 static bool may_ban(const fl_choice *c, int64_t n_output) {
@@ -101,7 +108,9 @@ static void sample(fl_choice *c, int64_t j, const float *logits) {
     int rc = FL_OK;
     if (may_ban(c, c->n_output + j)) {
         memcpy(e->row, logits, (size_t)vocab_of(r) * sizeof(*logits));
-        if (ban(c, c->n_output + j, e->row)) row = e->row;
+        banned_row b = {e->row, false};
+        fl_choice_banned(c, c->n_output + j, ban_in_row, &b);
+        if (b.any) row = e->row;
     }
     if (r->params.policy) fl_policy_keep(c, row, logits);
     if (!r->params.policy_logits) rc = choose(c, j, row, logits, &r->error);

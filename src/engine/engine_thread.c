@@ -28,7 +28,9 @@ static int grow(fl_engine *e, int64_t need, fl_err *err) {
     if (scheduled) e->scheduled = scheduled;
     fl_step_entry *entries = fl_grow(e->entries, (size_t)cap * sizeof(*entries));
     if (entries) e->entries = entries;
-    if (!active || !items || !scheduled || !entries)
+    fl_step_draw *draws = fl_grow(e->draws, (size_t)cap * sizeof(*draws));
+    if (draws) e->draws = draws;
+    if (!active || !items || !scheduled || !entries || !draws)
         return fl_fail(err, FL_E_NOMEM, "engine: %lld completions", (long long)need);
     e->cap_active = cap;
     return FL_OK;
@@ -375,7 +377,9 @@ static bool run_step(fl_engine *e) {
     if (!n) return false;
     const double t1 = fl_engine_now();
     e->sample_s = 0;
+    e->n_drawn = 0;
     pthread_mutex_unlock(&e->lock);
+    fl_engine_plan_draws(e, n);
     int rc = fl_step(e->model, e->entries, n, &err);
     pthread_mutex_lock(&e->lock);
     const double t2 = fl_engine_now();
@@ -389,6 +393,7 @@ static bool run_step(fl_engine *e) {
         for (int64_t i = 0; i < n; i++) fail_choice(e, e->entries[i].ctx, &err);
     const double t3 = fl_engine_now();
     e->stats.steps++;
+    e->stats.device_tokens += (uint64_t)e->n_drawn;
     e->stats.schedule_s += t1 - t0 + t3 - t2;
     e->stats.sample_s += e->sample_s;
     fl_histogram_add(&e->stats.step_s, t3 - t0, 1);

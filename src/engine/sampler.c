@@ -7,9 +7,7 @@
 #include "util/mem.h"
 #include "util/rng.h"
 
-#define GREEDY_BELOW 1e-5f /* vLLM's _SAMPLING_EPS */
-#define BIAS_LIMIT   100.0f
-#define ALL_TIES     INT64_MAX
+#define ALL_TIES INT64_MAX
 
 /* The row while stages run.  x is the caller's row until the first stage that writes;
  * once a stage has dropped tokens, the m survivors are ids[], v[] (ids ascending) and x
@@ -190,6 +188,33 @@ int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err) {
     return rc;
 }
 
+const fl_sampler_params *fl_sampler_settings(const fl_sampler *s) {
+    return &s->p;
+}
+
+const uint32_t *fl_sampler_allowed(const fl_sampler *s, int32_t *words) {
+    *words = s->allowed ? s->allowed_max / 32 + 1 : 0;
+    return s->allowed;
+}
+
+bool fl_sampler_describe(const fl_sampler *s, int32_t n, fl_sample_row *out) {
+    const fl_sampler_params *p = &s->p;
+    *out = (fl_sample_row){.mode =
+                               p->temperature < FL_GREEDY_BELOW ? FL_SAMPLE_GREEDY : FL_SAMPLE_DRAW,
+                           .masked = s->allowed != NULL,
+                           .temperature = p->temperature,
+                           .repetition = p->repetition_penalty,
+                           .frequency = p->frequency_penalty,
+                           .presence = p->presence_penalty,
+                           .top_k = p->top_k,
+                           .top_p = p->top_p,
+                           .min_p = p->min_p,
+                           .seed = p->seed};
+    return p->n_order == FL_STAGE_COUNT &&
+           !memcmp(p->order, default_order, sizeof(default_order)) && !s->mask &&
+           (!s->allowed || s->allowed_max < n);
+}
+
 void fl_sampler_free(fl_sampler *s) {
     if (!s) return;
     fl_sampler_work_free(s->own_work);
@@ -312,7 +337,7 @@ static int stage_bias(fl_sampler *s, float *x, int32_t n, fl_err *err) {
         fl_logit_bias b = s->p.bias[i];
         int rc = check_ids("logit_bias", &b.id, 1, n, err);
         if (rc) return rc;
-        x[b.id] += fmaxf(-BIAS_LIMIT, fminf(BIAS_LIMIT, b.bias));
+        x[b.id] += fmaxf(-FL_BIAS_LIMIT, fminf(FL_BIAS_LIMIT, b.bias));
     }
     return FL_OK;
 }
@@ -416,7 +441,7 @@ static int use_mask(fl_sampler *s, row *r, fl_err *err) {
 
 /* Run the stages over r, which starts as the raw row with its maxima measured. */
 static int run_stages(fl_sampler *s, row *r, const fl_history *h, fl_err *err) {
-    bool greedy = s->p.temperature < GREEDY_BELOW;
+    bool greedy = s->p.temperature < FL_GREEDY_BELOW;
     int rc = s->mask ? use_mask(s, r, err) : FL_OK;
     for (size_t i = 0; i < s->p.n_order && !rc; i++) {
         fl_stage stage = s->p.order[i];
@@ -532,7 +557,7 @@ static int32_t draw(fl_sampler *s, const row *r) {
 }
 
 static int32_t choose(fl_sampler *s, row *r) {
-    if (s->p.temperature >= GREEDY_BELOW) return draw(s, r);
+    if (s->p.temperature >= FL_GREEDY_BELOW) return draw(s, r);
     s->draw++;
     if (!r->listed) return fl_row_argmax(r->x, r->n, s->work->block_max, r->max);
     return s->work->ids[fl_row_argmax(s->work->v, r->m, NULL, list_max(s, r))];

@@ -27,7 +27,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/sample.h"
 #include "util/err.h"
+
+#define FL_GREEDY_BELOW 1e-5f /* vLLM's _SAMPLING_EPS */
+#define FL_BIAS_LIMIT   100.0f
 
 typedef struct fl_logit_bias {
     int32_t id;
@@ -81,6 +85,12 @@ void fl_sampler_work_free(fl_sampler_work *w);
 
 /* Copies params.  FL_E_ARG names the field, its value and its range. */
 int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err);
+const fl_sampler_params *fl_sampler_settings(const fl_sampler *s); /* its seed among them */
+/* Bits of the allowed ids, *words of them, ids beyond being not allowed; NULL: all are. */
+const uint32_t *fl_sampler_allowed(const fl_sampler *s, int32_t *words);
+/* What a device does to a row of n tokens in place of s, but for edits and draw; false: s needs
+ * what it lacks (another order, a mask), or would fail. */
+bool fl_sampler_describe(const fl_sampler *s, int32_t n, fl_sample_row *out);
 /* Same parameters, same seed, same place in the random stream. */
 int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err);
 void fl_sampler_free(fl_sampler *s);

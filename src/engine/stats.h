@@ -26,6 +26,7 @@ typedef struct fl_engine_stats {
     uint64_t prompt_tokens; /* computed, again after a preemption             */
     uint64_t cached_tokens; /* found in the prefix cache instead              */
     uint64_t output_tokens;
+    uint64_t device_tokens; /* of these, drawn on the device: their logits were not read */
     uint64_t prefix_queries, prefix_hits;   /* pages looked for in the model's cache, found */
     uint64_t draft_tokens, accepted_tokens; /* guesses checked, and right                */
     double thread_s;             /* processor time of the engine's thread, model included         */

@@ -1,5 +1,6 @@
 #include "model/graphs.h"
 
+#include "model/draws.h"
 #include "model/forward.h"
 #include "util/log.h"
 #include "util/num.h"
@@ -33,7 +34,8 @@ static int bucket_of(int64_t n) {
 
 static int run(fl_model *m, const fl_batch *b, fl_err *err) {
     int rc = fl_forward_layers(m, b, err);
-    return rc ? rc : fl_forward_head_all(m, b, err);
+    if (!rc) rc = fl_forward_head_all(m, b, err);
+    return rc ? rc : fl_draws_run(m, b->n_rows, err);
 }
 
 static int record(fl_model *m, const fl_batch *b, fl_recording **out, fl_err *err) {

@@ -1,5 +1,5 @@
 /* graphs.h - steps in which every sequence gets one token, recorded once for each number of rows
- * and replayed: on a GPU one graph launch for embedding, layers, head and logits.
+ * and replayed: on a GPU one graph launch for embedding, layers, head and the draw of tokens.
  *
  * Row counts are rounded up to buckets (1..8, 16, 24, 32, 48, 64, 96, 128, ... 256), so that there
  * are few recordings.  The rows that fill a bucket are harmless: each writes a place of its own in

@@ -229,6 +229,7 @@ static int build(fl_model *m, const fl_model_options *o, fl_err *err) {
         .max_rows = rows,
         .max_pages = fl_div_up(m->context, FL_KV_PAGE_TOKENS),
         .head_rows = fl_vocab_rows(m->checkpoint, c, c->tied ? "model.embed_tokens" : "lm_head"),
+        .edits = m->ops->sample && c->vocab_size <= FL_SAMPLE_MAX_VOCAB ? FL_STEP_EDITS : 0,
         .logit_rows = fl_max_i64(FL_LOGIT_ROWS, m->graphs.offered ? fl_graph_most_rows(rows) : 0)};
     const fl_kv_shape kv = kv_shape(m, o->kv);
     int64_t pages = fl_div_up(kv_tokens, FL_KV_PAGE_TOKENS);

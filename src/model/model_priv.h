@@ -17,6 +17,11 @@ typedef struct fl_step_buffers { /* of step.c: the integers of a batch, and its 
     int32_t *host;
     void *device;
     float *logits; /* [scratch.logit_rows, head rows] */
+    /* Where the backend samples (draws.h). */
+    int32_t *draws;      /* as scratch.draws */
+    uint32_t *mask;      /* a row of scratch.mask */
+    fl_sampled *sampled; /* [scratch.logit_rows] */
+    bool drawn;          /* some row of scratch.draws is to be drawn */
 } fl_step_buffers;
 
 void fl_step_buffers_free(fl_model *m);

@@ -41,13 +41,20 @@ static void lay_out(fl_scratch *out, const fl_scratch_shape *s, cursor *c) {
     out->head_in = take_act(c, s->act_dtype, s->logit_rows, d);
     out->logits = take(c, FL_DTYPE_F32, s->logit_rows, s->head_rows);
     out->rows = take_1d(c, FL_DTYPE_I32, s->logit_rows);
+    if (s->edits) {
+        const int64_t bytes = s->logit_rows * (int64_t)sizeof(fl_sample_row) +
+                              s->edits * (int64_t)sizeof(fl_sample_edit);
+        out->draws = take_1d(c, FL_DTYPE_I32, bytes / (int64_t)sizeof(int32_t));
+        out->mask = take(c, FL_DTYPE_I32, s->logit_rows, fl_div_up(s->head_rows, 32));
+        out->sampled = take(c, FL_DTYPE_I32, s->logit_rows, 2);
+    }
     out->bytes = c->used;
     out->max_rows = s->max_rows;
     out->max_pages = s->max_pages;
 }
 
 uint64_t fl_scratch_bytes(const fl_scratch_shape *s) {
-    fl_scratch measured;
+    fl_scratch measured = {0};
     cursor c = {0, 0};
     lay_out(&measured, s, &c);
     return c.used;

@@ -22,6 +22,10 @@ typedef struct fl_scratch {
     fl_act head_in;     /* [L,D] gathered rows                         */
     fl_tensor logits;   /* [L,V] f32                                   */
     fl_tensor rows;     /* [L] i32                                     */
+    fl_tensor draws;    /* [] i32: L fl_sample_row, FL_STEP_EDITS fl_sample_edit; absent where
+                           the backend does not sample, as the next two */
+    fl_tensor mask;     /* [L,ceil(V / 32)] i32                        */
+    fl_tensor sampled;  /* [L,2] i32: fl_sampled                       */
 } fl_scratch;
 
 typedef struct fl_scratch_shape {
@@ -30,6 +34,7 @@ typedef struct fl_scratch_shape {
     int64_t max_rows, max_pages;
     int64_t head_rows;  /* N of the head: >= vocab_size */
     int64_t logit_rows; /* >= FL_LOGIT_ROWS */
+    int64_t edits;      /* of draws; 0: none is drawn */
 } fl_scratch_shape;
 
 uint64_t fl_scratch_bytes(const fl_scratch_shape *s);

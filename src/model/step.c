@@ -2,12 +2,16 @@
 
 #include <string.h>
 
+#include "model/draws.h"
 #include "model/forward.h"
 #include "model/observe.h"
 #include "model/sequence_priv.h"
 #include "util/mem.h"
 #include "util/num.h"
 
+bool fl_step_draws(const fl_model *m) {
+    return m->scratch.draws.data != NULL;
+}
 int64_t fl_step_max_rows(const fl_model *m) {
     return m->scratch.max_rows;
 }
@@ -30,12 +34,18 @@ void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail) {
     pthread_mutex_unlock(&m->lock);
 }
 
-void fl_step_buffers_free(fl_model *m) {
-    fl_step_buffers *b = &m->step;
-    if (m->be) m->ops->mem_free(m->be, b->device);
+static void free_host(const fl_step_buffers *b) {
     fl_free(b->host);
     fl_free(b->logits);
-    *b = (fl_step_buffers){0};
+    fl_free(b->draws);
+    fl_free(b->mask);
+    fl_free(b->sampled);
+}
+
+void fl_step_buffers_free(fl_model *m) {
+    if (m->be) m->ops->mem_free(m->be, m->step.device);
+    free_host(&m->step);
+    m->step = (fl_step_buffers){0};
 }
 
 static int64_t most_recorded(const fl_model *m) {
@@ -48,19 +58,22 @@ static int64_t ints_needed(const fl_model *m, int64_t seqs) {
 }
 
 int fl_step_reserve_seqs(fl_model *m, int64_t n, fl_err *err) {
-    fl_step_buffers b = {.max_seqs = n};
+    fl_step_buffers b = {.max_seqs = n, .drawn = m->step.drawn};
     if (n <= m->step.max_seqs) return FL_OK;
     const size_t logits = (size_t)m->scratch.logit_rows * (size_t)m->scratch.logits.dim[1];
     int64_t ints = ints_needed(m, n <= most_recorded(m) ? fl_graph_rows(n, most_recorded(m)) : n);
     b.host = fl_alloc_array((size_t)ints, sizeof(*b.host));
     b.logits = fl_alloc_array(logits, sizeof(*b.logits));
-    int rc = b.host && b.logits ? FL_OK
-                                : fl_fail(err, FL_E_NOMEM, "step of %lld sequences", (long long)n);
+    b.draws = fl_alloc_array((size_t)m->scratch.draws.dim[0], sizeof(*b.draws));
+    b.mask = fl_alloc_array((size_t)m->scratch.mask.dim[1], sizeof(*b.mask));
+    b.sampled = fl_alloc_array((size_t)m->scratch.sampled.dim[0], sizeof(*b.sampled));
+    int rc = b.host && b.logits && b.draws && b.mask && b.sampled
+                 ? FL_OK
+                 : fl_fail(err, FL_E_NOMEM, "step of %lld sequences", (long long)n);
     pthread_mutex_lock(&m->lock);
     if (!rc) rc = m->ops->mem_new(m->be, &b.device, (uint64_t)ints * sizeof(int32_t), err);
     if (rc) {
-        fl_free(b.host);
-        fl_free(b.logits);
+        free_host(&b);
     } else {
         fl_graphs_clear(m);
         fl_step_buffers_free(m);
@@ -152,13 +165,30 @@ typedef struct pending { /* rows whose logits are still to be computed */
     int64_t index[FL_GRAPH_ROWS]; /* of the row in its entry */
 } pending;
 
-static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
+/* Tokens of the rows that were drawn, logits of the others. */
+static int deliver(fl_model *m, const pending *p, fl_err *err) {
     const int64_t width = m->scratch.logits.dim[1];
-    fl_tensor logits = fl_rows(m->scratch.logits, p->n);
-    int rc = p->n ? fl_forward_head(m, b, p->row, p->n, err) : FL_OK;
-    if (!rc && p->n) rc = m->ops->read(m->be, m->step.logits, &logits, err);
-    for (int64_t j = 0; !rc && j < p->n; j++)
-        p->entry[j]->on_row(p->entry[j]->ctx, p->index[j], m->step.logits + j * width);
+    const fl_tensor logits = fl_rows(m->scratch.logits, p->n);
+    const bool any = fl_draws_any(m);
+    int64_t drawn = 0;
+    int rc = any ? fl_draws_read(m, p->n, err) : FL_OK;
+    for (int64_t j = 0; j < p->n && any && !rc; j++) drawn += m->step.sampled[j].id >= 0;
+    if (!rc && drawn < p->n) rc = m->ops->read(m->be, m->step.logits, &logits, err);
+    for (int64_t j = 0; !rc && j < p->n; j++) {
+        const fl_step_entry *e = p->entry[j];
+        if (any && m->step.sampled[j].id >= 0)
+            e->on_sampled(e->ctx, &m->step.sampled[j]);
+        else
+            e->on_row(e->ctx, p->index[j], m->step.logits + j * width);
+    }
+    return rc;
+}
+
+static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
+    int rc = p->n ? fl_draws_write(m, p->entry, p->n, p->n, err) : FL_OK;
+    if (!rc && p->n) rc = fl_forward_head(m, b, p->row, p->n, err);
+    if (!rc && p->n && fl_draws_any(m)) rc = fl_draws_run(m, p->n, err);
+    if (!rc && p->n) rc = deliver(m, p, err);
     p->n = 0;
     return rc;
 }
@@ -195,15 +225,14 @@ static int64_t recorded_rows(const fl_model *m, const fl_step_entry *e, int64_t 
 /* One token of each sequence. */
 static int recorded_step(fl_model *m, const fl_step_entry *e, int64_t n, int64_t rows,
                          fl_err *err) {
-    const int64_t width = m->scratch.logits.dim[1];
-    fl_tensor logits = fl_rows(m->scratch.logits, n);
+    pending p = {.n = n};
     fl_batch b;
     int rc;
-    if ((rc = write_batch(m, e, n, rows, &b, err)) || (rc = fl_graphs_step(m, &b, err)) ||
-        (rc = m->ops->read(m->be, m->step.logits, &logits, err)))
+    for (int64_t i = 0; i < n; i++) p.entry[i] = &e[i];
+    if ((rc = write_batch(m, e, n, rows, &b, err)) ||
+        (rc = fl_draws_write(m, p.entry, n, rows, err)) || (rc = fl_graphs_step(m, &b, err)))
         return rc;
-    for (int64_t i = 0; i < n; i++) e[i].on_row(e[i].ctx, 0, m->step.logits + i * width);
-    return FL_OK;
+    return deliver(m, &p, err);
 }
 
 static int plain_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {

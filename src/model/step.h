@@ -4,6 +4,16 @@
 
 #include "model/sequence.h"
 
+enum { FL_STEP_EDITS = 1 << 15 }; /* of all draws of a step; those beyond are not drawn */
+
+/* How the one row an entry wants may become a token on the device (backend/sample.h). */
+typedef struct fl_step_draw {
+    fl_sample_row row;           /* first_edit is the step's own                           */
+    const fl_sample_edit *edits; /* [row.n_edits]                                          */
+    const uint32_t *allowed;     /* row.masked: bits of ids, [n_allowed]; those beyond are 0 */
+    int32_t n_allowed;
+} fl_step_draw;
+
 typedef struct fl_step_entry {
     fl_sequence *seq;   /* each at most once in a step                                    */
     const int32_t *ids; /* [n] tokens to append                                           */
@@ -11,6 +21,10 @@ typedef struct fl_step_entry {
     int64_t first_row;  /* rows first_row .. n-1 are given to on_row; n = none            */
     fl_row_fn on_row;   /* the logits after row i                                         */
     void *ctx;
+    /* NULL, or first_row is n - 1 and on_sampled gets the token in place of on_row, unless the
+     * device cannot draw it (or finds that no token is left): then on_row gets its logits. */
+    const fl_step_draw *draw;
+    void (*on_sampled)(void *ctx, const fl_sampled *token);
 } fl_step_entry;
 
 /* Appends every entry's ids to its sequence, or, on failure, none.  All sequences belong
@@ -28,6 +42,7 @@ typedef struct fl_step_pool {
 void fl_step_pool_get(fl_model *m, fl_step_pool *out);
 void fl_step_pages_of(const fl_sequence *s, int64_t *held, bool *shared_tail);
 
+bool fl_step_draws(const fl_model *m); /* the device can */
 int64_t fl_step_max_rows(const fl_model *m);
 int64_t fl_step_max_seqs(const fl_model *m);
 /* Make room for more sequences in a step (they start at 1).  Not during a step. */

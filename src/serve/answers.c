@@ -87,6 +87,7 @@ static int answer_stats(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refus
         {"prefix_hits", (double)e.prefix_hits},
         {"draft_tokens", (double)e.draft_tokens},
         {"accepted_tokens", (double)e.accepted_tokens},
+        {"device_tokens", (double)e.device_tokens},
         {"schedule_s", e.schedule_s},
         {"sample_s", e.sample_s},
     };
