@@ -31,26 +31,47 @@ uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape) {
     return (uint64_t)kv_args(&kv).page_bytes;
 }
 
+/* The product that q, k and v side by side are to become. */
+static cuda_unscaled take_qkv(fl_backend *be, const fl_rope *r) {
+    const int64_t heads = r->q.dim[1], kv_heads = r->k.dim[1], dim = r->q.dim[2];
+    const int64_t bytes = fl_dtype_bytes(r->q.dtype);
+    const uint8_t *q = r->q.data;
+    fl_tensor all = fl_tensor_2d(r->q.data, r->q.dtype, r->q.dim[0], (heads + 2 * kv_heads) * dim);
+    all.stride = r->q.stride;
+    if (r->k.stride != all.stride || r->v.stride != all.stride ||
+        (const uint8_t *)r->k.data != q + heads * dim * bytes ||
+        (const uint8_t *)r->v.data != q + (heads + kv_heads) * dim * bytes)
+        return (cuda_unscaled){0};
+    return cuda_take_unscaled(be, &all);
+}
+
+cuda_rope_args cuda_rope_args_of(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv,
+                                 const fl_batch *b) {
+    return (cuda_rope_args){.q = r->q.data,
+                            .k = r->k.data,
+                            .v = r->v.data,
+                            .ldq = r->q.stride,
+                            .ldk = r->k.stride,
+                            .ldv = r->v.stride,
+                            .ld_table = r->cos_sin.stride,
+                            .max_pos = r->cos_sin.dim[0],
+                            .t = b->n_rows,
+                            .cos_sin = r->cos_sin.data,
+                            .pos = b->pos.data,
+                            .slot = b->slot.data,
+                            .n_heads = (int)r->q.dim[1],
+                            .dtype = r->q.dtype,
+                            .kv = kv_args(kv),
+                            .fault = be->fault};
+}
+
 int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                     fl_err *err) {
+    cuda_unscaled unscaled = take_qkv(be, r);
     int rc = cuda_enter(be, "rope_store", b->n_rows, err);
     if (rc || (rc = fl_check_rope(r, kv, b, err))) return rc;
-    cuda_rope_args a = {.q = r->q.data,
-                        .k = r->k.data,
-                        .v = r->v.data,
-                        .ldq = r->q.stride,
-                        .ldk = r->k.stride,
-                        .ldv = r->v.stride,
-                        .ld_table = r->cos_sin.stride,
-                        .max_pos = r->cos_sin.dim[0],
-                        .t = b->n_rows,
-                        .cos_sin = r->cos_sin.data,
-                        .pos = b->pos.data,
-                        .slot = b->slot.data,
-                        .n_heads = (int)r->q.dim[1],
-                        .dtype = r->q.dtype,
-                        .kv = kv_args(kv),
-                        .fault = be->fault};
+    cuda_rope_args a = cuda_rope_args_of(be, r, kv, b);
+    a.unscaled = unscaled;
     return cuda_check(be, fl_cuda_rope_store(&a, be->stream), "rope_store", err);
 }
 

@@ -27,10 +27,10 @@ $(BUILD)/cuda.flags: FORCE
 	@echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' > $@
 
 # The same objects that a GPU runs, on the emulated one; all architectures beside each other.
-CUDA_OP_TESTS := copy ops linear attend record sample
+CUDA_OP_TESTS := copy ops linear attend layer record sample
 CUDA_SPECS    := model quantize tensor
 CUDA_SEEDS    := 1 2 3
-CUDA_ONCE     := failure memory bench
+CUDA_ONCE     := failure memory bench launch
 CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(patsubst %,$(BUILD)/emu/log/$(a)-%,$(CUDA_OP_TESTS) $(CUDA_SPECS))) \
     $(CUDA_ONCE:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-%) \
     $(CUDA_SEEDS:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-model-%)

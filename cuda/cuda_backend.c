@@ -20,20 +20,23 @@ int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *er
                    lost ? "; only a new process can use the device again" : "");
 }
 
-int cuda_current(const fl_backend *be, const char *what, fl_err *err) {
-    if (be->owner == getpid()) return cuda_check(be, cudaSetDevice(be->device), what, err);
+int cuda_current(fl_backend *be, const char *what, fl_err *err) {
+    if (be->owner == getpid()) {
+        int rc = cuda_check(be, cudaSetDevice(be->device), what, err);
+        return rc ? rc : cuda_settle(be, err);
+    }
     return fl_fail(err, FL_E_DEVICE, "cuda:%d: %s: opened in process %d, this is %d after a fork",
                    be->device, what, (int)be->owner, (int)getpid());
 }
 
-int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err) {
+int cuda_enter(fl_backend *be, const char *op, int64_t rows, fl_err *err) {
     if (rows < 1 || rows > be->max_rows)
         return fl_fail(err, FL_E_LIMIT, "%s: %lld rows, the backend was opened for 1..%lld", op,
                        (long long)rows, (long long)be->max_rows);
     return cuda_current(be, op, err);
 }
 
-int cuda_outside(const fl_backend *be, const char *op, fl_err *err) {
+int cuda_outside(fl_backend *be, const char *op, fl_err *err) {
     if (be->recording) return fl_fail(err, FL_E_ARG, "%s: not while a step is being recorded", op);
     return cuda_current(be, op, err);
 }
@@ -68,7 +71,7 @@ static void release(fl_backend *be) {
         if (be->stage[i].free) cudaEventDestroy(be->stage[i].free);
     }
     if (be->fault_host) cudaFreeHost(be->fault_host);
-    void *memory[] = {be->workspace, be->fault, be->parts, be->product};
+    void *memory[] = {be->workspace, be->fault, be->parts, be->product, be->tops};
     for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
         if (memory[i]) cudaFree(memory[i]);
     if (be->stream) cudaStreamDestroy(be->stream);
@@ -116,6 +119,7 @@ static int find_device(fl_backend *be, fl_err *err) {
         return rc;
     be->cc = prop.major * 10 + prop.minor;
     be->processors = prop.multiProcessorCount;
+    be->shared_bytes = (int64_t)prop.sharedMemPerBlockOptin;
     snprintf(be->name, sizeof(be->name), "%.52s, sm_%d", prop.name, be->cc);
     cudaError_t e = fl_cuda_probe();
     if (e != cudaErrorNoKernelImageForDevice) return cuda_check(be, e, "kernels", err);
@@ -148,7 +152,8 @@ static int open_parts(fl_backend *be, fl_err *err) {
         (rc = cuda_check(be, cudaMemsetAsync(be->fault, 0, sizeof(*be->fault), be->stream),
                          "memset", err)) ||
         (rc = cuda_alloc(be, (void **)&be->parts, CUDA_PARTS_BYTES, err)) ||
-        (rc = cuda_alloc(be, &be->workspace, CUDA_WORKSPACE_BYTES, err)))
+        (rc = cuda_alloc(be, &be->workspace, CUDA_WORKSPACE_BYTES, err)) ||
+        (rc = cuda_block_open(be, err)))
         return rc;
     cublasStatus_t s = cublasLtCreate(&be->blas);
     if (s)
@@ -198,6 +203,7 @@ static int cuda_mem_new(fl_backend *be, void **out, uint64_t bytes, fl_err *err)
 void cuda_mem_free(fl_backend *be, void *p) {
     if (!p || be->owner != getpid()) return;
     cudaSetDevice(be->device);
+    cuda_settle(be, NULL);
     cudaFree(p); /* waits for what still uses it */
 }
 
@@ -357,6 +363,8 @@ const fl_backend_ops *fl_backend_cuda(void) {
         .gather = cuda_gather,
         .absmax = cuda_absmax,
         .sumsq = cuda_sumsq,
+        .attn_block = cuda_attn_block,
+        .mlp_block = cuda_mlp_block,
         .kv_page_bytes = cuda_kv_page_bytes,
         .map = cuda_map,
         .softmax = cuda_softmax,

@@ -14,6 +14,7 @@ enum {
     CUDA_STAGE_BYTES = 8 << 20,
     CUDA_WORKSPACE_BYTES = 32 << 20, /* of cuBLASLt */
     CUDA_PARTS_BYTES = 32 << 20,     /* of attention's splits */
+    CUDA_TOPS = 64 << 10,
 };
 
 /* Pinned host memory that copies pass through: a part is filled again when its event has come. */
@@ -37,18 +38,23 @@ struct fl_backend {
     float *parts;                   /* attention: CUDA_PARTS_BYTES */
     float *product; /* linear: f32 results that wait for their scales                          */
     int64_t product_floats;
-    struct cuda_plan *plans; /* of all shapes, newest first */
-    bool recording;          /* the stream is being captured */
+    cuda_scale_args unscaled; /* the product of the last linear, and where it belongs: the next op
+                                 takes it, or it is scaled before that op                       */
+    int64_t shared_bytes;     /* that a block may have                                           */
+    float *tops;              /* block.c: largest magnitudes, CUDA_TOPS floats                  */
+    struct cuda_plan *plans;  /* of all shapes, newest first */
+    bool recording;           /* the stream is being captured */
 };
 
 /* FL_E_NOMEM or FL_E_DEVICE with CUDA's words when e is an error; `what` names the call. */
 int cuda_check(const fl_backend *be, cudaError_t e, const char *what, fl_err *err);
-/* Makes the device current; FL_E_DEVICE in a child after a fork. */
-int cuda_current(const fl_backend *be, const char *what, fl_err *err);
+/* Makes the device current and settles; FL_E_DEVICE in a child after a fork.  Every call that
+ * reads or writes device memory begins with this or cuda_enter. */
+int cuda_current(fl_backend *be, const char *what, fl_err *err);
 /* The same, and checks that 1 <= rows <= max_rows. */
-int cuda_enter(const fl_backend *be, const char *op, int64_t rows, fl_err *err);
+int cuda_enter(fl_backend *be, const char *op, int64_t rows, fl_err *err);
 /* Makes the device current; FL_E_ARG while a step is being recorded. */
-int cuda_outside(const fl_backend *be, const char *op, fl_err *err);
+int cuda_outside(fl_backend *be, const char *op, fl_err *err);
 /* Device memory, not zeroed. */
 int cuda_alloc(const fl_backend *be, void **out, uint64_t bytes, fl_err *err);
 void cuda_mem_free(fl_backend *be, void *p);
@@ -63,9 +69,15 @@ int cuda_stage_send(fl_backend *be, cuda_stage *s, void *dst, int64_t bytes, fl_
 
 /* linear.c, linear_plan.c */
 int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err);
+const cuda_weight *cuda_weight_of(const fl_linear *lin);
 void cuda_linear_free(fl_backend *be, fl_linear *lin);
 int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
                 fl_err *err);
+/* A product that waits for its scales gets them. */
+int cuda_settle(fl_backend *be, fl_err *err);
+/* The product that t is to become, which is then the caller's to scale; y NULL: t is complete,
+ * once settled. */
+cuda_unscaled cuda_take_unscaled(fl_backend *be, const fl_tensor *t);
 int cuda_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table, const fl_tensor *ids,
                fl_err *err);
 
@@ -110,7 +122,14 @@ int cuda_map(fl_backend *be, const fl_map *m, fl_err *err);
 int cuda_softmax(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
 int cuda_encode(fl_backend *be, const fl_encode *e, fl_err *err);
 
+/* block.c */
+int cuda_block_open(fl_backend *be, fl_err *err);
+int cuda_attn_block(fl_backend *be, const fl_attn_block *a, bool *done, fl_err *err);
+int cuda_mlp_block(fl_backend *be, const fl_mlp_block *a, bool *done, fl_err *err);
+
 /* attend.c */
+cuda_rope_args cuda_rope_args_of(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv,
+                                 const fl_batch *b);
 uint64_t cuda_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape);
 int cuda_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                     fl_err *err);

@@ -65,6 +65,44 @@ __device__ __forceinline__ void store_act(void *p, fl_dtype t, int64_t i, float 
                                                   : __half_as_ushort(from_f32<f16>(x));
 }
 
+/* A sum of products with its scales and bias; never contracted, so that the same sum has the
+ * same bits in every kernel. */
+__device__ __forceinline__ float scaled(float y, const float *x_scale, const float *w_scale, const float *bias) {
+    if (x_scale) y = __fmul_rn(y, *x_scale);
+    if (w_scale) y = __fmul_rn(y, *w_scale);
+    if (bias) y = __fadd_rn(y, *bias);
+    return y;
+}
+
+/* Element i of row t of a product that waits for its scales. */
+__device__ __forceinline__ float scaled(const cuda_unscaled &u, int64_t t, int64_t i) {
+    return scaled(u.y[t * u.n + i], u.x_scale ? u.x_scale + t : nullptr, u.w_scale ? u.w_scale + i : nullptr,
+                  u.bias ? u.bias + i : nullptr);
+}
+
+/* Element i of row t: of the product when there is one, else of x, which points to the row. */
+template <typename T>
+__device__ __forceinline__ float load_scaled(const T *x, const cuda_unscaled &u, int64_t t, int64_t i) {
+    return u.y ? to_f32(from_f32<T>(scaled(u, t, i))) : to_f32(x[i]);
+}
+
+/* A number as the act dtype has it. */
+__device__ __forceinline__ float round_act(float x, fl_dtype t) {
+    return t == FL_DTYPE_BF16 ? to_f32(from_f32<bf16>(x)) : to_f32(from_f32<f16>(x));
+}
+
+/* ---- what ops compute, the same wherever they are computed ---- */
+
+/* RMSNorm: threads of a block of NORM_THREADS take NORM_EACH neighbours in turn, so that every
+ * kernel sums a row in the same order. */
+enum { NORM_THREADS = 256, NORM_EACH = 8 };
+
+__device__ __forceinline__ float inv_rms(float sum, int64_t n, float eps) {
+    return 1.0f / sqrtf(sum / (float)n + eps);
+}
+
+__device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+
 /* ---- vectors ---- */
 
 __device__ __forceinline__ float2 pair_f32(uint32_t two, bf16) {

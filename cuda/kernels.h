@@ -16,6 +16,13 @@
 extern "C" {
 #endif
 
+/* A product that waits for its scales, and what they are. */
+typedef struct cuda_unscaled {
+    const float *y; /* [T,n]; NULL: there is none                                           */
+    const float *x_scale, *w_scale, *bias; /* [T], [n], [n], or NULL                        */
+    int64_t n;
+} cuda_unscaled;
+
 /* An index that points outside its table: the first one is kept here until the host looks. */
 typedef struct cuda_fault {
     int32_t set, op, index, value;
@@ -38,6 +45,7 @@ typedef struct cuda_norm_args {
     float eps;
     fl_dtype dtype;
     cuda_quant quant;
+    cuda_unscaled unscaled; /* in place of delta                                            */
 } cuda_norm_args;
 cudaError_t fl_cuda_norm(const cuda_norm_args *a, cudaStream_t s);
 
@@ -47,6 +55,7 @@ typedef struct cuda_silu_args {
     int64_t ld_in, ld_out, t, n;
     fl_dtype dtype;
     cuda_quant quant;
+    cuda_unscaled unscaled; /* in place of in                                               */
 } cuda_silu_args;
 cudaError_t fl_cuda_silu_mul(const cuda_silu_args *a, cudaStream_t s);
 
@@ -85,8 +94,13 @@ cudaError_t fl_cuda_linear_rows(const cuda_linear_args *a, cudaStream_t s);
  * unless k, ldx and x are multiples of 16. */
 cudaError_t fl_cuda_linear_tiles(const cuda_linear_args *a, cudaStream_t s);
 
-/* out = y * x_scale[t] * w.scale[n] + w.bias[n]; y: [t,n] f32 */
-cudaError_t fl_cuda_scale_rows(const cuda_linear_args *a, const float *y, cudaStream_t s);
+typedef struct cuda_scale_args {
+    cuda_unscaled in;
+    void *out;
+    int64_t ldo, t;
+    fl_dtype dtype;
+} cuda_scale_args;
+cudaError_t fl_cuda_scale_rows(const cuda_scale_args *a, cudaStream_t s);
 
 typedef struct cuda_rows_args { /* embed and gather */
     cuda_weight table;
@@ -125,6 +139,7 @@ typedef struct cuda_rope_args {
     fl_dtype dtype;
     cuda_kv kv;
     cuda_fault *fault;
+    cuda_unscaled unscaled; /* q, k and v side by side: q is only written                   */
 } cuda_rope_args;
 cudaError_t fl_cuda_rope_store(const cuda_rope_args *a, cudaStream_t s);
 
@@ -181,6 +196,37 @@ typedef struct cuda_sample_args {
     fl_sampled *out;
 } cuda_sample_args;
 cudaError_t fl_cuda_sample(const cuda_sample_args *a, cudaStream_t s);
+
+/* One product of few rows with what is around it in a layer: its rows are x [t,k], or the norm of
+ * x + delta, quantized as act says. */
+enum { FL_CUDA_FEW_ROWS = 8 };
+typedef enum cuda_block_end {
+    CUDA_END_QKV,      /* rope: queries to rope.q, keys and values to the cache            */
+    CUDA_END_RESIDUAL, /* out [t,n] = out + delta + result                                 */
+    CUDA_END_SWIGLU,   /* out [t,n / 2] = silu(result of column j) * column j + n / 2      */
+} cuda_block_end;
+
+typedef struct cuda_block_args {
+    cuda_weight w;
+    const void *x, *delta, *norm_weight; /* norm_weight NULL: x as it is; delta may be NULL */
+    void *out;
+    int64_t ldx, ld_delta, ldo, t;
+    int64_t ld_shared; /* k rounded up to 16: elements of an input row in shared memory     */
+    float eps;
+    fl_act_scheme act;
+    float x_scale, x_scale_ub;
+    int64_t x_groups;  /* scales of a row                                                   */
+    const float *tops; /* [n_tops,t]: the largest of a column is the row's largest magnitude */
+    int n_tops;        /* tops NULL: each block looks for it                                */
+    float *tops_out;   /* [blocks,t] of what each block stored, or NULL                     */
+    int64_t units, units_each; /* pairs of columns; of a block                              */
+    cuda_block_end end;
+    fl_dtype dtype;
+    cuda_rope_args rope;
+} cuda_block_args;
+cudaError_t fl_cuda_block_rows(const cuda_block_args *a, cudaStream_t s);
+/* Once: blocks may have so many bytes of dynamic shared memory. */
+cudaError_t fl_cuda_block_open(size_t shared);
 
 #ifdef __cplusplus
 }

@@ -9,8 +9,9 @@
 #include "util/num.h"
 
 enum {
-    FEW_ROWS = 8, /* up to so many rows every weight is read once by the rows kernel */
-    GROUP = 4,    /* of 2:4 */
+    FEW_ROWS =
+        FL_CUDA_FEW_ROWS, /* up to so many rows every weight is read once by the rows kernel */
+    GROUP = 4,            /* of 2:4 */
     PRODUCT_FLOATS = 16 << 20,
 };
 
@@ -231,6 +232,10 @@ done:
     return rc;
 }
 
+const cuda_weight *cuda_weight_of(const fl_linear *lin) {
+    return &((const cuda_packed *)lin->packed)->w;
+}
+
 void cuda_linear_free(fl_backend *be, fl_linear *lin) {
     if (!lin) return;
     cuda_packed *p = lin->packed;
@@ -246,7 +251,26 @@ static int out_index(fl_dtype t) {
     return t == FL_DTYPE_BF16 ? 0 : t == FL_DTYPE_F16 ? 1 : 2;
 }
 
-/* cuBLASLt, whole or followed by the kernel that applies the scales. */
+/* ---- products that wait for their scales ---- */
+
+int cuda_settle(fl_backend *be, fl_err *err) {
+    cuda_scale_args a = be->unscaled;
+    if (!a.in.y) return FL_OK;
+    be->unscaled = (cuda_scale_args){0};
+    return cuda_check(be, fl_cuda_scale_rows(&a, be->stream), "linear", err);
+}
+
+cuda_unscaled cuda_take_unscaled(fl_backend *be, const fl_tensor *t) {
+    const cuda_scale_args a = be->unscaled;
+    if (!a.in.y || a.out != t->data || a.ldo != t->stride || a.t != t->dim[0] ||
+        a.in.n != fl_tensor_row_len(t) || a.dtype != t->dtype)
+        return (cuda_unscaled){0};
+    be->unscaled = (cuda_scale_args){0};
+    return a.in;
+}
+
+/* cuBLASLt, whole or in f32: then the next op applies the scales, or a kernel when not all rows
+ * have room. */
 static int planned(fl_backend *be, const cuda_linear_args *a, const cuda_packed *p, bool *done,
                    fl_err *err) {
     const cuda_plan *direct = p->direct[out_index(a->out_dtype)];
@@ -263,14 +287,21 @@ static int planned(fl_backend *be, const cuda_linear_args *a, const cuda_packed 
     m.out = be->product;
     m.ldo = a->w.n;
     for (int64_t t = 0; t < a->t && !rc; t += most) {
-        cuda_linear_args part = *a;
-        part.t = m.rows = fl_min_i64(most, a->t - t);
+        m.rows = fl_min_i64(most, a->t - t);
         m.x = (const uint8_t *)a->x + t * a->ldx * bytes;
-        part.out = (uint8_t *)a->out + t * a->ldo * fl_dtype_bytes(a->out_dtype);
-        if (a->x_scale) part.x_scale = a->x_scale + t;
         rc = cuda_plan_run(be, p->product, &m, done, err);
         if (rc || !*done) return rc;
-        rc = cuda_check(be, fl_cuda_scale_rows(&part, be->product, be->stream), "linear", err);
+        be->unscaled =
+            (cuda_scale_args){.in = {.y = be->product,
+                                     .x_scale = a->x_scale ? a->x_scale + t : NULL,
+                                     .w_scale = a->w.scale,
+                                     .bias = a->w.bias,
+                                     .n = a->w.n},
+                              .out = (uint8_t *)a->out + t * a->ldo * fl_dtype_bytes(a->out_dtype),
+                              .ldo = a->ldo,
+                              .t = m.rows,
+                              .dtype = a->out_dtype};
+        if (m.rows < a->t) rc = cuda_settle(be, err);
     }
     return rc;
 }

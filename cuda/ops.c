@@ -30,6 +30,7 @@ int cuda_norm(fl_backend *be, const fl_norm *n, fl_err *err) {
                         .n = r->dim[1],
                         .eps = n->eps,
                         .dtype = r->dtype};
+    if (delta) a.unscaled = cuda_take_unscaled(be, &n->delta);
     int rc = cuda_enter(be, "norm", a.t, err);
     if (rc || (rc = cuda_quant_for(&a.quant, "norm", n->out, n->next, err))) return rc;
     if ((rc = fl_check_norm(n, err))) return rc;
@@ -57,7 +58,8 @@ int cuda_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, const f
                         .ld_out = x->stride,
                         .t = x->dim[0],
                         .n = x->dim[1],
-                        .dtype = x->dtype};
+                        .dtype = x->dtype,
+                        .unscaled = cuda_take_unscaled(be, gate_up)};
     int rc = cuda_enter(be, "silu_mul", a.t, err);
     if (rc || (rc = cuda_quant_for(&a.quant, "silu_mul", out, next, err))) return rc;
     if ((rc = fl_check_silu_mul(out, gate_up, next, err))) return rc;

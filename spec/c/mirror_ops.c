@@ -153,6 +153,12 @@ static void give_back_act(fl_backend *be, const fl_act *a, const fl_act *d) {
     give_back(be, &a->q_scale, &d->q_scale);
 }
 
+static void drop_act(fl_backend *be, const fl_act *d) {
+    drop(be, &d->x);
+    drop(be, &d->q);
+    drop(be, &d->q_scale);
+}
+
 static int wait(fl_backend *be, int rc, fl_err *err) {
     return rc ? rc : device->sync(be->dev, err);
 }
@@ -304,6 +310,42 @@ static int mirror_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *
     return rc;
 }
 
+static int mirror_attn_block(fl_backend *be, const fl_attn_block *a, bool *done, fl_err *err) {
+    fl_attn_block d = *a;
+    fl_act normed = lend_act(be, a->norm.out), between = lend_act(be, a->attended);
+    fl_batch batch = lend_batch(be, a->batch);
+    fl_kv_layer cache = lend_kv(be, a->kv);
+    fl_tensor *each[] = {&d.norm.residual, &d.norm.delta, &d.norm.weight, &d.rope.q,
+                         &d.rope.k,        &d.rope.v,     &d.rope.cos_sin};
+    for (int i = 0; i < 7; i++) *each[i] = lend(be, each[i]);
+    d.norm.out = &normed;
+    d.attended = &between;
+    d.batch = &batch;
+    d.kv = &cache;
+    int rc = wait(be, device->attn_block(be->dev, &d, done, err), err);
+    give_back(be, &a->norm.residual, &d.norm.residual);
+    for (int i = 1; i < 7; i++) drop(be, each[i]);
+    drop_act(be, &normed);
+    drop_act(be, &between);
+    drop_batch(be, &batch);
+    return rc;
+}
+
+static int mirror_mlp_block(fl_backend *be, const fl_mlp_block *a, bool *done, fl_err *err) {
+    fl_mlp_block d = *a;
+    fl_act normed = lend_act(be, a->norm.out), between = lend_act(be, a->ffn);
+    fl_tensor *each[] = {&d.norm.residual, &d.norm.delta, &d.norm.weight};
+    for (int i = 0; i < 3; i++) *each[i] = lend(be, each[i]);
+    d.norm.out = &normed;
+    d.ffn = &between;
+    int rc = wait(be, device->mlp_block(be->dev, &d, done, err), err);
+    give_back(be, &a->norm.residual, &d.norm.residual);
+    for (int i = 1; i < 3; i++) drop(be, each[i]);
+    drop_act(be, &normed);
+    drop_act(be, &between);
+    return rc;
+}
+
 typedef int collect_fn(fl_backend *, const fl_tensor *, const fl_tensor *, fl_err *);
 static int collect(collect_fn *fn, fl_backend *be, const fl_tensor *out, const fl_tensor *x,
                    fl_err *err) {
@@ -345,6 +387,8 @@ const fl_backend_ops *mirror_ops(const fl_backend_ops *of) {
         .gather = mirror_gather,
         .absmax = mirror_absmax,
         .sumsq = mirror_sumsq,
+        .attn_block = mirror_attn_block,
+        .mlp_block = mirror_mlp_block,
         .kv_page_bytes = mirror_kv_page_bytes,
     };
     device = of;

@@ -83,6 +83,7 @@ local kernels = {
   ops = "rows select",
   linear = "linear_rows linear_tiles",
   attend = "attend attend_tiles rope_store",
+  layer = "rows rope_store linear_rows block_rows",
   copy = "",
   sample = "sample",
   record = "rows select linear_rows linear_tiles attend attend_tiles rope_store",

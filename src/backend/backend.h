@@ -102,7 +102,7 @@ typedef struct fl_act {
  * Face LlamaRMSNorm. */
 typedef struct fl_norm {
     fl_tensor residual; /* [T,D] in/out                                                  */
-    fl_tensor delta;    /* [T,D], or absent                                              */
+    fl_tensor delta;    /* [T,D], or absent; undefined afterwards                        */
     fl_tensor weight;   /* [D] act dtype                                                 */
     fl_act *out;
     const fl_linear *next; /* NULL: no quantization                                      */
@@ -135,7 +135,7 @@ typedef struct fl_batch {
 
 typedef struct fl_rope {
     fl_tensor q;       /* [T,H,E] in/out, may be strided                                 */
-    fl_tensor k, v;    /* [T,G,E] in, may be strided                                     */
+    fl_tensor k, v;    /* [T,G,E] in, may be strided; undefined afterwards               */
     fl_tensor cos_sin; /* [max_pos,E] f32: E/2 cosines, then E/2 sines                    */
 } fl_rope;
 
@@ -170,6 +170,25 @@ typedef struct fl_sample {
     fl_tensor mask;  /* [R,ceil(V / 32)] i32; read where rows[i].masked                  */
     fl_sampled *out; /* [R]; of rows that are sampled                                    */
 } fl_sample;
+
+/* Half a layer in one call, as few-row steps of a GPU want it: residual becomes residual + delta +
+ * what the half computes, with the rounding points and bits of the single ops.  What lies between
+ * (norm.out, rope.q, k and v, attended, ffn) is undefined afterwards. */
+typedef struct fl_attn_block { /* norm, linear norm.next, rope_store, attend, linear o */
+    fl_norm norm;
+    fl_rope rope; /* q, k and v: columns of what norm.next gives, in this order             */
+    const fl_kv_layer *kv;
+    const fl_batch *batch;
+    float scale;
+    fl_act *attended;   /* [T,H*E] */
+    const fl_linear *o; /* -> [T,D] */
+} fl_attn_block;
+
+typedef struct fl_mlp_block { /* norm, linear norm.next, silu_mul, linear down */
+    fl_norm norm;
+    fl_act *ffn;           /* [T,F] */
+    const fl_linear *down; /* -> [T,D] */
+} fl_mlp_block;
 
 typedef struct fl_backend_ops {
     uint32_t abi;     /* FL_BACKEND_ABI of the backend's build                           */
@@ -208,7 +227,8 @@ typedef struct fl_backend_ops {
     int (*attend)(fl_backend *be, fl_act *out /*[T,H*E]*/, const fl_tensor *q /*[T,H,E]*/,
                   const fl_kv_layer *kv, const fl_batch *b, float scale, const fl_linear *next,
                   fl_err *err);
-    /* out.x = round(silu(gate) * up), one rounding; then out.q as next->act wants */
+    /* out.x = round(silu(gate) * up), one rounding; then out.q as next->act wants.  gate_up is
+     * undefined afterwards */
     int (*silu_mul)(fl_backend *be, fl_act *out /*[T,F]*/, const fl_tensor *gate_up /*[T,2F]*/,
                     const fl_linear *next, fl_err *err);
     int (*gather)(fl_backend *be, const fl_tensor *out /*[S,D]*/, const fl_tensor *x /*[T,D]*/,
@@ -218,6 +238,11 @@ typedef struct fl_backend_ops {
     /* out[k] += sum over t, in order, of x[t][k]^2 */
     int (*sumsq)(fl_backend *be, const fl_tensor *out /*[K] f32*/, const fl_tensor *x /*[T,K]*/,
                  fl_err *err);
+
+    /* Optional, both or neither: NULL where single ops are as good.  *done false: nothing was
+     * done, these operands are for the single ops. */
+    int (*attn_block)(fl_backend *be, const fl_attn_block *a, bool *done, fl_err *err);
+    int (*mlp_block)(fl_backend *be, const fl_mlp_block *a, bool *done, fl_err *err);
 
     uint64_t (*kv_page_bytes)(fl_backend *be, const fl_kv_shape *shape); /* k and v together */
 

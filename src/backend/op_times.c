@@ -120,8 +120,11 @@ static int t_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv,
     return count(be, t, be->ops->rope_store(be->inner, r, kv, b, err), &w, err);
 }
 
-/* The positions of the rows, on the host. */
-static int read_positions(fl_backend *be, const fl_batch *b, fl_err *err) {
+typedef struct seen { /* tokens that the sequences have, that the rows look at */
+    double cached, pairs;
+} seen;
+
+static int look(fl_backend *be, const fl_batch *b, seen *out, fl_err *err) {
     const fl_tensor pos = fl_tensor_1d(b->pos.data, FL_DTYPE_I32, b->n_rows);
     if (b->n_rows > be->cap) {
         int32_t *grown = fl_grow(be->positions, (size_t)b->n_rows * sizeof(*grown));
@@ -130,27 +133,31 @@ static int read_positions(fl_backend *be, const fl_batch *b, fl_err *err) {
         be->positions = grown;
         be->cap = b->n_rows;
     }
-    return be->ops->read(be->inner, be->positions, &pos, err);
+    int rc = be->ops->read(be->inner, be->positions, &pos, err);
+    *out = (seen){0};
+    for (int64_t i = 0; i < b->n_rows && !rc; i++) {
+        /* Positions go on by one inside a sequence: a row that is not followed so is its last. */
+        bool last = i + 1 == b->n_rows || be->positions[i + 1] != be->positions[i] + 1;
+        out->pairs += be->positions[i] + 1;
+        if (last) out->cached += be->positions[i] + 1;
+    }
+    return rc;
+}
+
+static double token_bytes(const fl_kv_layer *kv) {
+    return 2.0 * (double)(kv->shape.heads * kv->shape.head_dim) * fl_dtype_bytes(kv->shape.dtype);
 }
 
 static int t_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv_layer *kv,
                     const fl_batch *b, float scale, const fl_linear *next, fl_err *err) {
-    double cached = 0, seen = 0; /* tokens that the sequences have, that the rows look at */
-    int rc = read_positions(be, b, err);
+    seen s;
+    int rc = look(be, b, &s, err);
     if (rc) return rc;
-    for (int64_t i = 0; i < b->n_rows; i++) {
-        /* Positions go on by one inside a sequence: a row that is not followed so is its last. */
-        bool last = i + 1 == b->n_rows || be->positions[i + 1] != be->positions[i] + 1;
-        seen += be->positions[i] + 1;
-        if (last) cached += be->positions[i] + 1;
-    }
-    const double per_token =
-        2.0 * (double)(kv->shape.heads * kv->shape.head_dim) * fl_dtype_bytes(kv->shape.dtype);
     const work w = {.op = "attend",
                     .rows = b->n_rows,
-                    .bytes = cached * per_token + tensor_bytes(q) + tensor_bytes(&out->x) +
+                    .bytes = s.cached * token_bytes(kv) + tensor_bytes(q) + tensor_bytes(&out->x) +
                              quantized_bytes(out, next),
-                    .flops = 4 * seen * (double)fl_tensor_row_len(q)};
+                    .flops = 4 * s.pairs * (double)fl_tensor_row_len(q)};
     const double t = now();
     return count(be, t, be->ops->attend(be->inner, out, q, kv, b, scale, next, err), &w, err);
 }
@@ -182,6 +189,47 @@ static int t_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_
     const work w = {.op = "sumsq", .rows = x->dim[0], .bytes = tensor_bytes(x)};
     const double t = now();
     return count(be, t, be->ops->sumsq(be->inner, out, x, err), &w, err);
+}
+
+/* ---- half layers: what the linears and the cache hold, and what goes in and out ---- */
+
+static double norm_bytes(const fl_norm *n) {
+    return 2 * tensor_bytes(&n->residual) + tensor_bytes(&n->delta) + tensor_bytes(&n->weight);
+}
+
+static double linears_flops(const fl_linear *a, const fl_linear *b, int64_t rows) {
+    return 2.0 * (double)rows * ((double)a->n * (double)a->k + (double)b->n * (double)b->k);
+}
+
+static int t_attn_block(fl_backend *be, const fl_attn_block *a, bool *done, fl_err *err) {
+    const int64_t rows = a->batch->n_rows;
+    seen s;
+    *done = false;
+    if (!be->ops->attn_block) return FL_OK;
+    int rc = look(be, a->batch, &s, err);
+    if (rc) return rc;
+    const work w = {.op = "attn_block",
+                    .rows = rows,
+                    .bytes = norm_bytes(&a->norm) + (double)(a->norm.next->bytes + a->o->bytes) +
+                             s.cached * token_bytes(a->kv),
+                    .flops = linears_flops(a->norm.next, a->o, rows) +
+                             4 * s.pairs * (double)fl_tensor_row_len(&a->rope.q)};
+    const double t = now();
+    rc = be->ops->attn_block(be->inner, a, done, err);
+    return *done ? count(be, t, rc, &w, err) : rc;
+}
+
+static int t_mlp_block(fl_backend *be, const fl_mlp_block *a, bool *done, fl_err *err) {
+    const int64_t rows = a->norm.residual.dim[0];
+    const work w = {.op = "mlp_block",
+                    .rows = rows,
+                    .bytes = norm_bytes(&a->norm) + (double)(a->norm.next->bytes + a->down->bytes),
+                    .flops = linears_flops(a->norm.next, a->down, rows)};
+    const double t = now();
+    *done = false;
+    if (!be->ops->mlp_block) return FL_OK;
+    int rc = be->ops->mlp_block(be->inner, a, done, err);
+    return *done ? count(be, t, rc, &w, err) : rc;
 }
 
 /* ---- passed on ---- */
@@ -245,6 +293,8 @@ static const fl_backend_ops timed = {.abi = FL_BACKEND_ABI,
                                      .gather = t_gather,
                                      .absmax = t_absmax,
                                      .sumsq = t_sumsq,
+                                     .attn_block = t_attn_block,
+                                     .mlp_block = t_mlp_block,
                                      .kv_page_bytes = t_kv_page_bytes};
 
 int fl_op_times_begin(const fl_backend_ops **ops, fl_backend **be, fl_err *err) {

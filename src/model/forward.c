@@ -15,20 +15,37 @@ static int project(fl_model *m, const fl_tensor *y, fl_act *x, const fl_fused *w
     return FL_OK;
 }
 
-/* normed -> delta: attention and its output projection.  T rows; H, G, E of the config. */
-static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err) {
+/* Whether half a layer may be one call: it begins and ends with one linear each, and nobody looks
+ * at what lies between. */
+static bool whole(const fl_model *m, const fl_fused *first, const fl_fused *last) {
+    return m->ops->attn_block && first->n == 1 && last->n == 1 && !fl_observing(m);
+}
+
+/* Norm, attention and its output projection.  norm->delta, to be added first, becomes what is to
+ * be added next, or absent when all is in the residual.  T rows; H, G, E of the config. */
+static int attention(fl_model *m, int64_t layer, fl_norm *norm, const fl_batch *b, fl_err *err) {
     const fl_config *c = &m->config;
     const fl_layer *w = &m->weights.layers[layer];
     const fl_backend_ops *ops = m->ops;
     const int64_t t = b->n_rows, h = c->n_heads, g = c->n_kv_heads, e = c->head_dim;
-    fl_act x = fl_act_rows(m->scratch.normed, t), y = fl_act_rows(m->scratch.attended, t);
+    fl_act *x = norm->out, y = fl_act_rows(m->scratch.attended, t);
     fl_tensor qkv = fl_rows(m->scratch.qkv, t), delta = fl_rows(m->scratch.delta, t);
     fl_tensor q = fl_heads(&qkv, 0, h, e);
     fl_rope rope = {q, fl_heads(&qkv, h, g, e), fl_heads(&qkv, h + g, g, e), m->cos_sin};
     const float scale = 1.0f / sqrtf((float)e);
-    int rc;
-    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, &x, w->qkv.lin[0], err))) return rc;
-    if ((rc = project(m, &qkv, &x, &w->qkv, err))) return rc;
+    bool done = false;
+    int rc = FL_OK;
+    norm->weight = w->attn_norm;
+    norm->next = w->qkv.lin[0];
+    if (whole(m, &w->qkv, &w->o)) {
+        const fl_attn_block all = {*norm, rope, &m->kv[layer], b, scale, &y, w->o.lin[0]};
+        rc = ops->attn_block(m->be, &all, &done, err);
+    }
+    if (!rc && !done) rc = ops->norm(m->be, norm, err);
+    norm->delta = done ? (fl_tensor){0} : delta;
+    if (rc || done) return rc;
+    if ((rc = fl_observe_input(m, layer, FL_OBSERVED_QKV, x, w->qkv.lin[0], err))) return rc;
+    if ((rc = project(m, &qkv, x, &w->qkv, err))) return rc;
     if ((rc = fl_observe_kv(m, layer, &rope, b, err))) return rc;
     if ((rc = ops->rope_store(m->be, &rope, &m->kv[layer], b, err))) return rc;
     if ((rc = ops->attend(m->be, &y, &q, &m->kv[layer], b, scale, w->o.lin[0], err))) return rc;
@@ -36,17 +53,26 @@ static int attention(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err)
     return project(m, &delta, &y, &w->o, err);
 }
 
-/* normed -> delta: SwiGLU. */
-static int feed_forward(fl_model *m, int64_t layer, const fl_batch *b, fl_err *err) {
+/* The same with SwiGLU. */
+static int feed_forward(fl_model *m, int64_t layer, fl_norm *norm, const fl_batch *b, fl_err *err) {
     const fl_layer *w = &m->weights.layers[layer];
-    fl_act x = fl_act_rows(m->scratch.normed, b->n_rows),
-           y = fl_act_rows(m->scratch.ffn, b->n_rows);
+    fl_act *x = norm->out, y = fl_act_rows(m->scratch.ffn, b->n_rows);
     fl_tensor gate_up = fl_rows(m->scratch.gate_up, b->n_rows);
     fl_tensor delta = fl_rows(m->scratch.delta, b->n_rows);
-    int rc;
-    rc = fl_observe_input(m, layer, FL_OBSERVED_GATE_UP, &x, w->gate_up.lin[0], err);
+    bool done = false;
+    int rc = FL_OK;
+    norm->weight = w->ffn_norm;
+    norm->next = w->gate_up.lin[0];
+    if (whole(m, &w->gate_up, &w->down)) {
+        const fl_mlp_block all = {*norm, &y, w->down.lin[0]};
+        rc = m->ops->mlp_block(m->be, &all, &done, err);
+    }
+    if (!rc && !done) rc = m->ops->norm(m->be, norm, err);
+    norm->delta = done ? (fl_tensor){0} : delta;
+    if (rc || done) return rc;
+    rc = fl_observe_input(m, layer, FL_OBSERVED_GATE_UP, x, w->gate_up.lin[0], err);
     if (rc) return rc;
-    if ((rc = project(m, &gate_up, &x, &w->gate_up, err))) return rc;
+    if ((rc = project(m, &gate_up, x, &w->gate_up, err))) return rc;
     if ((rc = m->ops->silu_mul(m->be, &y, &gate_up, w->down.lin[0], err))) return rc;
     if ((rc = fl_observe_input(m, layer, FL_OBSERVED_DOWN, &y, w->down.lin[0], err))) return rc;
     return project(m, &delta, &y, &w->down, err);
@@ -61,16 +87,8 @@ int fl_forward_layers(fl_model *m, const fl_batch *b, fl_err *err) {
     fl_tensor ids = fl_rows(b->ids, b->n_rows);
     int rc = ops->embed(m->be, &norm.residual, m->weights.embed, &ids, err);
     for (int64_t i = 0; !rc && i < m->config.n_layers; i++) {
-        const fl_layer *w = &m->weights.layers[i];
-        norm.weight = w->attn_norm;
-        norm.next = w->qkv.lin[0];
-        if ((rc = ops->norm(m->be, &norm, err))) break;
-        if ((rc = attention(m, i, b, err))) break;
-        norm.delta = fl_rows(m->scratch.delta, b->n_rows);
-        norm.weight = w->ffn_norm;
-        norm.next = w->gate_up.lin[0];
-        if ((rc = ops->norm(m->be, &norm, err))) break;
-        rc = feed_forward(m, i, b, err);
+        rc = attention(m, i, &norm, b, err);
+        if (!rc) rc = feed_forward(m, i, &norm, b, err);
     }
     if (rc) return rc;
     norm.weight = m->weights.norm;
