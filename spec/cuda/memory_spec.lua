@@ -82,6 +82,21 @@ describe("a device's memory", function()
     assert.matches("sm_%d+", message)
   end)
 
+  it("takes weights through the ring, and gives the pages of the file back behind them", function()
+    local said = emulated.run("EMU_MEMORY_MB=1024", large, [[
+      local model = assert(load())
+      local resident, inside = 0, false
+      for line in io.lines "/proc/self/smaps" do
+        if line:match "^%x+%-%x+ " then inside = line:match "%.safetensors$" ~= nil end
+        local kib = inside and line:match "^Rss:%s+(%d+)"
+        if kib then resident = resident + 1024 * kib end
+      end
+      say(resident, model:info().weight_bytes)
+    ]])
+    local resident, weights = said:match "(%d+)\t(%d+)"
+    assert.is_true(tonumber(weights) > 60 * MB and tonumber(resident) < 0.05 * weights, said)
+  end)
+
   it("says how much is missing for the KV cache", function()
     local message = refused("EMU_MEMORY_MB=200", small, "{ kv_tokens = 2 ^ 20 }")
     assert.matches("KV cache of 1048576 tokens %d+%)", message)
