@@ -44,8 +44,8 @@ describe("measuring", function()
     assert.equal(2 * 128 * 64 * 2, by["linear128x64"].flops)
     assert.equal("F8_E4M3", by["linear256x64"].dtype)
     assert.equal(2, by.attend.calls)
-    -- 4 positions of 2 heads of 16 in BF16, keys and values; query and result of 64
-    assert.equal(2 * (4 * 2 * 16 * 2 * 2 + 2 * 64 * 2), by.attend.bytes)
+    -- 4 positions of 2 heads of 16 in BF16, keys and values; query and result of 64, and its E4M3 form
+    assert.equal(2 * (4 * 2 * 16 * 2 * 2 + 2 * 64 * 2 + 64), by.attend.bytes)
     assert.equal(2 * 4 * 4 * 64, by.attend.flops)
     assert.equal(5, by.norm.calls)
     assert.equal(1, by.embed272x64.rows)
