@@ -13,16 +13,22 @@ enum { THREADS = NORM_THREADS, WARPS = THREADS / 32, EACH = NORM_EACH, GROUP_LAN
 /* EACH columns of a row from column c; zeros beyond n. */
 __device__ __forceinline__ void load_each(float (&v)[EACH], const void *row, fl_dtype t, int64_t c, int64_t n) {
     const uint16_t *p = (const uint16_t *)row + c;
+    uint4 raw;
     if (c + EACH <= n && (uintptr_t)p % 16 == 0) {
-        uint4 raw = *(const uint4 *)p;
-        if (t == FL_DTYPE_BF16)
-            unpack<bf16>(v, raw);
-        else
-            unpack<f16>(v, raw);
-        return;
-    }
+        raw = *(const uint4 *)p;
+    } else {
+        uint32_t word[EACH / 2];
 #pragma unroll
-    for (int i = 0; i < EACH; i++) v[i] = c + i < n ? load_act(row, t, c + i) : 0.0f;
+        for (int i = 0; i < EACH / 2; i++) {
+            uint32_t low = c + 2 * i < n ? p[2 * i] : 0, high = c + 2 * i + 1 < n ? p[2 * i + 1] : 0;
+            word[i] = low | high << 16;
+        }
+        raw = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+    if (t == FL_DTYPE_BF16)
+        unpack<bf16>(v, raw);
+    else
+        unpack<f16>(v, raw);
 }
 
 __device__ __forceinline__ const void *row_of(const void *x, int64_t ld, int64_t r) {
@@ -53,63 +59,69 @@ __device__ __forceinline__ void load_input(float (&v)[EACH], const cuda_block_ar
     for (int i = 0; i < EACH; i++) v[i] = round_act(round_act(v[i] * inv, a.dtype) * g[i], a.dtype);
 }
 
-/* The same for R numbers at once: every thread gets them.  red: [R][WARPS], free when this returns. */
-template <bool MAX, int R> __device__ __forceinline__ void block_reduce_rows(float (&v)[R], float (*red)[WARPS]) {
-    int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-        v[r] = MAX ? warp_max(v[r]) : warp_sum(v[r]);
-        if (lane == 0) red[r][warp] = v[r];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-        v[r] = lane < WARPS ? red[r][lane] : 0.0f; /* maxima are of magnitudes */
-        v[r] = MAX ? warp_max(v[r]) : warp_sum(v[r]);
-    }
-    __syncthreads();
-}
-
 __device__ __forceinline__ float top_of(const float (&v)[EACH], float top) {
 #pragma unroll
     for (int i = 0; i < EACH; i++) top = fmaxf(top, fabsf(v[i]));
     return top;
 }
 
-/* inv[r] of the norm, and the largest magnitude of each row when its scale is made of that. */
-template <int R>
-__device__ __forceinline__ void measure(float (&inv)[R], float (&top)[R], const cuda_block_args &a,
-                                        float (*red)[WARPS]) {
+/* What a block knows of its input rows. */
+struct row_facts {
+    float inv[FL_CUDA_FEW_ROWS], top[FL_CUDA_FEW_ROWS], part[FL_CUDA_FEW_ROWS][WARPS];
+};
+
+/* The thread's share of row r, of this warp and then of all, in the order of block_reduce. */
+template <bool MAX> __device__ __forceinline__ void share_of_warp(row_facts &f, int r, float v) {
+    v = MAX ? warp_max(v) : warp_sum(v);
+    if ((threadIdx.x & 31) == 0) f.part[r][threadIdx.x >> 5] = v;
+}
+template <bool MAX> __device__ __forceinline__ float share_of_all(const row_facts &f) {
+    int lane = (int)threadIdx.x & 31, r = (int)threadIdx.x >> 5; /* a warp for each row */
+    float v = lane < WARPS ? f.part[r][lane] : 0.0f;             /* maxima are of magnitudes */
+    return MAX ? warp_max(v) : warp_sum(v);
+}
+
+/* inv of the norm, and the largest magnitude of each row when its scale is made of that. */
+__device__ __forceinline__ void measure(row_facts &f, const cuda_block_args &a) {
     float v[EACH];
-#pragma unroll
-    for (int r = 0; r < R; r++) inv[r] = top[r] = 0.0f;
+    bool mine = (threadIdx.x & 31) == 0 && (threadIdx.x >> 5) < a.t;
     if (a.norm_weight) {
-        for (int64_t c = threadIdx.x * EACH; c < a.w.k; c += THREADS * EACH)
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                if (r >= a.t) break;
+#pragma unroll 1
+        for (int r = 0; r < a.t; r++) {
+            float sum = 0.0f;
+            for (int64_t c = threadIdx.x * EACH; c < a.w.k; c += THREADS * EACH) {
                 load_sum(v, a, r, c);
 #pragma unroll
-                for (int i = 0; i < EACH; i++) inv[r] = fmaf(v[i], v[i], inv[r]);
+                for (int i = 0; i < EACH; i++) sum = fmaf(v[i], v[i], sum);
             }
-        block_reduce_rows<false, R>(inv, red);
-#pragma unroll
-        for (int r = 0; r < R; r++) inv[r] = inv_rms(inv[r], a.w.k, a.eps);
+            share_of_warp<false>(f, r, sum);
+        }
+        __syncthreads();
+        if ((threadIdx.x >> 5) < a.t) {
+            float sum = share_of_all<false>(f);
+            if (mine) f.inv[threadIdx.x >> 5] = inv_rms(sum, a.w.k, a.eps);
+        }
+        __syncthreads();
     }
     if (a.act != FL_ACT_TOKEN) return;
-    if (a.tops)
-        for (int i = (int)threadIdx.x; i < a.n_tops; i += THREADS)
-#pragma unroll
-            for (int r = 0; r < R; r++) top[r] = fmaxf(top[r], r < a.t ? a.tops[i * a.t + r] : 0.0f);
-    else
-        for (int64_t c = threadIdx.x * EACH; c < a.w.k; c += THREADS * EACH)
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                if (r >= a.t) break;
-                load_input(v, a, r, c, inv[r]);
-                top[r] = top_of(v, top[r]);
+#pragma unroll 1
+    for (int r = 0; r < a.t; r++) {
+        float top = 0.0f;
+        if (a.tops)
+            for (int i = (int)threadIdx.x; i < a.n_tops; i += THREADS) top = fmaxf(top, a.tops[i * a.t + r]);
+        else
+            for (int64_t c = threadIdx.x * EACH; c < a.w.k; c += THREADS * EACH) {
+                load_input(v, a, r, c, a.norm_weight ? f.inv[r] : 1.0f);
+                top = top_of(v, top);
             }
-    block_reduce_rows<true, R>(top, red);
+        share_of_warp<true>(f, r, top);
+    }
+    __syncthreads();
+    if ((threadIdx.x >> 5) < a.t) {
+        float top = share_of_all<true>(f);
+        if (mine) f.top[threadIdx.x >> 5] = top;
+    }
+    __syncthreads();
 }
 
 /* EACH columns of a row in shared memory, in the type that the product takes. */
@@ -128,20 +140,19 @@ template <typename X> __device__ __forceinline__ void store_each(X *row, const f
 
 /* The rows of the product and their scales; complete for the block when this returns.  Whole
  * warps go round, so that lanes can make the scales of groups together. */
-template <typename X, int R>
-__device__ __forceinline__ void make_input(X *x, float *scales, const cuda_block_args &a, float (*red)[WARPS]) {
-    float inv[R], top[R], v[EACH];
-    measure<R>(inv, top, a, red);
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-        if (r >= a.t) break;
-        float scale = 1.0f;
+template <typename X>
+__device__ __forceinline__ void make_input(X *x, float *scales, const cuda_block_args &a, row_facts &f) {
+    float v[EACH];
+    measure(f, a);
+#pragma unroll 1
+    for (int r = 0; r < a.t; r++) {
+        float scale = 1.0f, inv = a.norm_weight ? f.inv[r] : 1.0f;
         if (a.act == FL_ACT_STATIC) scale = a.x_scale;
-        if (a.act == FL_ACT_TOKEN) scale = act_scale(a.x_scale_ub > 0.0f ? fminf(top[r], a.x_scale_ub) : top[r]);
+        if (a.act == FL_ACT_TOKEN) scale = act_scale(a.x_scale_ub > 0.0f ? fminf(f.top[r], a.x_scale_ub) : f.top[r]);
         if (threadIdx.x == 0 && a.act != FL_ACT_GROUP) scales[r] = scale;
         for (int64_t c0 = 0; c0 < a.ld_shared; c0 += THREADS * EACH) {
             int64_t c = c0 + threadIdx.x * EACH;
-            load_input(v, a, r, c, inv[r]);
+            load_input(v, a, r, c, inv);
             if (a.act == FL_ACT_GROUP) {
                 float most = top_of(v, 0.0f);
 #pragma unroll
@@ -223,11 +234,11 @@ __device__ __forceinline__ float end_unit(const cuda_block_args &a, int64_t t, i
 template <typename W, typename X, int R>
 __global__ void __launch_bounds__(THREADS, 2) k_block_rows(const cuda_block_args a) {
     extern __shared__ uint4 shared[];
-    __shared__ float red[R][WARPS];
+    __shared__ row_facts facts;
     X *x = (X *)shared;
     float *scales = (float *)(x + a.t * a.ld_shared);
     int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-    make_input<X, R>(x, scales, a, red);
+    make_input(x, scales, a, facts);
     input_rows<X> in = {x, a.act == FL_ACT_NONE ? nullptr : scales, a.ld_shared, a.t, a.x_groups};
     int64_t first = (int64_t)blockIdx.x * a.units_each, last = min(first + a.units_each, a.units);
     float top = 0.0f;
@@ -235,7 +246,7 @@ __global__ void __launch_bounds__(THREADS, 2) k_block_rows(const cuda_block_args
         int64_t n[2];
         float acc[2][R], y0 = 0.0f, y1 = 0.0f;
         columns_of(n, a, unit);
-        dots<W, X, R, 2, true>(acc, a.w, n, in);
+        dots<W, X, R, 2, PADDED>(acc, a.w, n, in);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             y0 = lane == r ? acc[0][r] : y0;
@@ -247,10 +258,10 @@ __global__ void __launch_bounds__(THREADS, 2) k_block_rows(const cuda_block_args
         top = fmaxf(top, end_unit(a, lane, unit, n, y0, y1));
     }
     if (!a.tops_out) return;
-    if (lane < R) red[lane][warp] = top;
+    if (lane < a.t) facts.part[lane][warp] = top;
     __syncthreads();
     if (threadIdx.x >= a.t) return;
-    for (int i = 0; i < WARPS; i++) top = fmaxf(top, red[threadIdx.x][i]);
+    for (int i = 0; i < WARPS; i++) top = fmaxf(top, facts.part[threadIdx.x][i]);
     a.tops_out[blockIdx.x * a.t + threadIdx.x] = top;
 }
 

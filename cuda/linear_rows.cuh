@@ -33,10 +33,14 @@ template <> struct chunk<e4m3_24> {
     }
 };
 
+/* How rows of x lie: anyhow, each on 16 bytes, or so and with zeros up to a multiple of 16. */
+enum rows_lie { ANYHOW, ALIGNED, PADDED };
+
 /* Columns [k, k + C) of a row of x; zeros beyond K. */
-template <typename X, int C, bool ALIGNED>
+template <typename X, int C, rows_lie LIE>
 __device__ __forceinline__ void load_x(float *f, const X *x, int64_t k, int64_t n) {
-    if (ALIGNED && k + C <= n) {
+    bool whole = LIE == PADDED || (LIE == ALIGNED && k + C <= n);
+    if (whole) {
         load_vec<X, C>(f, x + k);
         return;
     }
@@ -57,7 +61,7 @@ __device__ __forceinline__ bool in_blocks(const cuda_weight &w, int64_t groups) 
 }
 
 /* acc[i][r] = row r times column n[i], in every lane; rows from t on are those of row t - 1. */
-template <typename W, typename X, int R, int N, bool ALIGNED>
+template <typename W, typename X, int R, int N, rows_lie LIE>
 __device__ __forceinline__ void dots(float (&acc)[N][R], const cuda_weight &w, const int64_t (&n)[N],
                                      const input_rows<X> &in) {
     constexpr int C = chunk<W>::COLUMNS;
@@ -79,7 +83,7 @@ __device__ __forceinline__ void dots(float (&acc)[N][R], const cuda_weight &w, c
         }
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            load_x<X, C, ALIGNED>(v, x[r], k, w.k);
+            load_x<X, C, LIE>(v, x[r], k, w.k);
             float xs = 1.0f;
             if (blocks && in.scale) xs = in.scale[min((int64_t)r, in.t - 1) * in.groups + (in.groups > 1 ? b : 0)];
 #pragma unroll
