@@ -33,12 +33,13 @@ static void share(const fl_backend *be, cuda_block_args *a, int64_t units) {
     a->units_each = (int64_t)fl_round_up((uint64_t)fl_div_up(units, most), WARPS);
 }
 
-/* Whether a kernel exists for these rows and this linear. */
+/* Whether a kernel exists for these rows and this linear; with batch_invariant few rows have none. */
 static bool fits(const fl_backend *be, int64_t rows, fl_dtype act, const fl_linear *lin) {
     bool fp8 = lin->dtype == FL_DTYPE_E4M3;
     int64_t groups = lin->act == FL_ACT_GROUP ? fl_act_groups(lin->k) : 1;
     int64_t row = (int64_t)fl_round_up((uint64_t)lin->k, 16) * fl_dtype_bytes(lin->dtype);
-    return rows <= FL_CUDA_FEW_ROWS && (fp8 ? lin->act != FL_ACT_NONE : lin->dtype == act) &&
+    return rows <= FL_CUDA_FEW_ROWS && !be->batch_invariant &&
+           (fp8 ? lin->act != FL_ACT_NONE : lin->dtype == act) &&
            rows * (row + groups * (int64_t)sizeof(float)) <= be->shared_bytes - STATIC_SHARED;
 }
 

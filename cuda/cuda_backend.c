@@ -165,11 +165,17 @@ static int open_parts(fl_backend *be, fl_err *err) {
 static int cuda_open(fl_backend **out, const fl_backend_params *p, fl_err *err) {
     if (p->max_rows < 1 || p->max_rows > 65535)
         return fl_fail(err, FL_E_ARG, "max_rows: %lld outside [1,65535]", (long long)p->max_rows);
+    if (p->batch_invariant && p->sparse_dense)
+        return fl_fail(err, FL_E_ARG,
+                       "sparse_prefill: dense is a second way of a product, which batch_invariant "
+                       "does not allow");
     fl_backend *be = fl_alloc(sizeof(*be));
     if (!be) return fl_fail(err, FL_E_NOMEM, "CUDA backend");
     be->owner = getpid();
     be->device = p->device;
     be->max_rows = p->max_rows;
+    be->batch_invariant = p->batch_invariant;
+    be->sparse_dense = p->sparse_dense;
     int rc = open_parts(be, err);
     if (rc) {
         cuda_close(be);

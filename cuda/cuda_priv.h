@@ -28,6 +28,7 @@ struct fl_backend {
     int processors;
     pid_t owner; /* CUDA does not survive a fork */
     int64_t max_rows;
+    bool batch_invariant, sparse_dense; /* as in fl_backend_params */
     char name[64];
     cudaStream_t stream;
     cublasLtHandle_t blas;

@@ -90,8 +90,8 @@ typedef struct cuda_linear_args {
 } cuda_linear_args;
 cudaError_t fl_cuda_linear_rows(const cuda_linear_args *a, cudaStream_t s);
 
-/* Many rows of E4M3 x dense E4M3 on tensor cores.  cudaErrorNotSupported, with nothing launched,
- * unless k, ldx and x are multiples of 16. */
+/* Any number of rows on tensor cores, the same bits for each.  cudaErrorNotSupported, with nothing
+ * launched, unless x has the type of the weight and k, ldx and x are multiples of 16 bytes. */
 cudaError_t fl_cuda_linear_tiles(const cuda_linear_args *a, cudaStream_t s);
 
 typedef struct cuda_scale_args {

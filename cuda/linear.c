@@ -1,6 +1,7 @@
 /* linear.c - weights in device memory, and which way a product takes: cuBLASLt for many rows
- * where it knows the types and scales, linear_tiles.cu for many rows with scales of blocks or
- * groups, linear_rows.cu for few rows and the rest. */
+ * where it knows the types and scales, linear_tiles.cu for many rows of 2:4 or with scales of
+ * blocks or groups, linear_rows.cu for few rows and the rest.  With batch_invariant a linear
+ * has one way for all numbers of rows: linear_tiles.cu, or linear_rows.cu where that cannot. */
 #include <string.h>
 
 #include "cuda/cuda_priv.h"
@@ -20,7 +21,8 @@ typedef struct cuda_packed {
     bool uniform;               /* all scales are the same number */
     const cuda_plan *direct[3]; /* scales and type of the result inside cuBLASLt           */
     const cuda_plan *product;   /* f32 without scales                                    */
-    void *data, *places, *scale, *bias;
+    cuda_weight many; /* what products of many rows take: w, or 2:4 once more without its form */
+    void *data, *places, *scale, *bias, *dense;
 } cuda_packed;
 
 static const cudaDataType out_types[] = {CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
@@ -164,6 +166,22 @@ static int allocate(fl_backend *be, fl_linear *lin, const fl_linear_spec *s, fl_
     return FL_OK;
 }
 
+/* All columns of a 2:4 weight as well. */
+static int add_dense(fl_backend *be, fl_linear *lin, const fl_linear_spec *s, fl_err *err) {
+    cuda_packed *p = lin->packed, dense = *p;
+    fl_linear_spec again = *s;
+    again.release = NULL;
+    dense.w.sparse24 = false;
+    lin->dense_bytes = (uint64_t)(p->w.n * p->w.ld);
+    int rc = cuda_alloc(be, &p->dense, lin->dense_bytes, err);
+    if (rc) return rc;
+    lin->bytes += lin->dense_bytes;
+    dense.data = p->dense;
+    p->many = dense.w;
+    p->many.data = p->dense;
+    return upload_weights(be, &dense, &again, err);
+}
+
 /* ---- plans ---- */
 
 static int reserve_product(fl_backend *be, int64_t n, fl_err *err) {
@@ -183,7 +201,8 @@ static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
     cuda_packed *p = lin->packed;
     bool fp8 = lin->dtype == FL_DTYPE_E4M3;
     bool blocks = lin->w_block || lin->act == FL_ACT_GROUP;
-    if (be->max_rows <= FEW_ROWS || blocks || lin->sparse24 || (fp8 && lin->act == FL_ACT_NONE))
+    if (be->max_rows <= FEW_ROWS || be->batch_invariant || blocks || p->many.sparse24 ||
+        (fp8 && lin->act == FL_ACT_NONE))
         return FL_OK;
     cuda_plan_key key = {.n = lin->n, .k = lin->k, .ldw = p->w.ld, .in = type_of(lin->dtype)};
     bool scalars = !fp8 || (lin->act == FL_ACT_STATIC && (p->uniform || !p->scale));
@@ -222,8 +241,10 @@ int cuda_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec,
                          .blocks = spec->w_block ? fl_act_groups(spec->k) : 1,
                          .dtype = lin->dtype,
                          .sparse24 = lin->sparse24};
-    if ((rc = allocate(be, lin, spec, err)) || (rc = upload_weights(be, p, spec, err)) ||
-        (rc = make_plans(be, lin, err)))
+    if ((rc = allocate(be, lin, spec, err))) goto done;
+    p->many = p->w;
+    if ((lin->sparse24 && be->sparse_dense && (rc = add_dense(be, lin, spec, err))) ||
+        (rc = upload_weights(be, p, spec, err)) || (rc = make_plans(be, lin, err)))
         goto done;
     *out = lin;
     lin = NULL;
@@ -239,7 +260,7 @@ const cuda_weight *cuda_weight_of(const fl_linear *lin) {
 void cuda_linear_free(fl_backend *be, fl_linear *lin) {
     if (!lin) return;
     cuda_packed *p = lin->packed;
-    void *memory[] = {p->data, p->places, p->scale, p->bias};
+    void *memory[] = {p->data, p->places, p->scale, p->bias, p->dense};
     for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++) cuda_mem_free(be, memory[i]);
     fl_free(p);
     fl_free(lin);
@@ -324,12 +345,13 @@ int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_
                           .x_groups = lin->act == FL_ACT_GROUP ? fl_act_groups(lin->k) : 1,
                           .x_dtype = in->dtype,
                           .out_dtype = out->dtype};
-    bool same = in->dtype == lin->dtype;
-    if (rows > FEW_ROWS && (lin->w_block || lin->act == FL_ACT_GROUP) && fp8 && !lin->sparse24) {
+    bool many = rows > FEW_ROWS, blocks = lin->w_block || lin->act == FL_ACT_GROUP;
+    if (many) a.w = p->many;
+    if (be->batch_invariant || (many && (blocks || a.w.sparse24))) {
         cudaError_t e = fl_cuda_linear_tiles(&a, be->stream);
         if (e != cudaErrorNotSupported) return cuda_check(be, e, "linear", err);
     }
-    if (rows > FEW_ROWS && same && (p->product || p->direct[out_index(out->dtype)]))
+    if (many && in->dtype == lin->dtype && (p->product || p->direct[out_index(out->dtype)]))
         rc = planned(be, &a, p, &done, err);
     if (rc || done) return rc;
     return cuda_check(be, fl_cuda_linear_rows(&a, be->stream), "linear", err);

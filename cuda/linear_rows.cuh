@@ -4,16 +4,7 @@
 #ifndef FL_CUDA_LINEAR_ROWS_CUH
 #define FL_CUDA_LINEAR_ROWS_CUH
 
-#include "cuda/device.cuh"
-
-/* Two kept codes of 4 columns -> the 4 codes. */
-__device__ __forceinline__ uint32_t spread(uint32_t two, uint32_t places) {
-    return (two & 0xff) << (places & 3) * 8 | (two >> 8 & 0xff) << (places >> 2 & 3) * 8;
-}
-
-struct e4m3_24 { /* 2:4 codes */
-    uint8_t code;
-};
+#include "cuda/sparse24.cuh"
 
 /* 16 bytes of a row; of 2:4 codes the 8 bytes and 16 bits that stand for as many columns, so
  * that sparse and dense weights are summed in the same order. */
@@ -28,8 +19,7 @@ template <> struct chunk<e4m3_24> {
     static __device__ __forceinline__ void load(float *f, const cuda_weight &w, int64_t row, int64_t k) {
         uint2 v = ptx_ld_stream8((const uint8_t *)w.data + (row * w.ld + k) / 2);
         uint32_t places = w.places[(row * w.ld + k) / 16];
-        unpack<e4m3>(f, make_uint4(spread(v.x, places), spread(v.x >> 16, places >> 4),
-                                   spread(v.y, places >> 8), spread(v.y >> 16, places >> 12)));
+        unpack<e4m3>(f, expand(v, places));
     }
 };
 

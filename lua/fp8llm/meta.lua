@@ -28,6 +28,11 @@ local fp8llm = {}
 ---@field max_step_rows? integer most tokens computed in one step (default 256)
 ---@field prefix_cache? boolean keep full KV pages for later prompts that begin alike (default true)
 ---@field graphs? boolean on a GPU: steps of one token a sequence are recorded and replayed as one graph (default true)
+---@field batch_invariant? boolean a sequence gives the same bits alone, in chunks and in any company (default false).
+---  On a GPU each linear then has one kernel for all numbers of rows and cuBLASLt has none; on the CPU it is always so
+---@field sparse_prefill? "compressed"|"dense" on a GPU, what products of more than 8 rows read of 2:4 weights: the
+---  compressed form, or a dense copy beside it through cuBLASLt, one byte more a weight (default compressed; the CPU
+---  refuses dense, and so does batch_invariant)
 ---@field tp? integer tensor-parallel ranks: 1
 ---@field load_format? "auto"|"dummy" dummy: random weights of the right flavour, config.json is enough (default auto)
 ---@field config_json? string with dummy: the text of a config.json in place of dir's; dir is then only a name

@@ -8,6 +8,7 @@
 ---@field kv_dtype string
 ---@field kv_heads integer KV heads on one device; with fewer heads than devices each is kept more than once
 ---@field weight_bytes integer
+---@field sparse_dense_bytes integer what sparse_prefill = "dense" adds on a GPU: a dense copy of 2:4 weights
 ---@field kv_bytes integer
 ---@field kv_bytes_per_token integer
 ---@field activation_bytes integer of one step of max_step_rows rows
@@ -48,6 +49,14 @@ local function weights(report, tp, kv_heads)
   return sum + report.embedding_bytes / tp + report.norm_bytes
 end
 
+local function dense_copies(report, tp)
+  local sum = 0
+  for _, l in ipairs(report.linears) do
+    if l.sparsity and l.dtype == "F8_E4M3" then sum = sum + l.shape[1] * l.shape[2] / tp end
+  end
+  return math.ceil(sum)
+end
+
 --- options: context (default the model's, at most 8192), max_running (1), tp (1), kv ("auto",
 -- "bf16", "fp8"), max_step_rows (256), device ("cpu"; "cuda": a GPU). On misuse nil and a message.
 ---@param report fp8llm.inspect_report
@@ -75,6 +84,7 @@ local function plan(report, options)
   local p = {
     tp = tp, context = context, max_running = running, kv_dtype = kv, kv_heads = kv_heads,
     weight_bytes = math.ceil(weights(report, tp, kv_heads)), kv_bytes_per_token = per_token,
+    sparse_dense_bytes = dense_copies(report, tp),
     kv_bytes = per_token * (context * running + (gpu and GPU_SPARE_TOKENS or 0)), max_step_rows = rows,
     activation_bytes = activations(c, rows, tp, logit_rows) + (gpu and draws(c, logit_rows) or 0),
     rope_bytes = 4 * context * c.head_dim,

@@ -98,6 +98,7 @@ static double one_output(const linear_data *d, int64_t t, int64_t n, const doubl
         if (c->w == E4M3) s *= (double)d->w_scale[n * row_scales(c) + (c->w_block ? b : 0)];
         y += sum * s;
         *slack += fabs(s) * mag * (double)(len / 2 + 6 + c->k / step) * 0x1p-24;
+        if (d->short_sums && c->act != FL_ACT_NONE) *slack += fabs(s) * mag * 0x1p-8;
     }
     if (c->bias) y += (double)d->bias[n];
     if (c->bias) *slack += fabs((double)d->bias[n]) * 0x1p-24;

@@ -25,7 +25,8 @@ typedef struct linear_data {
     void *w;
     float *w_scale, *bias; /* w_scale [n,scales of a row] */
     fl_linear_spec spec;
-    fl_act x; /* x filled, q and q_scale not */
+    fl_act x;        /* x filled, q and q_scale not */
+    bool short_sums; /* FP8 tensor cores: sums of products keep 13 fraction bits */
 } linear_data;
 
 linear_data make_linear(const linear_case *c);

@@ -10,6 +10,24 @@
 
 static const fl_backend_ops *ops;
 static const char *isa;
+static bool batch_invariant, sparse_dense; /* of every backend that is opened */
+
+static fl_backend *open_backend(int threads, int64_t rows) {
+    fl_backend *be = NULL;
+    fl_err err = {0};
+    fl_backend_params p = {.threads = threads,
+                           .max_rows = rows,
+                           .isa = isa,
+                           .batch_invariant = batch_invariant,
+                           .sparse_dense = sparse_dense};
+    if (ops->open(&be, &p, &err)) check(false, "%s: opens: %s", isa, err.msg);
+    return be;
+}
+
+/* What a linear was opened with, for the names of tests. */
+static const char *how(void) {
+    return batch_invariant ? ", batch_invariant" : sparse_dense ? ", also dense" : "";
+}
 
 static int64_t allocations;
 static bool count_allocations(void *ctx, size_t bytes) {
@@ -45,6 +63,8 @@ static const linear_case linear_cases[] = {
     {70, 130, 208, E4M3, FL_ACT_GROUP, BF16, F32, true, 2, 128, false},
     {9, 65, 384, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 128, false},
     {37, 40, 272, E4M3, FL_ACT_GROUP, F16, F16, false, 1, 0, false},
+    {70, 130, 208, E4M3, FL_ACT_TOKEN, BF16, F32, true, 2, 0, true},
+    {30, 70, 400, E4M3, FL_ACT_GROUP, BF16, BF16, false, 1, 128, true},
     {30, 50, 1000, E4M3, FL_ACT_TOKEN, F16, F16, false, 1, 128, true},
     {1, 1536, 576, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 2, 0, true},
     {300, 47, 40, E4M3, FL_ACT_STATIC, BF16, BF16, true, 2, 0, true},
@@ -54,13 +74,13 @@ static const linear_case linear_cases[] = {
     {5, 33, 260, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 0, true},
 };
 
-static void test_linear(const linear_case *c, bool one_scale) {
-    fl_backend *be = ref_open(ops, isa, 2, c->t);
+static void test_linear(const linear_case *c) {
+    fl_backend *be = open_backend(2, c->t);
     linear_data d = make_linear(c);
-    for (int64_t i = 0; one_scale && i < c->n; i++) d.w_scale[i] = 0.37f;
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(c->out, c->t, c->n);
     fl_err err = {0};
+    d.short_sums = !ref_is_cpu(ops);
     int rc = ops->linear_new(be, &lin, &d.spec, &err);
     allocations = 0;
     fl_mem_set_hook(count_allocations, NULL);
@@ -70,10 +90,9 @@ static void test_linear(const linear_case *c, bool one_scale) {
     if (allocations) check(false, "%s: a linear allocates nothing", isa);
     int64_t bad = rc ? -1 : linear_errors(&d, &out);
     check(!bad,
-          "%s: linear T=%lld N=%lld K=%lld %s%s act %d x %s out %s: %lld outside the bound %s", isa,
-          (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w),
-          one_scale ? " with one scale" : "", (int)c->act, fl_dtype_name(c->x),
-          fl_dtype_name(c->out), (long long)bad, err.msg);
+          "%s: linear T=%lld N=%lld K=%lld %s act %d x %s out %s%s: %lld outside the bound %s", isa,
+          (long long)c->t, (long long)c->n, (long long)c->k, fl_dtype_name(c->w), (int)c->act,
+          fl_dtype_name(c->x), fl_dtype_name(c->out), how(), (long long)bad, err.msg);
     ops->linear_free(be, lin);
     ops->close(be);
     free_linear(&d);
@@ -85,7 +104,7 @@ static void test_linear(const linear_case *c, bool one_scale) {
 static void test_columns(const linear_case *c) {
     enum { BEFORE = 16, AFTER = 32 };
     const int64_t bytes = fl_dtype_bytes(c->out), wide = BEFORE + c->n + AFTER;
-    fl_backend *be = ref_open(ops, isa, 2, c->t);
+    fl_backend *be = open_backend(2, c->t);
     linear_data d = make_linear(c);
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(c->out, c->t, c->n), all = ref_tensor(c->out, c->t, wide);
@@ -118,7 +137,7 @@ static void test_columns(const linear_case *c) {
 static int64_t differing_rows(const linear_case *c, int threads, uint8_t *all, bool fill) {
     static const int64_t steps[] = {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25, 37, 300};
     int64_t differ = 0, row_bytes = c->n * fl_dtype_bytes(c->out);
-    fl_backend *be = ref_open(ops, isa, threads, c->t);
+    fl_backend *be = open_backend(threads, c->t);
     linear_data d = make_linear(c);
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(c->out, c->t, c->n);
@@ -153,9 +172,9 @@ static void test_linear_invariance(const linear_case *c, uint8_t **known) {
     for (int threads = 1; threads <= (ref_is_cpu(ops) ? 3 : 1); threads++)
         differ += differing_rows(c, threads, all, first && threads == 1);
     check(!differ,
-          "%s: rows of %s%s act %d block %lld x %s are the same bits for any T, thread count%s",
+          "%s: rows of %s%s act %d block %lld x %s are the same bits for any T, thread count%s%s",
           isa, fl_dtype_name(c->w), c->sparse24 ? " 2:4" : "", (int)c->act, (long long)c->w_block,
-          fl_dtype_name(c->x), fused ? " and fused instruction set" : "");
+          fl_dtype_name(c->x), fused ? " and fused instruction set" : "", how());
     if (fused)
         *known = all;
     else
@@ -165,7 +184,7 @@ static void test_linear_invariance(const linear_case *c, uint8_t **known) {
 /* A NaN or infinite activation stays visible; a NaN weight code spoils its output only. */
 static void test_linear_nan(void) {
     static const linear_case c = {3, 40, 70, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1};
-    fl_backend *be = ref_open(ops, isa, 2, 4);
+    fl_backend *be = open_backend(2, 4);
     linear_data d = make_linear(&c);
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(FL_DTYPE_BF16, c.t, c.n);
@@ -195,7 +214,7 @@ static void count_release(const void *p, size_t n) {
 
 static void test_packing(void) {
     static const linear_case c = {1, 2000, 700, F32, FL_ACT_NONE, BF16, F32, false, .parts = 3};
-    fl_backend *be = ref_open(ops, isa, 2, 1);
+    fl_backend *be = open_backend(2, 1);
     linear_data d = make_linear(&c);
     fl_linear *lin = NULL;
     d.spec.release = count_release;
@@ -217,10 +236,11 @@ static void test_combination(const linear_case *base) {
         c.n = 15 + 2 * t;
         c.k = c.sparse24 ? 8 * (13 + t) : 107 + 3 * t;
         c.bias = t % 2;
-        fl_backend *be = ref_open(ops, isa, 1 + (int)(t % 3 > 0), t);
+        fl_backend *be = open_backend(1 + (int)(t % 3 > 0), t);
         linear_data d = make_linear(&c);
         fl_linear *lin = NULL;
         fl_tensor out = ref_tensor(c.out, c.t, c.n);
+        d.short_sums = !ref_is_cpu(ops);
         if (ops->linear_new(be, &lin, &d.spec, NULL) || ops->quant(be, &d.x, lin, NULL) ||
             ops->linear(be, &out, &d.x, lin, NULL))
             bad++;
@@ -257,7 +277,7 @@ static void test_combinations(void) {
 
 /* What a linear gives for c with `sparse24` or without; its bytes. */
 static void *run_packed(const linear_case *c, bool sparse24, int64_t rows, uint64_t *bytes) {
-    fl_backend *be = ref_open(ops, isa, 2, c->t);
+    fl_backend *be = open_backend(2, c->t);
     linear_data d = make_linear(c);
     fl_linear *lin = NULL;
     fl_tensor out = ref_tensor(c->out, rows, c->n);
@@ -294,7 +314,7 @@ static void test_sparse(const linear_case *c, double want) {
 static void test_sparse_refusal(void) {
     static const linear_case c = {
         1, 40, 64, E4M3, FL_ACT_TOKEN, BF16, F32, .parts = 2, .sparse24 = true};
-    fl_backend *be = ref_open(ops, isa, 2, 1);
+    fl_backend *be = open_backend(2, 1);
     linear_data d = make_linear(&c);
     fl_linear *lin = NULL;
     fl_err err;
@@ -308,7 +328,7 @@ static void test_sparse_refusal(void) {
 /* An infinite activation times a zero weight is NaN, also where the zero is not stored. */
 static void test_sparse_infinity(fl_dtype x) {
     const linear_case c = {1, 40, 64, E4M3, FL_ACT_NONE, x, F32, .parts = 1, .sparse24 = true};
-    fl_backend *be = ref_open(ops, isa, 2, 1);
+    fl_backend *be = open_backend(2, 1);
     linear_data d = make_linear(&c);
     fl_tensor out[2] = {ref_tensor(F32, 1, c.n), ref_tensor(F32, 1, c.n)};
     int wrong = 0, nan = 0;
@@ -331,6 +351,62 @@ static void test_sparse_infinity(fl_dtype x) {
     free_linear(&d);
     free(out[0].data);
     free(out[1].data);
+}
+
+/* One way for all numbers of rows, where a GPU has several of each. */
+static void test_batch_invariant(void) {
+    static const linear_case cases[] = {
+        {37, 130, 272, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
+        {37, 90, 256, E4M3, FL_ACT_TOKEN, BF16, F32, true, .parts = 2},
+        {37, 90, 208, E4M3, FL_ACT_GROUP, F16, F32, true, 1, 128, false},
+        {37, 90, 272, E4M3, FL_ACT_STATIC, BF16, F32, true, 2, 0, true},
+        {37, 90, 400, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 128, true},
+        {37, 90, 264, E4M3, FL_ACT_NONE, BF16, F32, false, 1, 0, true},
+        {37, 90, 264, BF16, FL_ACT_NONE, BF16, F32, true, .parts = 1},
+        {37, 90, 136, F16, FL_ACT_NONE, F16, F16, false, .parts = 1},
+        {37, 90, 40, BF16, FL_ACT_NONE, F16, F32, false, .parts = 1},
+    };
+    batch_invariant = true;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        uint8_t *known = NULL;
+        test_linear(&cases[i]);
+        test_linear_invariance(&cases[i], &known);
+        free(known);
+    }
+    for (size_t i = 0; i < sizeof(linear_cases) / sizeof(linear_cases[0]); i++)
+        if (!ref_is_cpu(ops)) test_linear(&linear_cases[i]);
+    batch_invariant = false;
+}
+
+/* 2:4 weights that a GPU keeps dense as well. */
+static void test_sparse_dense(void) {
+    static const linear_case cases[] = {
+        {3, 96, 256, E4M3, FL_ACT_STATIC, BF16, BF16, false, 3, 0, true},
+        {37, 96, 256, E4M3, FL_ACT_STATIC, BF16, BF16, false, 2, 0, true},
+        {37, 96, 272, E4M3, FL_ACT_TOKEN, BF16, BF16, true, 1, 0, true},
+        {37, 96, 272, E4M3, FL_ACT_GROUP, BF16, F32, false, 1, 128, true},
+        {37, 90, 40, E4M3, FL_ACT_TOKEN, BF16, BF16, false, 1, 0, true},
+    };
+    fl_backend *be = NULL;
+    fl_err err = {0};
+    fl_backend_params p = {.threads = 1, .max_rows = 40, .isa = isa, .sparse_dense = true};
+    p.batch_invariant = !ref_is_cpu(ops);
+    check(ops->open(&be, &p, &err) == FL_E_ARG && strstr(err.msg, "sparse_prefill"), "%s: %s", isa,
+          err.msg);
+    if (ref_is_cpu(ops)) return;
+    sparse_dense = true;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) test_linear(&cases[i]);
+    linear_data d = make_linear(&cases[1]);
+    fl_linear *lin = NULL;
+    be = open_backend(1, 40);
+    ops->linear_new(be, &lin, &d.spec, NULL);
+    check(lin && lin->sparse24 && lin->dense_bytes == 96 * 256 &&
+              lin->bytes == 96 * 256 / 8 * 13 + 96 * 4,
+          "%s: 2:4 that is also dense takes 1.625 bytes a weight", isa);
+    ops->linear_free(be, lin);
+    ops->close(be);
+    free_linear(&d);
+    sparse_dense = false;
 }
 
 int main(int argc, char **argv) {
@@ -371,10 +447,7 @@ int main(int argc, char **argv) {
     ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         for (size_t c = 0; c < sizeof(linear_cases) / sizeof(linear_cases[0]); c++)
-            test_linear(&linear_cases[c], false);
-        for (size_t c = 0; c < sizeof(column_cases) / sizeof(column_cases[0]); c++)
-            if (column_cases[c].w == E4M3 && !column_cases[c].w_block)
-                test_linear(&column_cases[c], true);
+            test_linear(&linear_cases[c]);
         for (size_t c = 0; c < sizeof(column_cases) / sizeof(column_cases[0]); c++)
             test_columns(&column_cases[c]);
         test_combinations();
@@ -385,6 +458,8 @@ int main(int argc, char **argv) {
             mine.sparse24 = true;
             test_sparse(&mine, sparse_cases[c].ratio);
         }
+        test_batch_invariant();
+        test_sparse_dense();
         test_sparse_refusal();
         test_sparse_infinity(BF16);
         test_sparse_infinity(F16);

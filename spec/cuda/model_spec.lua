@@ -4,6 +4,8 @@
 -- Run by `make test-cuda`; needs a device.
 local tiny = dofile "spec/support/tiny_model.lua"
 local fp8llm = require "fp8llm"
+local inspect = require("fp8llm.inspect").inspect
+local unpack = table.unpack or unpack
 
 -- Runs of several seeds are beside each other.
 local dir = ("build/spec/cuda-%s-%s/"):format(os.getenv "EMU_ARCH" or "gpu", os.getenv "EMU_SEED" or "")
@@ -222,6 +224,62 @@ describe("a model on the GPU", function()
       model:close()
     end)
   end
+
+  -- The logits of the same 50 tokens: at once, in pieces, and as the prompts of requests in one batch.
+  for _, name in ipairs { "bf16", "fp8-static", "ct-dynamic", "fp8-block", "sparse" } do
+    it(name .. " with batch_invariant gives a sequence the same bits alone, in pieces and in company", function()
+      tiny.write(dir .. name, flavours[name])
+      local model = assert(fp8llm.load(dir .. name, {
+        device = "cuda", context = 64, kv_tokens = 512, batch_invariant = true, prefix_cache = false,
+      }))
+      local function fed(steps)
+        local seq, ids, at, row = assert(model:sequence()), prompt(50, 11), 0, nil
+        for _, n in ipairs(steps) do
+          row = assert(seq:feed { unpack(ids, at + 1, at + n) })
+          at = at + n
+        end
+        row = row:totable()
+        seq:close()
+        return row
+      end
+      local whole = fed { 50 }
+      assert.same(whole, fed { 7, 1, 30, 1, 1, 10 })
+      assert.same(whole, fed { 49, 1 })
+      local engine = assert(model:engine { max_running = 4 })
+      local function said(lengths)
+        local requests, results = {}, {}
+        for i, n in ipairs(lengths) do
+          requests[i] = assert(engine:submit {
+            ids = prompt(n, 11), max_tokens = 5, ignore_eos = true, temperature = 0, logprobs = 2,
+          })
+        end
+        for i in ipairs(lengths) do results[i] = requests[i]:result().choices[1] end
+        return results[1].t, results[1].lp, results[1].top
+      end
+      local ids, lp, top = said { 50 }
+      local ids2, lp2, top2 = said { 50, 3, 12, 50 }
+      assert.same({ ids, lp, top }, { ids2, lp2, top2 })
+      engine:close()
+      model:close()
+    end)
+  end
+
+  it("keeps 2:4 weights dense as well when asked, and says what that takes", function()
+    tiny.write(dir .. "sparse", flavours.sparse)
+    local compressed = assert(fp8llm.load(dir .. "sparse", { device = "cuda", context = 64 }))
+    local dense = assert(fp8llm.load(dir .. "sparse", { device = "cuda", context = 64, sparse_prefill = "dense" }))
+    local plan = assert(inspect(dir .. "sparse", { context = 64, device = "cuda" })).plan
+    local a, b = compressed:info(), dense:info()
+    assert.equal(plan.sparse_dense_bytes, b.weight_bytes - a.weight_bytes)
+    assert.equal(a.bytes_per_token, b.bytes_per_token)
+    assert.is_true(b.memory_planned > a.memory_planned)
+    compressed:close()
+    dense:close()
+    local both = { device = "cuda", context = 64, sparse_prefill = "dense", batch_invariant = true }
+    local nothing, message, code = fp8llm.load(dir .. "sparse", both)
+    assert.same({ "nil", "ARG" }, { type(nothing), code })
+    assert.matches("sparse_prefill", message)
+  end)
 
   it("is refused by name when it is not there", function()
     local model, message, code = fp8llm.load(dir .. "batch", { device = "cuda:99" })

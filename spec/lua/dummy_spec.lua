@@ -63,6 +63,7 @@ describe("dummy weights", function()
     assert.equal("UNSUPPORTED", code, message)
     assert.has_error(function() fp8llm.load("x", {config_json = "{}"}) end)
     assert.has_error(function() fp8llm.load("x", {load_format = "npz"}) end)
+    assert.has_error(function() fp8llm.load("x", {sparse_prefill = "both"}) end)
   end)
 end)
 

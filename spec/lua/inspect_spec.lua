@@ -38,7 +38,7 @@ describe("inspect on full-length sparse files", function()
   local cases = {
     {"llama-3-8b", "fp8", on_disk = 9.08e9, token = 8.03e9, weights = 9.08e9, sparsity = "none", linears = 225},
     {"llama-3.1-8b", "fp8-2of4", on_disk = 9.08e9, token = 8.03e9, packed = 5.42e9, weights = 6.46e9,
-      sparsity = "2:4 declared", linears = 225},
+      sparsity = "2:4 declared", dense = 6.98e9, linears = 225},
     {"llama-3.1-8b", "bitmask", on_disk = 6.46e9, token = 5.42e9, weights = 6.46e9, sparsity = "2:4 stored",
       linears = 225},
     {"llama-3.1-405b", "modelopt", shard = 5e9, on_disk = 410e9, token = 406e9, weights = 51.3e9,
@@ -57,6 +57,8 @@ describe("inspect on full-length sparse files", function()
       assert.equal(case.linears, #r.linears)
       assert.equal(case.sparsity, r.sparsity)
       if case.kv then assert.equal(case.kv, r.plan.kv_bytes) end
+      if case.dense then about(case.dense, r.plan.sparse_dense_bytes, 0.001) end
+      if not r.sparsity:match "2:4" then assert.equal(0, r.plan.sparse_dense_bytes) end
       local p = r.plan
       assert.equal(p.weight_bytes + p.kv_bytes + p.activation_bytes + p.rope_bytes, p.total_bytes)
       assert.same({"model.embed_tokens", "norms", "lm_head"}, {r.unquantized[1], r.unquantized[2], r.unquantized[3]})

@@ -15,7 +15,8 @@
  *
  * Invariance: a row's result depends on that row and on its own sequence only, never
  * on T, S, the other rows, or the number of threads (reduction orders over K and
- * over the KV pages are fixed by index).
+ * over the KV pages are fixed by index).  A GPU may break it in linear, where few and many
+ * rows go different ways, unless batch_invariant is set.
  *
  * spec/c/test_backend_ops.c checks every entry of every backend against the double
  * precision reference in spec/c/ref_backend.c. */
@@ -36,10 +37,13 @@ typedef struct fl_backend fl_backend;
 typedef struct fl_recording fl_recording; /* the backend's own */
 
 typedef struct fl_backend_params {
-    int device;       /* GPU ordinal; ignored by the CPU backend                         */
-    int threads;      /* CPU: team size, 0 = physical cores                              */
-    int64_t max_rows; /* largest T of any op, > 0                                        */
-    const char *isa;  /* CPU: "scalar", "avx2", "avx512", "avx512_bf16"; NULL = best    */
+    int device;           /* GPU ordinal; ignored by the CPU backend                         */
+    int threads;          /* CPU: team size, 0 = physical cores                              */
+    int64_t max_rows;     /* largest T of any op, > 0                                        */
+    const char *isa;      /* CPU: "scalar", "avx2", "avx512", "avx512_bf16"; NULL = best    */
+    bool batch_invariant; /* GPU: a linear's rows do not depend on T either; see below      */
+    bool sparse_dense;    /* GPU: 2:4 weights are kept dense as well, for products of many
+                             rows; the CPU refuses it (FL_E_ARG)                            */
 } fl_backend_params;
 
 typedef struct fl_backend_info {
@@ -52,14 +56,15 @@ typedef struct fl_backend_info {
  * reading only. */
 typedef struct fl_linear {
     int64_t n, k;
-    fl_dtype dtype;    /* of the packed weight: E4M3, BF16 or F16                        */
-    fl_act_scheme act; /* what `linear` expects in fl_act: NONE -> x, else q and q_scale */
-    float x_scale;     /* FL_ACT_STATIC: real = code * x_scale                           */
-    float x_scale_ub;  /* FL_ACT_TOKEN: upper bound on a row's absmax; 0 = none          */
-    int64_t w_block;   /* as in fl_linear_spec                                           */
-    bool sparse24;     /* packed without the zeros                                       */
-    uint64_t bytes;    /* backend memory held                                            */
-    void *packed;      /* the backend's own                                              */
+    fl_dtype dtype;       /* of the packed weight: E4M3, BF16 or F16                        */
+    fl_act_scheme act;    /* what `linear` expects in fl_act: NONE -> x, else q and q_scale */
+    float x_scale;        /* FL_ACT_STATIC: real = code * x_scale                           */
+    float x_scale_ub;     /* FL_ACT_TOKEN: upper bound on a row's absmax; 0 = none          */
+    int64_t w_block;      /* as in fl_linear_spec                                           */
+    bool sparse24;        /* packed without the zeros                                       */
+    uint64_t bytes;       /* backend memory held, of it                                     */
+    uint64_t dense_bytes; /* what sparse_dense adds                                      */
+    void *packed;         /* the backend's own                                              */
 } fl_linear;
 
 typedef struct fl_linear_part { /* rows that follow each other in the fused weight       */

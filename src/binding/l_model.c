@@ -24,11 +24,24 @@ fl_model *fl_check_model(lua_State *L, int idx) {
     return m->model;
 }
 
-static const char *const load_options[] = {
-    "device",      "isa",           "threads",  "context",  "kv",
-    "kv_tokens",   "max_step_rows", "tp",       "progress", "prefix_cache",
-    "load_format", "config_json",   "time_ops", "graphs",   "gpu_memory_utilization",
-    NULL};
+static const char *const load_options[] = {"device",
+                                           "isa",
+                                           "threads",
+                                           "context",
+                                           "kv",
+                                           "kv_tokens",
+                                           "max_step_rows",
+                                           "tp",
+                                           "progress",
+                                           "prefix_cache",
+                                           "load_format",
+                                           "config_json",
+                                           "time_ops",
+                                           "graphs",
+                                           "gpu_memory_utilization",
+                                           "batch_invariant",
+                                           "sparse_prefill",
+                                           NULL};
 
 /* The loader calls this on the thread that called fp8llm.load.  An error inside the
  * function must not unwind through the loader: it is dropped. */
@@ -41,7 +54,7 @@ static void on_progress(void *ctx, double fraction) {
 
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
-    const char *kv = "auto", *format = "auto";
+    const char *kv = "auto", *format = "auto", *sparse = "compressed";
     bool prefix_cache = true, graphs = true;
     fl_opt_only(L, 2, load_options);
     fl_opt_string(L, 2, "device", &o->device);
@@ -56,6 +69,8 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
     fl_opt_bool(L, 2, "time_ops", &o->time_ops);
     fl_opt_bool(L, 2, "graphs", &graphs);
+    fl_opt_bool(L, 2, "batch_invariant", &o->batch_invariant);
+    fl_opt_string(L, 2, "sparse_prefill", &sparse);
     fl_opt_string(L, 2, "load_format", &format);
     fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
@@ -69,6 +84,10 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
         o->kv = FL_KV_FP8;
     else if (strcmp(kv, "auto"))
         luaL_error(L, "option 'kv': auto, bf16 or fp8 expected");
+    if (!strcmp(sparse, "dense"))
+        o->sparse_dense = true;
+    else if (strcmp(sparse, "compressed"))
+        luaL_error(L, "option 'sparse_prefill': compressed or dense expected");
     if (!strcmp(format, "dummy"))
         o->load_format = FL_LOAD_DUMMY;
     else if (strcmp(format, "auto"))

@@ -19,6 +19,8 @@ static int cpu_open(fl_backend **out, const fl_backend_params *p, fl_err *err) {
     if (p->max_rows < 1 || p->max_rows > INT32_MAX)
         return fl_fail(err, FL_E_ARG, "max_rows: %lld outside [1,%d]", (long long)p->max_rows,
                        INT32_MAX);
+    if (p->sparse_dense)
+        return fl_fail(err, FL_E_ARG, "sparse_prefill: dense is for a GPU; the CPU has one form");
     fl_backend *be = fl_alloc(sizeof(*be));
     if (!be) return fl_fail(err, FL_E_NOMEM, "CPU backend");
     be->max_rows = p->max_rows;

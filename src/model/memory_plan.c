@@ -16,7 +16,7 @@ static bool ends_in(const char *name, const char *end) {
 }
 
 uint64_t fl_memory_of_weights(const fl_checkpoint *ck, const fl_config *c,
-                              const fl_quant_plan *plan) {
+                              const fl_quant_plan *plan, bool sparse_dense) {
     uint64_t sum = 0;
     for (size_t i = 0; i < fl_checkpoint_count(ck); i++) {
         const fl_st_tensor *t = fl_checkpoint_at(ck, i);
@@ -24,7 +24,9 @@ uint64_t fl_memory_of_weights(const fl_checkpoint *ck, const fl_config *c,
         uint64_t bytes = t->bytes;
         if (t->dtype == FL_DTYPE_F32 && t->ndim == 2 && ends_in(t->name, ".weight")) bytes /= 2;
         if (plan->sparse24 && t->dtype == FL_DTYPE_E4M3 && ends_in(t->name, "_proj.weight"))
-            bytes = bytes / 8 * 5;
+            bytes = bytes / 8 * (sparse_dense ? 8 + 5 : 5);
+        if (sparse_dense && t->dtype == FL_DTYPE_E4M3 && ends_in(t->name, ".compressed"))
+            bytes *= 3; /* half of the values, and all of them */
         sum += bytes;
     }
     return sum;

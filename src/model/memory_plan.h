@@ -21,10 +21,10 @@ typedef struct fl_memory_plan { /* bytes */
 /* A device with memory of its own gives `part` of it, what is free at most; else what is free. */
 uint64_t fl_memory_budget(const fl_backend_info *info, double part);
 
-/* Bytes the weights take when packed: as they are stored, but 2:4 at 0.625 of dense E4M3, F32
- * matrices as BF16, and no head beside a tied embedding. */
+/* Bytes the weights take when packed: as they are stored, but 2:4 at 0.625 of dense E4M3 (and
+ * with sparse_dense once more dense), F32 matrices as BF16, and no head beside a tied embedding. */
 uint64_t fl_memory_of_weights(const fl_checkpoint *ck, const fl_config *c,
-                              const fl_quant_plan *plan);
+                              const fl_quant_plan *plan, bool sparse_dense);
 
 /* FL_E_NOMEM, with the bytes of each part and those there are, unless all of it fits. */
 int fl_memory_plan_check(const fl_memory_plan *p, const char *model, const char *device,

@@ -25,7 +25,11 @@ static const double DEFAULT_PART = 0.9; /* of a GPU's memory: the rest is for it
 
 static int open_backend(fl_model *m, const fl_model_options *o, int64_t rows, fl_err *err) {
     const char *device = o->device && strcmp(o->device, "auto") ? o->device : "cpu";
-    fl_backend_params p = {.threads = o->threads, .max_rows = rows, .isa = o->isa};
+    fl_backend_params p = {.threads = o->threads,
+                           .max_rows = rows,
+                           .isa = o->isa,
+                           .batch_invariant = o->batch_invariant,
+                           .sparse_dense = o->sparse_dense};
     int rc = fl_backend_device(&m->ops, &p.device, device, err);
     if (!rc) rc = m->ops->open(&m->be, &p, err);
     if (!rc) m->graphs.offered = m->ops->record != NULL;
@@ -88,7 +92,7 @@ static int plan_memory(fl_model *m, const fl_model_options *o, const fl_scratch_
     p->total = info.mem_total;
     p->free = info.mem_free;
     p->budget = fl_memory_budget(&info, part);
-    p->weights = fl_memory_of_weights(m->checkpoint, &m->config, &m->plan);
+    p->weights = fl_memory_of_weights(m->checkpoint, &m->config, &m->plan, o->sparse_dense);
     p->activations = fl_scratch_bytes(shape) + (uint64_t)(m->context * m->config.head_dim) * 4;
     p->kv_tokens = n_pages * FL_KV_PAGE_TOKENS;
     return rc ? rc : fl_memory_plan_check(p, m->dir, info.name, err);

@@ -29,6 +29,8 @@ typedef struct fl_model_options {
     fl_load_format load_format; /* DUMMY: random weights (dummy_checkpoint.h), no weight files   */
     const char *config_json;    /* with DUMMY: a config.json's text; dir is then only a name     */
     bool no_prefix_cache;       /* full KV pages are not shared by later sequences           */
+    bool batch_invariant;       /* as in fl_backend_params                                  */
+    bool sparse_dense;          /* as in fl_backend_params                                  */
     bool no_graphs;             /* never record a step (graphs.h)                           */
     bool time_ops;              /* count the backend's ops; see fl_model_op_time             */
     void (*progress)(void *ctx, double fraction); /* may be NULL; called while loading  */

@@ -90,7 +90,7 @@ static int make_linear(loader *l, fl_linear **out, const fl_linear_source *src, 
     rc = l->r->ops->linear_new(l->r->be, out, &spec, err);
     if (rc) goto done;
     l->w->bytes += (*out)->bytes;
-    l->w->bytes_per_token += (*out)->bytes;
+    l->w->bytes_per_token += (*out)->bytes - (*out)->dense_bytes;
     l->w->n_parameters += n * spec.k;
 done:
     fl_free(scale);

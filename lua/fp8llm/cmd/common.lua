@@ -35,6 +35,9 @@ end
 common.model_options = {
   {"device", "string", "NAME", "where to run: auto, cpu, cuda, cuda:N (default auto: the CPU)"},
   {"gpu-memory-utilization", "number", "PART", "of a GPU's memory for model and KV cache (default 0.9)"},
+  {"sparse-prefill", {"compressed", "dense"}, "FORM",
+    "GPU: 2:4 weights as products of many rows read them: compressed, dense (a copy, default compressed)"},
+  {"batch-invariant", "flag", "", "a sequence gives the same bits whatever it is computed with"},
   {"threads", "integer", "N", "CPU threads, 0 = one per physical core (default 0)"},
   {"context", "integer", "N", "longest sequence in tokens (default: the model's, at most 8192)"},
   {"kv", {"auto", "bf16", "fp8"}, "TYPE", "numbers of the KV cache: auto, bf16, fp8 (default auto)"},
@@ -88,6 +91,7 @@ function common.load(name, opt)
     device = opt.device, threads = opt.threads, context = opt.context, kv = opt.kv, kv_tokens = opt.kv_tokens,
     gpu_memory_utilization = common.gpu_part(opt), prefix_cache = opt.prefix_cache, time_ops = opt.time_ops,
     load_format = opt.load_format, config_json = opt.config_json,
+    sparse_prefill = opt.sparse_prefill, batch_invariant = opt.batch_invariant,
     progress = function(part) bar("loading", part) end,
   })
   bar()

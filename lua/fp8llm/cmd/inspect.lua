@@ -111,6 +111,10 @@ local function show_plan(p)
   line("memory of each device", "%s with tp %d, %d x %d tokens of context", common.bytes(p.total_bytes), p.tp,
     p.max_running, p.context)
   line("  weights", "%s", common.bytes(p.weight_bytes))
+  if p.sparse_dense_bytes > 0 then
+    line("", "with --sparse-prefill dense %s more: %s in all", common.bytes(p.sparse_dense_bytes),
+      common.bytes(p.total_bytes + p.sparse_dense_bytes))
+  end
   line("  KV cache", "%s: %s a token in %s, %d KV %s", common.bytes(p.kv_bytes), common.bytes(p.kv_bytes_per_token),
     p.kv_dtype, p.kv_heads, p.kv_heads == 1 and "head" or "heads")
   line("  activations", "%s for steps of %d rows", common.bytes(p.activation_bytes), p.max_step_rows)

@@ -101,9 +101,10 @@ local function engine_command(model, socket, opt)
   for _, name in ipairs(model.names) do add("served-model-name", name) end
   for _, policy in ipairs(opt.policy or {}) do add("policy", policy) end
   for _, name in ipairs {
-    "device", "gpu-memory-utilization", "threads", "context", "kv", "kv-tokens",
+    "device", "gpu-memory-utilization", "sparse-prefill", "threads", "context", "kv", "kv-tokens",
     "max-running", "max-queued", "policy-timeout-ms", "drain",
   } do add(name, opt[name:gsub("-", "_")]) end
+  if opt.batch_invariant then command[#command + 1] = "--batch-invariant" end
   return command
 end
 
