@@ -79,6 +79,8 @@ def main():
         ops = "; ".join(
             f"sm_{a} " + ", ".join(f"{n} {op}" for op, n in sorted(k[a][2].items())) for a in archs if a in k and k[a][2]
         )
+        for i, lie in enumerate(("anyhow", "aligned", "padded")):  # rows_lie of linear_rows.cuh
+            name = name.replace(f"(rows_lie){i}", lie)
         name = name.split("(")[0].replace("void ", "").replace("__nv_bfloat16", "bf16").replace("__half", "f16")
         smem = min(v[1] for v in k.values())  # from 9.0 on 1 KB more is the system's
         print(f"| `{name}` | " + " | ".join(str(k[a][0]) if a in k else "-" for a in archs) + f" | {smem} | {ops} |")
