@@ -243,6 +243,110 @@ static void test_steps(const char *device, const char *const flavour[2], const i
     runner_free(&b);
 }
 
+/* ---- tokens drawn by the device ---- */
+
+enum { DRAWS = 3 };
+
+typedef struct drawn { /* what an entry got: a token, or a row */
+    int32_t id;        /* -1: none */
+    bool row;
+    float logits[VOCAB];
+} drawn;
+
+static void keep_token(void *ctx, const fl_sampled *token) {
+    ((drawn *)ctx)->id = token->id;
+}
+
+static void keep_logits(void *ctx, int64_t i, const float *logits) {
+    drawn *d = ctx;
+    (void)i;
+    d->row = true;
+    memcpy(d->logits, logits, sizeof(d->logits));
+}
+
+static bool draw_step(runner *r, const fl_step_draw *const *draw, int64_t n_each, drawn *out) {
+    static const int32_t ids[2] = {3, 5};
+    fl_step_entry e[DRAWS];
+    fl_err err;
+    for (int64_t i = 0; i < DRAWS; i++) {
+        out[i] = (drawn){.id = -1};
+        e[i] = (fl_step_entry){.seq = r->seq[i],
+                               .ids = ids,
+                               .n = n_each,
+                               .first_row = n_each - 1,
+                               .on_row = keep_logits,
+                               .ctx = &out[i],
+                               .draw = draw[i],
+                               .on_sampled = keep_token};
+    }
+    return !fl_step(r->model, e, DRAWS, &err);
+}
+
+static int32_t best_of(const float *x, const fl_step_draw *d) {
+    int32_t best = -1;
+    for (int32_t i = 0; i < VOCAB; i++) {
+        float v = x[i] + (d->row.n_edits && d->edits->id == i ? d->edits->bias : 0.0f);
+        const bool may =
+            !d->row.masked || (i / 32 < d->n_allowed && d->allowed[i / 32] >> i % 32 & 1);
+        const float top =
+            best < 0 ? 0.0f
+                     : x[best] + (d->row.n_edits && d->edits->id == best ? d->edits->bias : 0.0f);
+        if (may && (best < 0 || v > top)) best = i;
+    }
+    return best;
+}
+
+/* Steps of which some rows are drawn and others read, recorded and not, against rows alone. */
+static void test_draws(const char *device) {
+    static fl_sample_edit many[FL_STEP_EDITS];
+    static const uint32_t some[] = {0x80, 0x10010}, few[] = {0x2};
+    const fl_sample_edit plus = {.id = 11, .bias = 90, .count = -1},
+                         minus = {.id = 11, .bias = -90, .count = -1};
+    const fl_sample_row greedy = {.mode = FL_SAMPLE_GREEDY},
+                        masked = {.mode = FL_SAMPLE_GREEDY, .masked = 1};
+    const fl_step_draw plain = {.row = greedy};
+    fl_step_draw up = {.row = greedy, .edits = &plus}, down = {.row = greedy, .edits = &minus};
+    fl_step_draw full = {.row = greedy, .edits = many};
+    const fl_step_draw in_some = {.row = masked, .allowed = some, .n_allowed = 2},
+                       in_few = {.row = masked, .allowed = few, .n_allowed = 1};
+    const struct {
+        const char *name;
+        const fl_step_draw *draw[DRAWS];
+        int rows; /* bits of the entries that get a row */
+    } cases[] = {
+        {"all", {&plain, &up, &down}, 0},
+        {"some", {&up, NULL, &plain}, 2},
+        {"none", {NULL, NULL, NULL}, 7},
+        {"of masks", {&in_some, &down, &in_few}, 0},
+        {"of other masks", {&in_few, &in_some, &plain}, 0},
+        {"more edits than fit", {&full, &up, &plain}, 2},
+    };
+    static drawn got[DRAWS], want[DRAWS];
+    static const fl_step_draw *const rows[DRAWS];
+    runner a, b;
+    up.row.n_edits = down.row.n_edits = 1;
+    full.row.n_edits = FL_STEP_EDITS;
+    for (int i = 0; i < FL_STEP_EDITS; i++) many[i].id = -1; /* no id: nothing happens */
+    runner_new(&a, device, flavours[2][1], true, 44);
+    runner_new(&b, device, flavours[2][1], false, 44);
+    bool ok = begin(&a, DRAWS) && begin(&b, DRAWS);
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]) && ok; c++) {
+        int64_t wrong = 0;
+        for (int64_t n_each = 1; n_each < 3 && ok; n_each++) {
+            ok = draw_step(&a, cases[c].draw, n_each, got) && draw_step(&b, rows, n_each, want);
+            for (int i = 0; i < DRAWS; i++) {
+                const bool row = cases[c].rows >> i & 1;
+                wrong += got[i].row != row || !want[i].row;
+                wrong += row ? memcmp(got[i].logits, want[i].logits, sizeof(want[i].logits)) != 0
+                             : got[i].id != best_of(want[i].logits, cases[c].draw[i]);
+            }
+        }
+        check(ok && !wrong, "%s drawn (%lld wrong)", cases[c].name, (long long)wrong);
+    }
+    runner_free(&a);
+    runner_free(&b);
+}
+
 static void test_buckets(void) {
     bool used[FL_GRAPH_ROWS + 1] = {false};
     int64_t wrong = 0, buckets = 0;
@@ -272,6 +376,7 @@ int main(int argc, char **argv) {
         test_replay();
         test_refused();
         test_dropped();
+        if (ops->sample) test_draws(device);
         test_steps(device, flavours[2], many, 1, 300); /* 257 rows are more than is recorded */
     }
     return tap_done();

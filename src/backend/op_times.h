@@ -1,5 +1,6 @@
 /* op_times.h - how long each op of a backend takes: a backend that passes every call on to
- * another one and keeps count.  It waits after each op, so that what is counted is that op's;
+ * another one and keeps count.  It records no steps and leaves the choice of tokens to the
+ * host.  It waits after each op, so that what is counted is that op's;
  * a device that works asynchronously loses what it would have overlapped. */
 #ifndef FL_BACKEND_OP_TIMES_H
 #define FL_BACKEND_OP_TIMES_H
