@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 ELF_IMAGE = 2
+MAX_THREADS = 0x05  # an attribute of .nv.info.KERNEL: three sizes, from launch bounds
 REGISTER_COUNT = 0x2F  # an attribute of .nv.info: index of a symbol, registers
 OPCODES = {0x23C: "HMMA", 0x27A: "QMMA", 0x983: "LDL", 0x387: "STL"}
 
@@ -53,10 +54,36 @@ def registers(elf, rows):
     return out
 
 
+# Of a multiprocessor: threads, blocks, bytes of shared memory (1 KB of each block's is the system's).
+PROCESSOR = {89: (1536, 24, 100 << 10), 90: (2048, 32, 228 << 10), 100: (2048, 32, 228 << 10), 120: (1536, 24, 100 << 10)}
+
+
+def threads_of(elf, info):
+    at, end = info[4], info[4] + info[5]
+    while at < end:
+        form, kind, size = struct.unpack_from("<BBH", elf, at)
+        if kind == MAX_THREADS:
+            return struct.unpack_from("<I", elf, at + 4)[0]
+        at += 4 + (size if form == 4 else 0)
+    return 0
+
+
+def occupancy(arch, threads, registers_each, shared):
+    """Resident threads in percent, by registers (given to warps in 256s), static shared memory, threads and blocks."""
+    if not threads or arch not in PROCESSOR:
+        return "-"
+    most, blocks, memory = PROCESSOR[arch]
+    warps = (threads + 31) // 32
+    by_registers = 65536 // ((registers_each * 32 + 255) // 256 * 256) // warps
+    by_memory = memory // (max(shared, 0) + 1024)
+    return str(100 * 32 * warps * min(by_registers, by_memory, most // (32 * warps), blocks) // most)
+
+
 def main():
     kernels = {}
     for arch, elf in images(sys.argv[1]):
-        shared, count = {}, registers(elf, dict(sections(elf)))
+        rows = dict(sections(elf))
+        shared, count = {}, registers(elf, rows)
         for name, row in sections(elf):
             if name.startswith(".nv.shared."):
                 shared[name[11:]] = row[5]
@@ -69,11 +96,14 @@ def main():
                 op = OPCODES.get(struct.unpack_from("<H", code, i)[0] & 0xFFF)
                 if op:
                     found[op] = found.get(op, 0) + 1
-            kernels.setdefault(name[6:], {})[arch] = (count.get(name[6:], 0), shared.get(name[6:], 0), found)
+            threads = threads_of(elf, rows[".nv.info." + name[6:]]) if ".nv.info." + name[6:] in rows else 0
+            used = shared.get(name[6:], 0) - (1024 if arch >= 90 and shared.get(name[6:], 0) >= 1024 else 0)
+            fill = occupancy(arch, threads, count.get(name[6:], 0), used)
+            kernels.setdefault(name[6:], {})[arch] = (count.get(name[6:], 0), shared.get(name[6:], 0), found, fill)
     plain = subprocess.run(["c++filt"], input="\n".join(kernels), capture_output=True, text=True).stdout.split("\n")
     archs = sorted({a for k in kernels.values() for a in k})
-    print("| kernel | " + " | ".join(f"registers sm_{a}" for a in archs) + " | shared memory | tensor cores, local memory |")
-    print("|---|" + "---|" * (len(archs) + 2))
+    print("| kernel | " + " | ".join(f"registers sm_{a}" for a in archs) + " | shared memory | occupancy, % | tensor cores, local memory |")
+    print("|---|" + "---|" * (len(archs) + 3))
     for name, mangled in sorted(zip(plain, kernels)):
         k = kernels[mangled]
         ops = "; ".join(
@@ -83,7 +113,7 @@ def main():
             name = name.replace(f"(rows_lie){i}", lie)
         name = name.split("(")[0].replace("void ", "").replace("__nv_bfloat16", "bf16").replace("__half", "f16")
         smem = min(v[1] for v in k.values())  # from 9.0 on 1 KB more is the system's
-        print(f"| `{name}` | " + " | ".join(str(k[a][0]) if a in k else "-" for a in archs) + f" | {smem} | {ops} |")
+        print(f"| `{name}` | " + " | ".join(str(k[a][0]) if a in k else "-" for a in archs) + f" | {smem} | " + " ".join(k[a][3] for a in archs if a in k) + f" | {ops} |")
 
 
 main()
