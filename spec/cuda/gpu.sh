@@ -29,7 +29,7 @@ part() {
 } >"$report" 2>&1
 cat "$report"
 part "host and GPU compute the same bits" "$build/emu/test_both"
-for test in copy ops linear attend record sample; do
+for test in copy ops linear attend layer record sample; do
     part "ops: $test" "$build/spec/c/test_backend_$test" cuda
 done
 part "models against the CPU" luajit spec/support/busted.lua -o TAP spec/cuda/model_spec.lua
