@@ -56,6 +56,7 @@ function server.spawn(name, command, environment)
   local base = root .. "/" .. name
   os.remove(base .. ".rc")
   os.remove(base .. ".pid")
+  os.remove(base .. ".log") -- of the process before: the new one may be late in opening its own
   os.execute(string.format("( %s %s >%s.log 2>&1 </dev/null & echo $! >%s.pid; wait $!; echo $? >%s.rc ) " ..
     ">/dev/null 2>&1 &", environment or "", command, base, base, base))
   local pid = server.await("start of " .. name, function() return tonumber(server.read(base .. ".pid")) end)
