@@ -101,6 +101,10 @@ static void note_dropped(void *ctx, const char *message, int continued) {
 }
 #endif
 
+/* Lua 5.2 and 5.3 drop such an object without a word.  There finalizers wait for the end of the
+ * state, when memory is granted again: every object is still seen to be freed. */
+static const bool finalizers_wait = LUA_VERSION_NUM == 502 || LUA_VERSION_NUM == 503;
+
 /* One run; true when the script got through.  `in_core`: the C core's allocator is the
  * one that refuses, and the script must cope (it gets nil, message, "NOMEM"). */
 static bool attempt(const char **argv, long granted, bool in_core, bool *refused) {
@@ -113,9 +117,11 @@ static bool attempt(const char **argv, long granted, bool in_core, bool *refused
 #if LUA_VERSION_NUM >= 504
         lua_setwarnf(L, note_dropped, NULL);
 #endif
+        if (finalizers_wait) lua_gc(L, LUA_GCSTOP, 0);
         int rc = call_run(L, argv);
         through = rc == 0;
         if (rc && !lua.refused && !core.refused) printf("# %s\n", lua_tostring(L, -1));
+        if (finalizers_wait) lua.left = -1;
         lua_close(L);
     }
     fl_mem_set_hook(NULL, NULL);
