@@ -242,16 +242,20 @@ static int bad_row(const float *x, int32_t n, fl_err *err) {
     return fl_fail(err, FL_E_ARG, "logits: id %d is %s", (int)i, isnan(x[i]) ? "nan" : "inf");
 }
 
+static int check_max(const row *r, fl_err *err) {
+    if (r->max == INFINITY) return bad_row(r->x, r->n, err);
+    if (r->max == -INFINITY)
+        return fl_fail(err, FL_E_ARG, "logits: all %d tokens are -inf, none is left", (int)r->n);
+    return FL_OK;
+}
+
 /* Bring block_max and max up to date. */
 static int measure(fl_sampler *s, row *r, fl_err *err) {
     bool nan;
     if (!r->blocks_old) return FL_OK;
     r->max = fl_row_max(r->x, r->n, s->work->block_max, &nan);
-    if (nan || r->max == INFINITY) return bad_row(r->x, r->n, err);
-    if (r->max == -INFINITY)
-        return fl_fail(err, FL_E_ARG, "logits: all %d tokens are -inf, none is left", (int)r->n);
     r->blocks_old = false;
-    return FL_OK;
+    return nan ? bad_row(r->x, r->n, err) : check_max(r, err);
 }
 
 static float list_max(const fl_sampler *s, const row *r) {
@@ -386,12 +390,20 @@ static int stage_on_ids(fl_sampler *s, row *r, fl_stage stage, const fl_history 
 }
 
 static int stage_temperature(fl_sampler *s, row *r, fl_err *err) {
+    const fl_sampler_work *k = s->work;
+    const float t = s->p.temperature;
     if (r->listed) {
-        fl_row_scale(s->work->v, r->m, s->p.temperature);
-        return list_max(s, r) < INFINITY ? FL_OK : bad_row(s->work->v, r->m, err);
+        fl_row_scale(k->v, k->v, r->m, t);
+        return list_max(s, r) < INFINITY ? FL_OK : bad_row(k->v, r->m, err);
     }
-    fl_row_scale(writable(s, r), r->n, s->p.temperature);
-    return measure(s, r, err);
+    float *x = r->own ? (float *)r->x : k->x; /* ours, or process()'s caller's */
+    fl_row_scale(x, r->x, r->n, t);
+    /* Division keeps the order, so the largest stay the largest. */
+    fl_row_scale(k->block_max, k->block_max, fl_row_blocks(r->n), t);
+    r->max /= t;
+    r->x = x;
+    r->own = true;
+    return check_max(r, err);
 }
 
 static void stage_min_p(fl_sampler *s, row *r) {
@@ -526,33 +538,38 @@ static void enter_alone(race *t, int32_t id, float weight) {
     enter(t, id, weight, t->word[id & 3]);
 }
 
-/* Weights of a whole row, FL_ROW_BLOCK at a time. */
-static void enter_row(race *t, const float *w, int32_t n) {
-    int32_t i = 0;
-    for (; n - i >= FL_ROW_BLOCK; i += FL_ROW_BLOCK) {
-        const fl_race_block b = {i, t->best, t->seed, t->draw};
-        uint32_t words[FL_ROW_BLOCK];
-        int32_t may[FL_ROW_BLOCK];
-        if (!fl_row_entrants(w + i, &b, words, may)) continue;
-        for (int32_t k = 0; k < FL_ROW_BLOCK; k++) {
-            if (may[k] && w[i + k] > 0.0f) enter(t, i + k, w[i + k], words[k]);
-        }
+/* All tokens of a row; weights are needed only where the random numbers leave a chance. */
+static void enter_row(race *t, const row *r, const fl_sampler_work *k) {
+    const int32_t blocks = fl_row_blocks(r->n);
+    const fl_row_race all = {k->w, blocks, t->seed, t->draw};
+    uint32_t words[FL_ROW_BLOCK];
+    float w[FL_ROW_BLOCK];
+    fl_row_exp(k->block_max, blocks, r->max, k->w);
+    for (int32_t b = 0; (b = fl_row_contender(&all, b, t->best, words)) < blocks; b++) {
+        const int32_t first = b * FL_ROW_BLOCK, rest = r->n - first;
+        const int32_t m = rest < FL_ROW_BLOCK ? rest : FL_ROW_BLOCK;
+        fl_row_exp(r->x + first, m, r->max, w);
+        for (int32_t i = 0; i < m; i++) enter(t, first + i, w[i], words[i]);
     }
-    for (; i < n; i++) enter_alone(t, i, w[i]);
+}
+
+static void enter_list(race *t, const row *r, const fl_sampler_work *k, float max) {
+    fl_row_exp(k->v, r->m, max, k->w);
+    for (int32_t j = 0; j < r->m; j++) enter_alone(t, k->ids[j], k->w[j]);
 }
 
 static int32_t draw(fl_sampler *s, const row *r) {
-    fl_sampler_work *k = s->work;
+    const fl_sampler_work *k = s->work;
     race t = {.seed = s->p.seed, .draw = s->draw++, .group = -1, .winner = -1, .best = INFINITY};
-    const float *x = r->listed ? k->v : r->x;
-    int32_t m = r->listed ? r->m : r->n;
-    float max = r->listed ? list_max(s, r) : r->max;
-    fl_row_exp(x, m, max, k->w);
-    /* The likeliest token first, so that `best` is small from the start. */
-    int32_t top = fl_row_argmax(x, m, r->listed ? NULL : k->block_max, max);
-    enter_alone(&t, r->listed ? k->ids[top] : top, k->w[top]);
-    if (!r->listed) enter_row(&t, k->w, m);
-    for (int32_t j = 0; r->listed && j < m; j++) enter_alone(&t, k->ids[j], k->w[j]);
+    const float max = r->listed ? list_max(s, r) : r->max;
+    /* The likeliest token first, so that `best` is small from the start; its weight is e^0. */
+    if (r->listed) {
+        enter_alone(&t, k->ids[fl_row_argmax(k->v, r->m, NULL, max)], 1.0f);
+        enter_list(&t, r, k, max);
+    } else {
+        enter_alone(&t, fl_row_argmax(r->x, r->n, k->block_max, max), 1.0f);
+        enter_row(&t, r, k);
+    }
     return t.winner;
 }
 

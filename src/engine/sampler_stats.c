@@ -7,6 +7,7 @@
 #include "engine/sampler.h"
 #include "util/fp8.h"
 #include "util/mem.h"
+#include "util/rng.h"
 
 /* aligned(4): rows start anywhere.  Vectors travel by pointer: without AVX there is no
  * register to pass one of 32 bytes in. */
@@ -16,16 +17,6 @@ typedef int32_t veci __attribute__((vector_size(32), aligned(4), may_alias));
 enum { LANES = 8, VECS = FL_ROW_BLOCK / LANES };
 
 #define INLINE static inline __attribute__((always_inline))
-
-/* Compile body twice on x86, for AVX2 and for the baseline, and choose at run time: the
- * same operations in the same order, so the same bits. */
-#if defined(__x86_64__)
-#define AVX2              __attribute__((target("avx2")))
-#define BEST(avx2, plain) (__builtin_cpu_supports("avx2") ? (avx2) : (plain))
-#else
-#define AVX2
-#define BEST(avx2, plain) (plain)
-#endif
 
 /* to = mask ? to : other */
 INLINE void keep_where(vecf *to, const veci *mask, const vecf *other) {
@@ -73,30 +64,6 @@ INLINE float row_max(const float *x, int32_t n, float *block_max, bool *has_nan)
     }
     for (int i = 0; has_nan && i < LANES; i++) *has_nan = (i && *has_nan) || nan[i];
     return max;
-}
-
-AVX2 static float row_max_avx2(const float *x, int32_t n, float *block_max, bool *has_nan) {
-    return row_max(x, n, block_max, has_nan);
-}
-static float row_max_plain(const float *x, int32_t n, float *block_max, bool *has_nan) {
-    return row_max(x, n, block_max, has_nan);
-}
-
-float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
-    return BEST(row_max_avx2, row_max_plain)(x, n, block_max, has_nan);
-}
-
-int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float max) {
-    int32_t i = 0;
-    if (block_max) {
-        int32_t b = 0, blocks = fl_row_blocks(n);
-        while (b < blocks && block_max[b] != max) b++;
-        i = b < blocks ? b * FL_ROW_BLOCK : 0;
-    }
-    for (; i < n; i++) {
-        if (x[i] == max) return i;
-    }
-    return 0;
 }
 
 /* e^x for x <= 0, relative error below 2e-7; 0 below -87, so also for -inf.
@@ -154,114 +121,219 @@ INLINE double row_exp(const float *x, int32_t n, float max, float *w) {
     return sum;
 }
 
-AVX2 static double row_exp_avx2(const float *x, int32_t n, float max, float *w) {
-    return row_exp(x, n, max, w);
-}
-static double row_exp_plain(const float *x, int32_t n, float max, float *w) {
-    return row_exp(x, n, max, w);
+INLINE void row_scale(float *to, const float *x, int32_t n, float divisor) {
+    int32_t i = 0;
+    for (; n - i >= LANES; i += LANES) *(vecf *)(to + i) = *(const vecf *)(x + i) / divisor;
+    for (; i < n; i++) to[i] = x[i] / divisor;
 }
 
-double fl_row_exp(const float *x, int32_t n, float max, float *w) {
-    return BEST(row_exp_avx2, row_exp_plain)(x, n, max, w);
+/* ---- the race ---- */
+
+/* The largest random number with which a token of this weight may have a key of at most `best`,
+ * with some room for rounding; -1: none, 0 being too large. */
+INLINE int64_t highest_word(float weight, double best) {
+    const double bound = (double)weight * best * (1.001 * 0x1p32);
+    if (bound < 0.5) return -1;
+    return bound < 0x1p32 ? (int64_t)bound : UINT32_MAX;
 }
+
+static int32_t contender_plain(const fl_row_race *r, int32_t b, double best,
+                               uint32_t words[FL_ROW_BLOCK]) {
+    for (; b < r->blocks; b++) {
+        const int64_t highest = highest_word(r->weight[b], best);
+        bool found = false;
+        for (uint32_t i = 0; i < FL_ROW_BLOCK && highest >= 0; i += 4) {
+            const uint32_t counter[4] = {((uint32_t)b * FL_ROW_BLOCK + i) / 4, (uint32_t)r->draw,
+                                         (uint32_t)(r->draw >> 32), 0};
+            fl_philox(words + i, counter, r->seed);
+            for (uint32_t k = i; k < i + 4; k++) found |= words[k] <= highest;
+        }
+        if (found) return b;
+    }
+    return b;
+}
+
+#if defined(__x86_64__)
 
 typedef uint32_t vecu __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint64_t vecw __attribute__((vector_size(32), aligned(4), may_alias));
 
-enum { CHAINS = FL_ROW_BLOCK / 4 / LANES }; /* vectors of counters: four ids each */
+/* Philox in lanes of 64 bits, so that a product stays where it is: words are the lower halves,
+ * what is above them is of no meaning. */
+enum { COUNTERS = 4, CHAINS = FL_ROW_BLOCK / 4 / COUNTERS, ROUNDS = 10 };
 
-/* Philox's; volatile, because GCC makes slower shifts and additions of known factors. */
-static const volatile uint64_t multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
+typedef struct philox {
+    vecw factor[2], key[ROUNDS][2], draw[2];
+} philox;
 
-/* The 64-bit products of eight words with those of b, as high and low words. */
-INLINE void multiply(vecu *high, vecu *low, const vecu *a, const vecw *b) {
-    const vecw lower = (vecw){0} + 0xffffffffu;
-    vecw even = ((vecw)*a & lower) * *b, odd = ((vecw)*a >> 32) * *b;
-    *low = (vecu)((even & lower) | odd << 32);
-    *high = (vecu)(even >> 32 | (odd & ~lower));
+/* GCC has no vector operation for these two, clang finds them in the plain form. */
+#if defined(__clang__)
+INLINE void multiply(vecw *product, const vecw *a, const vecw *b) {
+    *product = (*a & 0xffffffffu) * (*b & 0xffffffffu);
 }
-
-INLINE bool any(const veci *v) {
-    const vecw w = (vecw)*v;
-    return w[0] | w[1] | w[2] | w[3];
+INLINE void lower_to(vecu *least, const vecu *a) {
+    const vecu less = (vecu)(*a < *least);
+    *least = (less & *a) | (~less & *least);
 }
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (veci){__VA_ARGS__})
+INLINE void multiply(vecw *product, const vecw *a, const vecw *b) {
+    __asm__("vpmuludq %2, %1, %0" : "=v"(*product) : "v"(*a), "v"(*b));
+}
+INLINE void lower_to(vecu *least, const vecu *a) {
+    __asm__("vpminud %1, %0, %0" : "+v"(*least) : "v"(*a));
+}
 #endif
 
-/* Words 0 to 3 of eight counters, word k in c[k * step] -> the four of each side by side.
- * Lanes hold the counters 0 2 4 6 1 3 5 7, so that no word has to cross its half. */
-INLINE void transpose(vecu out[4], const vecu *c, int step) {
-    const vecu *c1 = c + step, *c2 = c1 + step, *c3 = c2 + step;
-    vecu a = SHUFFLE(*c, *c1, 0, 8, 1, 9, 4, 12, 5, 13);
-    vecu b = SHUFFLE(*c2, *c3, 0, 8, 1, 9, 4, 12, 5, 13);
-    vecu d = SHUFFLE(*c, *c1, 2, 10, 3, 11, 6, 14, 7, 15);
-    vecu e = SHUFFLE(*c2, *c3, 2, 10, 3, 11, 6, 14, 7, 15);
-    out[0] = SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-    out[1] = SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    out[2] = SHUFFLE(d, e, 0, 1, 8, 9, 4, 5, 12, 13);
-    out[3] = SHUFFLE(d, e, 2, 3, 10, 11, 6, 7, 14, 15);
+INLINE void philox_init(philox *p, uint64_t seed, uint64_t draw) {
+    const vecw zero = {0};
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    p->factor[0] = zero + 0xD2511F53u;
+    p->factor[1] = zero + 0xCD9E8D57u;
+    p->draw[0] = zero + (uint32_t)draw;
+    p->draw[1] = zero + (uint32_t)(draw >> 32);
+    for (int i = 0; i < ROUNDS; i++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        p->key[i][0] = zero + k0;
+        p->key[i][1] = zero + k1;
+    }
 }
 
-/* fl_philox for the counters {group + i, draw, draw >> 32, 0} of a block, ids in order. */
-INLINE void philox_block(vecu word[VECS], uint32_t group, uint64_t draw, uint64_t key) {
-    vecu c[4][CHAINS];
-    const vecw m0 = (vecw){0} + multiplier[0], m1 = (vecw){0} + multiplier[1];
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+/* fl_philox for the counters {group + i, draw, draw >> 32, 0}, 0 <= i < FL_ROW_BLOCK / 4. */
+INLINE void philox_block(vecw c[CHAINS][4], const philox *p, uint32_t group) {
+#pragma GCC unroll 4
     for (int j = 0; j < CHAINS; j++) {
-        c[0][j] = (vecu){0, 2, 4, 6, 1, 3, 5, 7} + (group + (uint32_t)(j * LANES));
-        c[1][j] = (vecu){0} + (uint32_t)draw;
-        c[2][j] = (vecu){0} + (uint32_t)(draw >> 32);
-        c[3][j] = (vecu){0};
+        c[j][0] = (vecw){0, 1, 2, 3} + (group + (uint32_t)(j * COUNTERS));
+        c[j][1] = p->draw[0];
+        c[j][2] = p->draw[1];
+        c[j][3] = (vecw){0};
     }
-    for (int round = 0; round < 10; round++) {
-#pragma GCC unroll 2
-        for (int j = 0; j < CHAINS; j++) { /* chains side by side: each waits for itself */
-            vecu h0, l0, h1, l1;
-            multiply(&h0, &l0, &c[0][j], &m0);
-            multiply(&h1, &l1, &c[2][j], &m1);
-            c[0][j] = h1 ^ c[1][j] ^ k0;
-            c[2][j] = h0 ^ c[3][j] ^ k1;
-            c[1][j] = l1;
-            c[3][j] = l0;
+#pragma GCC unroll 10
+    for (int i = 0; i < ROUNDS; i++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < CHAINS; j++) { /* side by side: each waits for itself */
+            vecw p0, p1;
+            multiply(&p0, &c[j][0], &p->factor[0]);
+            multiply(&p1, &c[j][2], &p->factor[1]);
+            c[j][0] = (p1 >> 32) ^ c[j][1] ^ p->key[i][0];
+            c[j][2] = (p0 >> 32) ^ c[j][3] ^ p->key[i][1];
+            c[j][1] = p1;
+            c[j][3] = p0;
         }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
     }
-    for (int j = 0; j < CHAINS; j++) transpose(word + 4 * j, &c[0][j], CHAINS);
 }
 
-INLINE bool row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may) {
-    const vecf *weight = (const vecf *)w;
-    const float best = (float)b->best * 1.001f; /* rounded in the tokens' favour */
-    veci some = {0};
-    for (int i = 0; i < VECS; i++) some |= weight[i] * best >= (vecf){0} + 0x1p-33f;
-    if (!any(&some)) return false;
-    philox_block((vecu *)words, (uint32_t)b->first / 4, b->draw, b->seed);
-    some = (veci){0};
-    for (int i = 0; i < VECS; i++) { /* with 24 bits of the word */
-        veci high = (veci)(((const vecu *)words)[i] >> 8);
-        veci in = __builtin_convertvector(high, vecf) <= weight[i] * (best * 0x1p24f) + 1.0f;
-        ((veci *)may)[i] = in;
-        some |= in;
+/* Whether a word is at most `highest`. */
+INLINE bool any_word_below(const vecw c[CHAINS][4], uint32_t highest) {
+    vecu least = (vecu){0} - 1u;
+#pragma GCC unroll 4
+    for (int j = 0; j < CHAINS; j++) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) lower_to(&least, (const vecu *)&c[j][k]);
     }
-    return any(&some);
+    const vecu in = (vecu)(least <= (vecu){0} + highest);
+    const vecw w = (vecw)in;
+    return (uint32_t)(w[0] | w[1] | w[2] | w[3]);
 }
 
-AVX2 static bool row_entrants_avx2(const float *w, const fl_race_block *b, uint32_t *words,
-                                   int32_t *may) {
-    return row_entrants(w, b, words, may);
+INLINE int32_t row_contender(const fl_row_race *r, int32_t b, double best,
+                             uint32_t words[FL_ROW_BLOCK]) {
+    philox p;
+    philox_init(&p, r->seed, r->draw);
+    for (; b < r->blocks; b++) {
+        const int64_t highest = highest_word(r->weight[b], best);
+        vecw c[CHAINS][4];
+        if (highest < 0) continue;
+        philox_block(c, &p, (uint32_t)b * (FL_ROW_BLOCK / 4));
+        if (!any_word_below(c, (uint32_t)highest)) continue;
+        for (int i = 0; i < FL_ROW_BLOCK / 4; i++) {
+            for (int k = 0; k < 4; k++)
+                words[4 * i + k] = (uint32_t)c[i / COUNTERS][k][i % COUNTERS];
+        }
+        return b;
+    }
+    return b;
 }
-static bool row_entrants_plain(const float *w, const fl_race_block *b, uint32_t *words,
-                               int32_t *may) {
-    return row_entrants(w, b, words, may);
+#endif
+
+/* ---- one form of the passes for each instruction set ---- */
+
+/* The same operations in the same order, so the same bits. */
+#define FORM(isa, attribute)                                                                       \
+    attribute static float max_##isa(const float *x, int32_t n, float *block_max, bool *nan) {     \
+        return row_max(x, n, block_max, nan);                                                      \
+    }                                                                                              \
+    attribute static double exp_##isa(const float *x, int32_t n, float max, float *w) {            \
+        return row_exp(x, n, max, w);                                                              \
+    }                                                                                              \
+    attribute static void scale_##isa(float *to, const float *x, int32_t n, float divisor) {       \
+        row_scale(to, x, n, divisor);                                                              \
+    }                                                                                              \
+    static const fl_row_form isa = {#isa, max_##isa, exp_##isa, scale_##isa, contender_##isa}
+
+FORM(plain, );
+
+#if defined(__x86_64__)
+#define AVX2   __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw")))
+
+AVX2 static int32_t contender_avx2(const fl_row_race *r, int32_t b, double best, uint32_t *words) {
+    return row_contender(r, b, best, words);
+}
+AVX512 static int32_t contender_avx512(const fl_row_race *r, int32_t b, double best,
+                                       uint32_t *words) {
+    return row_contender(r, b, best, words);
+}
+FORM(avx2, AVX2);
+FORM(avx512, AVX512);
+
+static bool runs_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 }
 
-bool fl_row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may) {
-    return BEST(row_entrants_avx2, row_entrants_plain)(w, b, words, may);
+const fl_row_form *fl_row_form_at(int i) {
+    const fl_row_form *form[3];
+    int n = 0;
+    if (runs_avx512()) form[n++] = &avx512;
+    if (__builtin_cpu_supports("avx2")) form[n++] = &avx2;
+    form[n++] = &plain;
+    return i < n ? form[i] : NULL;
+}
+#else
+const fl_row_form *fl_row_form_at(int i) {
+    return i ? NULL : &plain;
+}
+#endif
+
+float fl_row_max(const float *x, int32_t n, float *block_max, bool *has_nan) {
+    return fl_row_form_at(0)->max(x, n, block_max, has_nan);
+}
+
+double fl_row_exp(const float *x, int32_t n, float max, float *w) {
+    return fl_row_form_at(0)->exp(x, n, max, w);
+}
+
+void fl_row_scale(float *to, const float *x, int32_t n, float divisor) {
+    fl_row_form_at(0)->scale(to, x, n, divisor);
+}
+
+int32_t fl_row_contender(const fl_row_race *r, int32_t b, double best,
+                         uint32_t words[FL_ROW_BLOCK]) {
+    return fl_row_form_at(0)->contender(r, b, best, words);
+}
+
+/* ---- what does not gain by wider vectors ---- */
+
+int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float max) {
+    int32_t i = 0;
+    if (block_max) {
+        int32_t b = 0, blocks = fl_row_blocks(n);
+        while (b < blocks && block_max[b] != max) b++;
+        i = b < blocks ? b * FL_ROW_BLOCK : 0;
+    }
+    for (; i < n; i++) {
+        if (x[i] == max) return i;
+    }
+    return 0;
 }
 
 int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
@@ -276,12 +348,6 @@ int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float 
         }
     }
     return m;
-}
-
-void fl_row_scale(float *x, int32_t n, float divisor) {
-    int32_t i = 0;
-    for (; n - i >= LANES; i += LANES) *(vecf *)(x + i) /= divisor;
-    for (; i < n; i++) x[i] /= divisor;
 }
 
 /* Unsigned key in the order of the floats; both zeros get one key. */

@@ -1,8 +1,8 @@
 /* sampler_stats.h - passes over one row of logits, the costly half of the sampler.
  *
  * Vectors of eight floats (GCC's vector extension, also clang's): compiled for SSE2 or
- * NEON alike, on x86 also for AVX2, chosen at run time.  Every sum has one fixed order,
- * so results do not depend on the instruction set.  Used by sampler.c only. */
+ * NEON alike, on x86 also for AVX2 and AVX-512, chosen at run time.  Every sum has one fixed
+ * order, so results do not depend on the instruction set.  Used by sampler.c only. */
 #ifndef FL_ENGINE_SAMPLER_STATS_H
 #define FL_ENGINE_SAMPLER_STATS_H
 
@@ -32,19 +32,33 @@ int32_t fl_row_argmax(const float *x, int32_t n, const float *block_max, float m
 /* Sum of exp(x[i] - max); w (may be NULL, may be x) gets the terms.  Terms below e^-87
  * are 0. */
 double fl_row_exp(const float *x, int32_t n, float max, float *w);
-typedef struct fl_race_block { /* see the race in sampler.h */
-    int32_t first;             /* id of w[0], a multiple of FL_ROW_BLOCK */
-    double best;               /* smallest key so far */
+/* to[i] = x[i] / divisor; to may be x. */
+void fl_row_scale(float *to, const float *x, int32_t n, float divisor);
+
+typedef struct fl_row_race { /* see the race in sampler.h */
+    const float *weight;     /* [blocks] the largest in each FL_ROW_BLOCK tokens */
+    int32_t blocks;
     uint64_t seed, draw;
-} fl_race_block;
-/* false: no token of the FL_ROW_BLOCK with weights w has a key below `best`.  Else those with
- * may[i] == 0 have none, and words[i] is the random number of each. */
-bool fl_row_entrants(const float *w, const fl_race_block *b, uint32_t *words, int32_t *may);
+} fl_row_race;
+/* The first block from b on that may hold a token with a key of at most `best`, and the random
+ * numbers of its tokens; `blocks` when there is none. */
+int32_t fl_row_contender(const fl_row_race *r, int32_t b, double best,
+                         uint32_t words[FL_ROW_BLOCK]);
+
+/* The four passes above for one instruction set; all forms give the same bits. */
+typedef struct fl_row_form {
+    const char *name;
+    float (*max)(const float *x, int32_t n, float *block_max, bool *has_nan);
+    double (*exp)(const float *x, int32_t n, float max, float *w);
+    void (*scale)(float *to, const float *x, int32_t n, float divisor);
+    int32_t (*contender)(const fl_row_race *r, int32_t b, double best, uint32_t *words);
+} fl_row_form;
+/* Those this machine runs, the best first, which is in use; NULL after the last. */
+const fl_row_form *fl_row_form_at(int i);
 
 /* Ids of all elements >= threshold and > -inf, ascending; returns how many. */
 int32_t fl_row_collect(const float *x, int32_t n, const float *block_max, float threshold,
                        int32_t *ids);
-void fl_row_scale(float *x, int32_t n, float divisor);
 
 /* The element value v with weight(x > v) < target <= weight(x >= v); the smallest
  * element when even all of them do not reach target.  w NULL: every element weighs 1.
