@@ -158,7 +158,8 @@ typedef struct place {
     float *row;
 } place;
 
-static void keep(void *ctx, int64_t i, const float *logits) {
+static void keep(void *ctx, int member, int64_t i, const float *logits) {
+    (void)member;
     (void)i;
     memcpy(((place *)ctx)->row, logits, VOCAB * sizeof(float));
 }
@@ -211,7 +212,7 @@ static bool step(runner *r, int64_t first, int64_t n, int64_t round) {
         e[i] = (fl_step_entry){
             .seq = r->seq[first + i], .ids = &ids[i], .n = 1, .on_row = keep, .ctx = &places[i]};
     }
-    return !fl_step(r->model, e, n, &err);
+    return !fl_step(r->model, e, n, NULL, &err);
 }
 
 /* Three rounds of steps over `counts` rows each, on both, with the same bits. */
@@ -257,8 +258,9 @@ static void keep_token(void *ctx, const fl_sampled *token) {
     ((drawn *)ctx)->id = token->id;
 }
 
-static void keep_logits(void *ctx, int64_t i, const float *logits) {
+static void keep_logits(void *ctx, int member, int64_t i, const float *logits) {
     drawn *d = ctx;
+    (void)member;
     (void)i;
     d->row = true;
     memcpy(d->logits, logits, sizeof(d->logits));
@@ -279,7 +281,7 @@ static bool draw_step(runner *r, const fl_step_draw *const *draw, int64_t n_each
                                .draw = draw[i],
                                .on_sampled = keep_token};
     }
-    return !fl_step(r->model, e, DRAWS, &err);
+    return !fl_step(r->model, e, DRAWS, NULL, &err);
 }
 
 static int32_t best_of(const float *x, const fl_step_draw *d) {

@@ -171,6 +171,22 @@ describe("a request", function()
     for _, id in ipairs(request:result().choices[1].t) do assert.is_true(id ~= 70) end
   end)
 
+  it("says why nothing could be chosen, for each completion", function()
+    local list = {}
+    for i = 1, 8 do
+      list[i] = assert(eng:submit{ids = {5}, n = 3, seed = i, max_tokens = 4, ignore_eos = true,
+        allowed_token_ids = {70}, bad_words = {tok:decode({70, 70})}})
+    end
+    for _, request in ipairs(list) do
+      for _, choice in ipairs(request:result().choices) do
+        assert.same({70}, choice.t)
+        assert.equal("error", choice.fin)
+        assert.equal("logits: all 272 tokens are -inf, none is left", choice.message)
+        assert.equal("ARG", choice.code)
+      end
+    end
+  end)
+
   it("gives prompt log-probabilities as a sequence does", function()
     local ids = prompt_of(5, 100)
     local result = assert(assert(eng:submit{ids = ids, max_tokens = 1, prompt_logprobs = 2}):result())

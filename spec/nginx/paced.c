@@ -10,13 +10,16 @@
 
 enum { STEP_NS = 5000000, SECOND_NS = 1000000000 };
 
-int __real_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, fl_err *err);
-int __wrap_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, fl_err *err);
+int __real_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, double *rows_s,
+                   fl_err *err);
+int __wrap_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, double *rows_s,
+                   fl_err *err);
 int __wrap_fl_detok_push(fl_detok *d, int32_t id, fl_bytes *out, fl_err *err);
 
-int __wrap_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, fl_err *err) {
+int __wrap_fl_step(fl_model *m, const fl_step_entry *entries, int64_t n, double *rows_s,
+                   fl_err *err) {
     struct timespec t;
-    int rc = __real_fl_step(m, entries, n, err);
+    int rc = __real_fl_step(m, entries, n, rows_s, err);
     clock_gettime(CLOCK_MONOTONIC, &t);
     t.tv_nsec += STEP_NS - t.tv_nsec % STEP_NS;
     if (t.tv_nsec >= SECOND_NS) {

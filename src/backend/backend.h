@@ -35,6 +35,7 @@ enum { FL_BACKEND_ABI = 4 }; /* bump on any change to this file; both objects mu
 
 typedef struct fl_backend fl_backend;
 typedef struct fl_recording fl_recording; /* the backend's own */
+typedef struct fl_team fl_team;           /* util/thread.h */
 
 typedef struct fl_backend_params {
     int device;           /* GPU ordinal; ignored by the CPU backend                         */
@@ -271,6 +272,10 @@ typedef struct fl_backend_ops {
     /* t [T,n]: softmax(row / temperature) in f32 */
     int (*softmax)(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
     int (*encode)(fl_backend *be, const fl_encode *e, fl_err *err);
+
+    /* Optional; NULL, or gives NULL, unless memory is the host's: between ops the caller may then
+     * read it in place, and run work of its own on these threads. */
+    fl_team *(*team)(fl_backend *be);
 } fl_backend_ops;
 
 /* Operations of backend "cpu" or "cuda".  CUDA lives in fp8llm_cuda.so beside this

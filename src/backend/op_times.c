@@ -270,6 +270,9 @@ static void t_linear_free(fl_backend *be, fl_linear *lin) {
 static uint64_t t_kv_page_bytes(fl_backend *be, const fl_kv_shape *shape) {
     return be->ops->kv_page_bytes(be->inner, shape);
 }
+static fl_team *t_team(fl_backend *be) {
+    return be->ops->team ? be->ops->team(be->inner) : NULL;
+}
 
 static const fl_backend_ops timed = {.abi = FL_BACKEND_ABI,
                                      .name = "timed",
@@ -295,7 +298,8 @@ static const fl_backend_ops timed = {.abi = FL_BACKEND_ABI,
                                      .sumsq = t_sumsq,
                                      .attn_block = t_attn_block,
                                      .mlp_block = t_mlp_block,
-                                     .kv_page_bytes = t_kv_page_bytes};
+                                     .kv_page_bytes = t_kv_page_bytes,
+                                     .team = t_team};
 
 int fl_op_times_begin(const fl_backend_ops **ops, fl_backend **be, fl_err *err) {
     fl_backend *t = fl_alloc(sizeof(*t));

@@ -108,6 +108,10 @@ static int cpu_sync(fl_backend *be, fl_err *err) {
     return FL_OK; /* every op has finished when it returns */
 }
 
+static fl_team *cpu_team(fl_backend *be) {
+    return be->team;
+}
+
 const fl_backend_ops *fl_backend_cpu(void) {
     static const fl_backend_ops ops = {
         .abi = FL_BACKEND_ABI,
@@ -134,6 +138,7 @@ const fl_backend_ops *fl_backend_cpu(void) {
         .absmax = cpu_absmax,
         .sumsq = cpu_sumsq,
         .kv_page_bytes = cpu_kv_page_bytes,
+        .team = cpu_team,
     };
     return &ops;
 }

@@ -7,15 +7,10 @@
 #include <unistd.h>
 
 #include "engine/engine_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
 #include "util/thread.h"
-
-double fl_engine_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     static const fl_engine_options none;
@@ -61,6 +56,28 @@ static void collect_eos(fl_engine *e) {
     if (own >= 0) e->eos[e->n_eos++] = own;
 }
 
+static int new_sampling(fl_engine *e, size_t vocab, fl_err *err) {
+    const int n = fl_step_members(e->model);
+    int rc = FL_OK;
+    if (!(e->sampling = fl_alloc_array((size_t)n, sizeof(*e->sampling))))
+        return fl_fail(err, FL_E_NOMEM, "engine: sampling on %d threads", n);
+    for (; e->n_sampling < n && !rc; e->n_sampling++) {
+        fl_sampling *s = &e->sampling[e->n_sampling];
+        rc = fl_sampler_work_new(&s->work, (int32_t)vocab, err);
+        if (!rc && !(s->row = fl_alloc_array(vocab, sizeof(*s->row))))
+            rc = fl_fail(err, FL_E_NOMEM, "engine: a row of %zu", vocab);
+    }
+    return rc;
+}
+
+static void free_sampling(fl_engine *e) {
+    for (int i = 0; i < e->n_sampling; i++) {
+        fl_sampler_work_free(e->sampling[i].work);
+        fl_free(e->sampling[i].row);
+    }
+    fl_free(e->sampling);
+}
+
 int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine_options *o,
                   fl_err *err) {
     fl_engine *e = fl_alloc(sizeof(*e));
@@ -81,9 +98,7 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     collect_eos(e);
     int rc = set_options(e, o, err);
     const size_t vocab = (size_t)fl_model_config(m)->vocab_size;
-    if (!rc && !(e->row = fl_alloc_array(vocab, sizeof(float))))
-        rc = fl_fail(err, FL_E_NOMEM, "engine: a row of %zu", vocab);
-    if (!rc) rc = fl_sampler_work_new(&e->sampling, (int32_t)vocab, err);
+    if (!rc) rc = new_sampling(e, vocab, err);
     if (!rc) rc = fl_sampler_work_new(&e->answering, (int32_t)vocab, err);
     if (!rc && fl_step_draws(m) && !(e->edits = fl_alloc_array(FL_STEP_EDITS, sizeof(*e->edits))))
         rc = fl_fail(err, FL_E_NOMEM, "engine: %d edits of logits", FL_STEP_EDITS);
@@ -122,8 +137,7 @@ void fl_engine_unref(fl_engine *e) {
     fl_free(e->entries);
     fl_free(e->draws);
     fl_free(e->edits);
-    fl_free(e->row);
-    fl_sampler_work_free(e->sampling);
+    free_sampling(e);
     fl_sampler_work_free(e->answering);
     fl_free(e);
 }
@@ -261,7 +275,7 @@ static int put_prompt_text(fl_choice *c, const fl_request *r, fl_err *err) {
 
 static int prepare(fl_engine *e, fl_request *r, fl_err *err) {
     r->max_output = output_limit(e, r);
-    r->submitted_at = fl_engine_now();
+    r->submitted_at = fl_now();
     if (r->params.timeout_ms > 0)
         r->deadline = r->submitted_at + (double)r->params.timeout_ms * 1e-3;
     for (int64_t i = 0; e->tokenizer && i < r->params.n; i++) {

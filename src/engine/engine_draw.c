@@ -82,7 +82,7 @@ void fl_engine_plan_draws(fl_engine *e, int64_t n) {
         fl_step_draw *d = &e->draws[i];
         if (!may_draw(entry, c) || !fl_sampler_describe(c->sampler, vocab, &d->row)) continue;
         d->allowed = fl_sampler_allowed(c->sampler, &d->n_allowed);
-        edit_list l = {e->edits + used, 0, FL_STEP_EDITS - used, vocab, e->sampling->count};
+        edit_list l = {e->edits + used, 0, FL_STEP_EDITS - used, vocab, e->sampling->work->count};
         if (!make_edits(&l, c)) continue;
         d->edits = l.edit;
         d->row.n_edits = l.n;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/engine_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 
 struct fl_row {
@@ -92,7 +93,7 @@ void fl_policy_park(fl_choice *c) {
     c->parked = true;
     c->handed = false;
     c->ticket++;
-    c->parked_at = fl_engine_now();
+    c->parked_at = fl_now();
     pthread_cond_broadcast(&c->request->engine->parked);
 }
 
@@ -196,7 +197,7 @@ static int pick(fl_choice *c, const fl_parked_choice *a, fl_err *err) {
 
 /* Ends the parking with c->pick. */
 static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
-    const double now = fl_engine_now();
+    const double now = fl_now();
     c->parked = false;
     int rc = fl_choice_append(c, c->pick, err);
     if (rc) return rc;

@@ -10,6 +10,11 @@
 #include "model/kv.h"
 #include "model/step.h"
 
+typedef struct fl_sampling { /* where a thread samples */
+    fl_sampler_work *work;
+    float *row; /* [V] a row with banned ids */
+} fl_sampling;
+
 struct fl_engine {
     atomic_int refs;
     fl_model *model;
@@ -39,22 +44,20 @@ struct fl_engine {
     pthread_t thread;
 
     /* The thread's own. */
-    fl_sched_item *items;      /* [cap_active] */
-    fl_choice **scheduled;     /* [cap_active] whom items[i] is about */
-    fl_step_entry *entries;    /* [cap_active] */
-    double sample_s;           /* of the step that runs */
-    int64_t n_drawn;           /* by the device, of the step that runs */
-    fl_step_draw *draws;       /* [cap_active], where the device can draw; as edits */
-    fl_sample_edit *edits;     /* [FL_STEP_EDITS] of the draws of a step */
-    float *row;                /* [V] a row with banned ids */
-    fl_sampler_work *sampling; /* shared by all samplers */
+    fl_sched_item *items;   /* [cap_active] */
+    fl_choice **scheduled;  /* [cap_active] whom items[i] is about */
+    fl_step_entry *entries; /* [cap_active] */
+    int64_t n_drawn;        /* by the device, of the step that runs */
+    fl_step_draw *draws;    /* [cap_active], where the device can draw; as edits */
+    fl_sample_edit *edits;  /* [FL_STEP_EDITS] of the draws of a step */
+    fl_sampling *sampling;  /* [n_sampling] of each thread that rows of a step may come to */
+    int n_sampling;
 };
 
-double fl_engine_now(void);                         /* monotonic seconds */
 void fl_engine_notify(fl_engine *e, fl_request *r); /* news for its readers; lock held */
 
 /* engine_sample.c: the logits after row i of an entry; ctx is its fl_choice. */
-void fl_engine_on_row(void *choice, int64_t i, const float *logits);
+void fl_engine_on_row(void *choice, int member, int64_t i, const float *logits);
 /* For each id that may not come after n_output tokens; false as soon as fn says so. */
 typedef bool (*fl_ban_fn)(void *ctx, int32_t id);
 bool fl_choice_banned(const fl_choice *c, int64_t n_output, fl_ban_fn fn, void *ctx);

@@ -22,11 +22,12 @@ void fl_engine_fill_top(fl_sampler_work *work, const fl_scored_row *row, fl_top 
     if (k > 0 && !fl_topk(work, row->logits, row->n, &top, NULL)) put_top(row, &top, out, k);
 }
 
-static void score_prompt(fl_request *r, int64_t position, const float *logits) {
+static void score_prompt(fl_request *r, fl_sampler_work *work, int64_t position,
+                         const float *logits) {
     const int64_t k = r->params.prompt_logprobs;
     const fl_scored_row row = {logits, vocab_of(r), fl_logsumexp(logits, vocab_of(r))};
     r->prompt_logprob[position] = fl_logprob(logits[r->prompt[position]], row.lse);
-    fl_engine_fill_top(r->engine->sampling, &row, r->prompt_top + position * k, k);
+    fl_engine_fill_top(work, &row, r->prompt_top + position * k, k);
     r->n_prompt_scored = position + 1;
 }
 
@@ -80,40 +81,40 @@ static fl_top_list wanted(fl_choice *c, const float *row, const float *raw, int3
 }
 
 /* Token j of the step from `row`; its log-probability is that of `raw`. */
-static int choose(fl_choice *c, int64_t j, const float *row, const float *raw, fl_err *err) {
+static int choose(fl_choice *c, fl_sampler_work *work, int64_t j, const float *row,
+                  const float *raw) {
     const fl_request *r = c->request;
     const int32_t n = vocab_of(r);
     const fl_history h = {r->prompt, (size_t)r->n_prompt, c->output, (size_t)(c->n_output + j)};
     fl_pick *pick = &c->pick[j];
-    fl_sampler_share_work(c->sampler, r->engine->sampling);
+    fl_sampler_share_work(c->sampler, work);
     fl_sampler_seek(c->sampler, (uint64_t)(c->n_output + j));
     int32_t ids[FL_MAX_LOGPROBS];
     float values[FL_MAX_LOGPROBS];
     fl_top_list top = wanted(c, row, raw, ids, values);
-    int rc = fl_sampler_sample_top(c->sampler, row, n, &h, &top, &pick->id, err);
+    int rc = fl_sampler_sample_top(c->sampler, row, n, &h, &top, &pick->id, &c->error);
     if (rc || r->params.logprobs < 0) return rc;
     const fl_scored_row scored = {raw, n, fl_logsumexp(raw, n)};
     pick->logprob = fl_logprob(raw[pick->id], scored.lse);
     if (top.id == ids && top.n)
         put_top(&scored, &top, pick->top, r->params.logprobs);
     else
-        fl_engine_fill_top(r->engine->sampling, &scored, pick->top, r->params.logprobs);
+        fl_engine_fill_top(work, &scored, pick->top, r->params.logprobs);
     return FL_OK;
 }
 
-static void sample(fl_choice *c, int64_t j, const float *logits) {
-    fl_request *r = c->request;
-    fl_engine *e = r->engine;
+static void sample(fl_choice *c, const fl_sampling *s, int64_t j, const float *logits) {
+    const fl_request *r = c->request;
     const float *row = logits;
     int rc = FL_OK;
     if (may_ban(c, c->n_output + j)) {
-        memcpy(e->row, logits, (size_t)vocab_of(r) * sizeof(*logits));
-        banned_row b = {e->row, false};
+        memcpy(s->row, logits, (size_t)vocab_of(r) * sizeof(*logits));
+        banned_row b = {s->row, false};
         fl_choice_banned(c, c->n_output + j, ban_in_row, &b);
-        if (b.any) row = e->row;
+        if (b.any) row = s->row;
     }
     if (r->params.policy) fl_policy_keep(c, row, logits);
-    if (!r->params.policy_logits) rc = choose(c, j, row, logits, &r->error);
+    if (!r->params.policy_logits) rc = choose(c, s->work, j, row, logits);
     c->n_picks = rc ? 0 : j + 1;
 }
 
@@ -122,27 +123,25 @@ static bool still_right(const fl_choice *c, int64_t j) {
     return c->n_picks == j && (!j || c->pick[j - 1].id == c->output[c->n_output + j - 1]);
 }
 
-static void take_row(fl_choice *c, int64_t i, const float *logits) {
+/* Completions of one request come here at the same time, on several threads: what is the
+ * request's belongs to the first of them. */
+void fl_engine_on_row(void *choice, int member, int64_t i, const float *logits) {
+    fl_choice *c = choice;
     fl_request *r = c->request;
+    const fl_sampling *s = &r->engine->sampling[member];
     const int64_t position = fl_sequence_length(c->seq) + i + 1; /* of the token it predicts */
     const int64_t j = position - r->n_prompt - c->n_output;
     if (position < r->n_prompt) {
-        if (c->index == 0 && position >= r->n_prompt_scored) score_prompt(r, position, logits);
+        if (c->index == 0 && position >= r->n_prompt_scored)
+            score_prompt(r, s->work, position, logits);
         return;
     }
     if (j < 0 || !r->max_output) return; /* computed again after a preemption, or not wanted */
     if (!still_right(c, j)) return;
-    sample(c, j, logits);
+    sample(c, s, j, logits);
     /* The first row of a prompt serves all completions of it. */
     bool first = c->index == 0 && c->n_output == 0;
-    for (int64_t k = 1; first && k < r->params.n; k++) sample(&r->choice[k], 0, logits);
-}
-
-void fl_engine_on_row(void *choice, int64_t i, const float *logits) {
-    fl_choice *c = choice;
-    const double t0 = fl_engine_now();
-    take_row(c, i, logits);
-    c->request->engine->sample_s += fl_engine_now() - t0;
+    for (int64_t k = 1; first && k < r->params.n; k++) sample(&r->choice[k], s, 0, logits);
 }
 
 int fl_choice_commit(fl_choice *c, fl_err *err) {

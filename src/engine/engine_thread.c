@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "engine/engine_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
 
@@ -73,7 +74,7 @@ static void release_pages(fl_choice *c) {
 
 /* Cancelled, late and silent ones end here. */
 static void check_clock(fl_engine *e) {
-    const double now = fl_engine_now();
+    const double now = fl_now();
     for (int64_t i = 0; i < e->n_active; i++) {
         fl_choice *c = e->active[i];
         fl_request *r = c->request;
@@ -99,7 +100,7 @@ static void begin(fl_engine *e, fl_request *r) {
     if (r->begun) return;
     e->n_queued--;
     r->begun = true;
-    r->begun_at = fl_engine_now();
+    r->begun_at = fl_now();
     fl_histogram_add(&e->stats.queue_s, r->begun_at - r->submitted_at, 1);
 }
 
@@ -117,7 +118,7 @@ static void sweep(fl_engine *e) {
         if (--r->n_active) continue;
         begin(e, r);
         e->stats.finished++;
-        fl_histogram_add(&e->stats.total_s, fl_engine_now() - r->submitted_at, 1);
+        fl_histogram_add(&e->stats.total_s, fl_now() - r->submitted_at, 1);
         fl_request_drop(r);
     }
     e->n_active = kept;
@@ -288,7 +289,7 @@ void fl_engine_count_tokens(fl_engine *e, fl_choice *c, int64_t n, double now) {
 
 static void commit(fl_engine *e, fl_choice *c) {
     fl_request *r = c->request;
-    fl_err err = r->error;
+    fl_err err = c->error;
     const int64_t before = c->n_output;
     if (c->finish) return;
     if (!r->max_output) {
@@ -299,7 +300,7 @@ static void commit(fl_engine *e, fl_choice *c) {
     }
     e->stats.draft_tokens += (uint64_t)c->n_guesses;
     if (c->n_guesses) e->stats.accepted_tokens += (uint64_t)(c->n_output - before - 1);
-    if (c->n_output > before) fl_engine_count_tokens(e, c, c->n_output - before, fl_engine_now());
+    if (c->n_output > before) fl_engine_count_tokens(e, c, c->n_output - before, fl_now());
     fl_engine_notify(e, r);
 }
 
@@ -364,7 +365,7 @@ static void fail_all(fl_engine *e, const fl_err *err) {
 static bool run_step(fl_engine *e) {
     fl_err err;
     fl_step_pool pool;
-    const double t0 = fl_engine_now();
+    const double t0 = fl_now();
     look_at_pool(e, &pool);
     fl_sched_limits limits = {.max_rows = e->options.max_step_tokens,
                               .max_seqs = fl_step_max_seqs(e->model),
@@ -375,14 +376,14 @@ static bool run_step(fl_engine *e) {
     fl_schedule(e->items, n_items, &limits);
     int64_t n = make_entries(e, n_items, &err);
     if (!n) return false;
-    const double t1 = fl_engine_now();
-    e->sample_s = 0;
+    const double t1 = fl_now();
+    double sample_s;
     e->n_drawn = 0;
     pthread_mutex_unlock(&e->lock);
     fl_engine_plan_draws(e, n);
-    int rc = fl_step(e->model, e->entries, n, &err);
+    int rc = fl_step(e->model, e->entries, n, &sample_s, &err);
     pthread_mutex_lock(&e->lock);
-    const double t2 = fl_engine_now();
+    const double t2 = fl_now();
     if (!rc)
         commit_all(e, n);
     else if (rc == FL_E_LIMIT)
@@ -391,11 +392,11 @@ static bool run_step(fl_engine *e) {
         fail_all(e, &err);
     else
         for (int64_t i = 0; i < n; i++) fail_choice(e, e->entries[i].ctx, &err);
-    const double t3 = fl_engine_now();
+    const double t3 = fl_now();
     e->stats.steps++;
     e->stats.device_tokens += (uint64_t)e->n_drawn;
     e->stats.schedule_s += t1 - t0 + t3 - t2;
-    e->stats.sample_s += e->sample_s;
+    e->stats.sample_s += sample_s;
     fl_histogram_add(&e->stats.step_s, t3 - t0, 1);
     return true;
 }
@@ -419,7 +420,7 @@ static bool fail_stuck(fl_engine *e) {
 
 /* Seconds until the clock alone can change something; INFINITY: never. */
 static double patience(const fl_engine *e) {
-    const double now = fl_engine_now();
+    const double now = fl_now();
     double until = INFINITY;
     for (int64_t i = 0; i < e->n_active; i++) {
         const fl_choice *c = e->active[i];

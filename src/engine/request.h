@@ -43,6 +43,7 @@ typedef struct fl_choice { /* one completion; the scheduler's unit */
     fl_row *row;     /* with policy_logits, or log-probabilities */
     fl_top_list candidate;
     double parked_at, last_token_at;
+    fl_err error; /* of a row that gave no pick */
 } fl_choice;
 
 struct fl_request {

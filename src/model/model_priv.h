@@ -16,12 +16,13 @@ typedef struct fl_step_buffers { /* of step.c: the integers of a batch, and its 
     int64_t max_seqs;
     int32_t *host;
     void *device;
-    float *logits; /* [scratch.logit_rows, head rows] */
+    float *logits; /* [scratch.logit_rows, head rows]; NULL: read where they are */
     /* Where the backend samples (draws.h). */
     int32_t *draws;      /* as scratch.draws */
     uint32_t *mask;      /* a row of scratch.mask */
     fl_sampled *sampled; /* [scratch.logit_rows] */
     bool drawn;          /* some row of scratch.draws is to be drawn */
+    double rows_s;       /* of the step that runs: see fl_step */
 } fl_step_buffers;
 
 void fl_step_buffers_free(fl_model *m);

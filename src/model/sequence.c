@@ -225,8 +225,9 @@ typedef struct shifted {
     int64_t by;
 } shifted;
 
-static void pass_on(void *ctx, int64_t i, const float *logits) {
+static void pass_on(void *ctx, int member, int64_t i, const float *logits) {
     const shifted *s = ctx;
+    (void)member; /* it is a step of one sequence */
     s->rows->on_row(s->rows->ctx, i + s->by, logits);
 }
 
@@ -247,7 +248,7 @@ static int advance(fl_sequence *s, const int32_t *ids, int64_t n, const feed_row
         fl_step_entry e = {.seq = s, .ids = ids + done, .on_row = pass_on, .ctx = &to};
         e.n = fl_min_i64(n - done, most);
         e.first_row = fl_min_i64(fl_max_i64(rows->first_row - done, 0), e.n);
-        if ((rc = fl_step(s->model, &e, 1, err))) {
+        if ((rc = fl_step(s->model, &e, 1, NULL, err))) {
             truncate_to(s, start);
             return rc;
         }
@@ -277,11 +278,13 @@ static int refresh_logits(fl_sequence *s, fl_err *err) {
     if (s->logits_at == s->length) return FL_OK;
     const int32_t last = s->ids[s->length - 1];
     const int64_t length = s->length, prompt = s->prompt_length;
-    fl_step_entry e = {.seq = s, .ids = &last, .n = 1, .on_row = keep_row, .ctx = s};
+    const feed_rows rows = {keep_row, s, 0};
+    shifted to = {&rows, 0};
+    fl_step_entry e = {.seq = s, .ids = &last, .n = 1, .on_row = pass_on, .ctx = &to};
     int rc = need_logits(s, err);
     if (rc) return rc;
     s->length--; /* not a rewind: the page stays, so that nothing is lost on failure */
-    rc = fl_step(s->model, &e, 1, err);
+    rc = fl_step(s->model, &e, 1, NULL, err);
     s->length = length;
     s->prompt_length = prompt;
     if (!rc) s->logits_at = length;

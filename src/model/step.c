@@ -1,16 +1,27 @@
 #include "model/step.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "model/draws.h"
 #include "model/forward.h"
 #include "model/observe.h"
 #include "model/sequence_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
+#include "util/thread.h"
 
 bool fl_step_draws(const fl_model *m) {
     return m->scratch.draws.data != NULL;
+}
+/* NULL: the rows are read from the device and handed out one after the other. */
+static fl_team *team_of(const fl_model *m) {
+    return m->ops->team ? m->ops->team(m->be) : NULL;
+}
+int fl_step_members(const fl_model *m) {
+    fl_team *t = team_of(m);
+    return t ? fl_team_size(t) : 1;
 }
 int64_t fl_step_max_rows(const fl_model *m) {
     return m->scratch.max_rows;
@@ -63,11 +74,11 @@ int fl_step_reserve_seqs(fl_model *m, int64_t n, fl_err *err) {
     const size_t logits = (size_t)m->scratch.logit_rows * (size_t)m->scratch.logits.dim[1];
     int64_t ints = ints_needed(m, n <= most_recorded(m) ? fl_graph_rows(n, most_recorded(m)) : n);
     b.host = fl_alloc_array((size_t)ints, sizeof(*b.host));
-    b.logits = fl_alloc_array(logits, sizeof(*b.logits));
+    if (!team_of(m)) b.logits = fl_alloc_array(logits, sizeof(*b.logits));
     b.draws = fl_alloc_array((size_t)m->scratch.draws.dim[0], sizeof(*b.draws));
     b.mask = fl_alloc_array((size_t)m->scratch.mask.dim[1], sizeof(*b.mask));
     b.sampled = fl_alloc_array((size_t)m->scratch.sampled.dim[0], sizeof(*b.sampled));
-    int rc = b.host && b.logits && b.draws && b.mask && b.sampled
+    int rc = b.host && (b.logits || team_of(m)) && b.draws && b.mask && b.sampled
                  ? FL_OK
                  : fl_fail(err, FL_E_NOMEM, "step of %lld sequences", (long long)n);
     pthread_mutex_lock(&m->lock);
@@ -165,23 +176,62 @@ typedef struct pending { /* rows whose logits are still to be computed */
     int64_t index[FL_GRAPH_ROWS]; /* of the row in its entry */
 } pending;
 
+typedef struct delivery {
+    fl_model *m;
+    const pending *p;
+    const float *logits;  /* of row 0 */
+    bool drawn;           /* some rows are tokens already */
+    atomic_llong n_taken; /* entries, in their order */
+} delivery;
+
 /* Tokens of the rows that were drawn, logits of the others. */
-static int deliver(fl_model *m, const pending *p, fl_err *err) {
-    const int64_t width = m->scratch.logits.dim[1];
-    const fl_tensor logits = fl_rows(m->scratch.logits, p->n);
-    const bool any = fl_draws_any(m);
-    int64_t drawn = 0;
-    int rc = any ? fl_draws_read(m, p->n, err) : FL_OK;
-    for (int64_t j = 0; j < p->n && any && !rc; j++) drawn += m->step.sampled[j].id >= 0;
-    if (!rc && drawn < p->n) rc = m->ops->read(m->be, m->step.logits, &logits, err);
-    for (int64_t j = 0; !rc && j < p->n; j++) {
-        const fl_step_entry *e = p->entry[j];
-        if (any && m->step.sampled[j].id >= 0)
-            e->on_sampled(e->ctx, &m->step.sampled[j]);
-        else
-            e->on_row(e->ctx, p->index[j], m->step.logits + j * width);
+static void give(const delivery *d, int member, int64_t j) {
+    const fl_step_entry *e = d->p->entry[j];
+    const fl_sampled *token = &d->m->step.sampled[j];
+    if (d->drawn && token->id >= 0)
+        e->on_sampled(e->ctx, token);
+    else
+        e->on_row(e->ctx, member, d->p->index[j], d->logits + j * d->m->scratch.logits.dim[1]);
+}
+
+static int64_t end_of_entry(const pending *p, int64_t j) {
+    int64_t end = j + 1;
+    while (end < p->n && p->entry[end] == p->entry[j]) end++;
+    return end;
+}
+
+/* The rows of one entry after the other, as long as there are any that nobody has taken. */
+static void give_entries(void *ctx, int member, int members) {
+    delivery *d = ctx;
+    (void)members;
+    int64_t mine = atomic_fetch_add(&d->n_taken, 1);
+    for (int64_t j = 0, k = 0; j < d->p->n; k++) {
+        const int64_t end = end_of_entry(d->p, j);
+        if (k < mine) {
+            j = end;
+            continue;
+        }
+        for (; j < end; j++) give(d, member, j);
+        mine = atomic_fetch_add(&d->n_taken, 1);
     }
-    return rc;
+}
+
+static int deliver(fl_model *m, const pending *p, fl_err *err) {
+    fl_team *team = team_of(m);
+    const fl_tensor logits = fl_rows(m->scratch.logits, p->n);
+    delivery d = {m, p, team ? logits.data : m->step.logits, fl_draws_any(m), 0};
+    int64_t drawn = 0;
+    int rc = d.drawn ? fl_draws_read(m, p->n, err) : FL_OK;
+    for (int64_t j = 0; j < p->n && d.drawn && !rc; j++) drawn += m->step.sampled[j].id >= 0;
+    if (!rc && !team && drawn < p->n) rc = m->ops->read(m->be, m->step.logits, &logits, err);
+    if (rc) return rc;
+    const double begin = fl_now();
+    if (team && end_of_entry(p, 0) < p->n)
+        fl_team_run(team, give_entries, &d);
+    else
+        give_entries(&d, 0, 1);
+    m->step.rows_s += fl_now() - begin;
+    return FL_OK;
 }
 
 static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
@@ -193,7 +243,7 @@ static int flush(fl_model *m, const fl_batch *b, pending *p, fl_err *err) {
     return rc;
 }
 
-/* Logits in groups of scratch.logit_rows, handed out in the order of the rows. */
+/* Logits in groups of scratch.logit_rows. */
 static int hand_out(fl_model *m, const fl_step_entry *e, int64_t n, const fl_batch *b,
                     fl_err *err) {
     pending p = {0};
@@ -242,8 +292,9 @@ static int plain_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *er
     return hand_out(m, e, n, &b, err);
 }
 
-int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
+int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, double *rows_s, fl_err *err) {
     pthread_mutex_lock(&m->lock);
+    m->step.rows_s = 0;
     int rc = check_device(m, err);
     if (!rc) rc = check_step(m, e, n, err);
     const int64_t rows = rc ? 0 : recorded_rows(m, e, n);
@@ -257,6 +308,7 @@ int fl_step(fl_model *m, const fl_step_entry *e, int64_t n, fl_err *err) {
         else
             fl_sequence_extend(e[i].seq, e[i].ids, e[i].n);
     }
+    if (rows_s) *rows_s = m->step.rows_s;
     pthread_mutex_unlock(&m->lock);
     return rc;
 }
