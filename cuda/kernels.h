@@ -165,11 +165,11 @@ enum { CUDA_MAP_ADD, CUDA_MAP_MUL, CUDA_MAP_COPY, CUDA_MAP_FILL };
 
 typedef struct cuda_map_args {
     void *t;
-    const void *b; /* NULL: number */
+    const void *x, *b; /* b NULL: number */
     int64_t n, row, per_row, group;
     double number;
     int op;
-    fl_dtype t_dtype, b_dtype;
+    fl_dtype t_dtype, x_dtype, b_dtype;
 } cuda_map_args;
 cudaError_t fl_cuda_map(const cuda_map_args *a, cudaStream_t s);
 

@@ -22,7 +22,7 @@ static const int map_ops[] = {[FL_MAP_ADD] = CUDA_MAP_ADD,
 int cuda_map(fl_backend *be, const fl_map *m, fl_err *err) {
     const bool tensor = m->b.dtype != FL_DTYPE_NONE;
     int rc = cuda_current(be, "map", err);
-    if (rc || (rc = check_type("map", &m->t, err)) ||
+    if (rc || (rc = check_type("map", &m->t, err)) || (rc = check_type("map", &m->x, err)) ||
         (tensor && (rc = check_type("map", &m->b, err))) ||
         (rc = check_count("map", m->n / THREADS + 1, err)))
         return rc;
@@ -30,6 +30,7 @@ int cuda_map(fl_backend *be, const fl_map *m, fl_err *err) {
         return fl_fail(err, FL_E_ARG, "map: rows of %lld elements in groups of %lld",
                        (long long)m->row, (long long)m->group);
     const cuda_map_args a = {.t = m->t.data,
+                             .x = m->x.data,
                              .b = tensor ? m->b.data : NULL,
                              .n = m->n,
                              .row = m->row,
@@ -38,6 +39,7 @@ int cuda_map(fl_backend *be, const fl_map *m, fl_err *err) {
                              .number = m->number,
                              .op = map_ops[m->op],
                              .t_dtype = m->t.dtype,
+                             .x_dtype = m->x.dtype,
                              .b_dtype = m->b.dtype};
     return cuda_check(be, fl_cuda_map(&a, be->stream), "map", err);
 }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(THREADS, 4) k_map(const cuda_map_args a) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= a.n) return;
     double b = a.b ? load_real(a.b, a.b_dtype, i / a.row * a.per_row + i % a.row / a.group) : a.number;
-    double x = load_real(a.t, a.t_dtype, i);
+    double x = load_real(a.x, a.x_dtype, i);
     switch (a.op) {
     case CUDA_MAP_ADD: x += b; break;
     case CUDA_MAP_MUL: x *= b; break;
@@ -79,6 +79,6 @@ extern "C" cudaError_t fl_cuda_softmax(void *t, fl_dtype dtype, int64_t rows, in
     return cudaGetLastError();
 }
 extern "C" cudaError_t fl_cuda_encode(const cuda_encode_args *a, cudaStream_t s) {
-    if (a->rows && a->n) k_encode<<<(unsigned)(a->rows * a->groups), THREADS, 0, s>>>(*a);
+    if (a->rows && a->groups) k_encode<<<(unsigned)(a->rows * a->groups), THREADS, 0, s>>>(*a);
     return cudaGetLastError();
 }

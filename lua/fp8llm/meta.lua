@@ -537,7 +537,8 @@ function tensor:argmax() end
 ---@return table
 function tensor:totable() end
 
----Where the elements lie, for ffi.cast("float *", t:address()); keep the tensor alive meanwhile.
+---Where the elements lie, for ffi.cast("float *", t:address()); keep the tensor alive meanwhile. Of tensors on
+---the CPU; another raises.
 ---@return number
 function tensor:address() end
 
@@ -546,10 +547,11 @@ function tensor:address() end
 ---@return fp8llm.code? code
 function tensor:clone() end
 
----A copy in another type, or on another device: "cpu", "cuda", "cuda:N". On a GPU all methods are there and
----compute there (totable, argmax and topk read the values back, linear packs its weight through the host),
+---A copy in another type, or on another device: "cpu", "cuda", "cuda:N". On a GPU the methods compute there
+---(totable, argmax and topk read the values back, linear packs its weight through the host),
 ---with the CPU's results, but for softmax, in f32 (relative error below 1e-5) and linear, in the kernels' order.
----Tensors on different devices do not mix: that raises. Other objects take tensors on the CPU.
+---When the GPU fails, all of them return nil, message, "DEVICE". Tensors on different devices do not mix: that
+---raises. Other objects take tensors on the CPU.
 ---@param what fp8llm.dtype|"cpu"|"cuda"|string
 ---@return fp8llm.tensor?
 ---@return string? message

@@ -75,6 +75,7 @@ describe("a tensor on the device", function()
       end
       same(function(t, u) return t:mask_fill(u, -7) end, a, make("i32", { 3, 300 }, 8, 2))
       same(function(t) return t:mask_fill({ 1, 300, 900 }, 3.5) end, a)
+      same(function(t) return t:mask_fill(t:row(2), -7) end, b) -- by a part of itself
       same(function(t) return t:row(3):add(2), t end, a)
       same(function(t) return t:set(2, 17, 2.7):get(2, 17), t:get(3, 1), t end, a)
       same(function(t) return t:row(2):argmax() end, a)
@@ -119,10 +120,18 @@ describe("a tensor on the device", function()
       same(function(t) return t:quantize() end, make(dtype, { 50 }, 4))
     end
     same(function(t) return t:quantize { scheme = "channel" } end, fp8llm.tensor("f32", { 2, 5 }))
-    local q, message, code = fp8llm.tensor("f32", { 2, 2 }, { 1, 2, 0 / 0, 1 }):to("cuda"):quantize()
-    assert.is_nil(q)
-    assert.matches("NaN", message)
-    assert.equal("ARG", code)
+    for _, scheme in ipairs { "token", "channel", "group" } do -- of nothing
+      same(function(t) return t:quantize { scheme = scheme } end, fp8llm.tensor("f32", { 2, 0 }))
+    end
+  end)
+
+  it("has the CPU's products of codes and scales, in every type", function()
+    for _, dtype in ipairs(dtypes) do
+      local codes, scale = make(dtype, { 3, 300 }, 2, 6), make("f32", { 3 }, 8, 2)
+      for _, out in ipairs(dtypes) do
+        same(function(t, s) return t:dequantize(s, out), t:dequantize(0.37, out) end, codes, scale)
+      end
+    end
   end)
 
   it("multiplies as the CPU does", function()
@@ -143,6 +152,8 @@ describe("a tensor on the device", function()
       close(function(a, b, c) return a:linear(b, { scale = c, act = act }) end, x, q, scale)
     end
     close(function(a, b) return a:linear(b, { scale = 0.5 }) end, x, q)
+    close(function(a, b) return { a:row(7):linear(b):totable() } end, x, w)
+    close(function(a, b) return a:linear(b, { act = "token" }) end, make("f32", { 300, 40 }, 1), make("e4m3", { 9, 40 }, 2, 4))
   end)
 
   it("is not mixed with one that is elsewhere", function()
@@ -156,6 +167,7 @@ describe("a tensor on the device", function()
       end
       say("4", pcall(a.linear, a, a, { bias = b }))
       say("moved", b:to("cuda:0"):add(a):get(2, 2), a:to("cuda:1"):device())
+      say("one device", t:to("cuda"):add(a):add(t:to "cuda:00"):get(2, 2))
       say("none", t:to "cuda:2")
     ]])
     assert.equal(5, select(2, said:gsub("1\tfalse\t[^\n]*cuda:0 and on cuda:1", "")))
@@ -163,16 +175,37 @@ describe("a tensor on the device", function()
     assert.equal(5, select(2, said:gsub("3\tfalse\t[^\n]*on cpu[^\n]*on cuda:0", "")))
     assert.matches("4\tfalse\t[^\n]*cuda:0 and on cuda:1", said)
     assert.matches("moved\t8\tcuda:1", said)
+    assert.matches("one device\t12", said)
     assert.matches("none\tnil\tcuda:2[^\n]*\tDEVICE", said)
   end)
 
-  it("raises where the CPU's does", function()
-    local t = make("f32", { 2, 3 }, 1):to "cuda"
-    for _, f in ipairs {
-      function() t:get(1) end, function() t:get(3, 1) end, function() t:add(make("f32", { 2 }, 1):to "cuda") end,
-      function() t:row(3) end, function() t:add_at(0, 1) end, function() t:mask_fill({ 7 }, 1) end,
-      function() t:softmax(0) end, function() t:to "f64" end, function() t:add "x" end,
-    } do assert.is_false(pcall(f)) end
+  it("says what the CPU's says when it is misused", function()
+    local misuses = {
+      function(t) return t:get(1) end, function(t) return t:get(3, 1) end, function(t) return t:row(3) end,
+      function(t, vector) return t:add(vector) end, function(t, vector) return t:mask_fill(vector, 1) end,
+      function(t) return t:add "x" end, function(t) return t:mask_fill({ 7 }, 1) end,
+      function(t) return t:softmax(0) end, function(t) return t:to "i32":softmax() end,
+      function(t) return t:to "f64" end, function(t) return t:add_at(0, 1) end, function(t) return t:argmax() end,
+      function(t) return t:row(1):topk(4) end, function(t) return t:row(1):add_at(3, 1) end,
+      function(t) return t:set(1, 1, "x") end, function(t) return t:quantize { scheme = "block" } end,
+      function(t) return t:set(1, 2, 0 / 0):quantize() end, function(t) return t:set(2, 1, -math.huge):quantize() end,
+      function(t, vector) return t:dequantize(vector) end, function(t) return t:dequantize() end,
+      function(t, vector) return t:linear(vector) end, function(t, vector) return t:linear(t, { scale = vector }) end,
+      function(t, vector) return t:linear(t:to "e4m3", { scale = vector:to "i32" }) end,
+      function(t) return t:linear(t, { x_scale = 1 }) end, function(t) t:close() return t:clone() end,
+    }
+    for i, misuse in ipairs(misuses) do
+      local said = {}
+      for _, device in ipairs { "cpu", "cuda" } do
+        local t, vector = make("f32", { 2, 3 }, 1):to(device), make("f32", { 4 }, 1):to(device)
+        local ok, value, message, code = pcall(misuse, t, vector)
+        assert.is_true(not ok or value == nil, i .. " on " .. device)
+        said[device] = { ok, value, message, code }
+      end
+      assert.same(said.cpu, said.cuda)
+    end
+    local t = make("f32", { 2 }, 1):to "cuda"
+    assert.matches("a tensor on cpu is needed, argument 1 is on cuda:0", select(2, pcall(t.address, t)))
   end)
 
   it("gives its memory back when it is closed, or collected", function()

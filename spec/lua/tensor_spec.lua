@@ -140,6 +140,8 @@ describe("a tensor", function()
     assert.same({{1, -1, 3}, {-1, 5, -1}}, t:mask_fill(tensor("i32", {{0, 1, 0}, {1, 0, 9}}), -1):totable())
     assert.same({{1, 0, 0}, {-1, 0, 0}}, t:mask_fill(tensor("e4m3", {3}, {0, 1, 1}), 0):totable())
     assert.same({{8, 0, 0}, {-1, 0, 8}}, t:mask_fill({1, 6}, 8):totable())
+    local own = t:clone()
+    assert.same({{0, 0, 0}, {0, 0, 8}}, own:mask_fill(own:row(1), 0):totable()) -- the row as it was before
     raises("index 7 is not in [1, 6]", t.mask_fill, t, {1, 7}, 5)
     assert.equal(8, t:get(1, 1)) -- a wrong index changes nothing
   end)

@@ -146,14 +146,14 @@ typedef struct fl_rope {
 } fl_rope;
 
 /* Arithmetic on users' tensors: contiguous, F32, BF16, F16, E4M3 or I32, in double, rounded once as
- * host_tensor.h says.  t[i] = t[i] op b, where b is number, or element
- * i / row * per_row + i % row / group of b.  FILL: t[i] = number where b's element is not 0. */
+ * array.h says.  t[i] = x[i] op b, where b is number, or element i / row * per_row + i % row / group
+ * of b; COPY: b; FILL: number where b's element is not 0, else x[i]. */
 typedef enum { FL_MAP_ADD, FL_MAP_MUL, FL_MAP_COPY, FL_MAP_FILL } fl_map_op;
 
 typedef struct fl_map {
     fl_map_op op;
-    fl_tensor t, b; /* any shape; b absent: number                                        */
-    int64_t n;      /* elements of t                                                     */
+    fl_tensor t, x, b; /* any shape; x may be t; b absent: number                        */
+    int64_t n;         /* elements of t and x                                            */
     int64_t row, per_row, group;
     double number;
 } fl_map;

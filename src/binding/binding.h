@@ -22,9 +22,6 @@
 #define FL_MT_TENSOR      "fp8llm.tensor"
 #define FL_MT_SAFETENSORS "fp8llm.safetensors"
 
-#define FL_MT_DEVICE        "fp8llm.device"
-#define FL_MT_DEVICE_TENSOR "fp8llm.device_tensor"
-
 struct fl_tokenizer;
 
 /* A box is a full userdata holding one pointer, NULL until the object exists and again
@@ -57,9 +54,9 @@ bool fl_opt_int(lua_State *L, int idx, const char *key, int64_t *out); /* must b
 bool fl_opt_bool(lua_State *L, int idx, const char *key, bool *out);
 /* *out lives as long as the table keeps the string. */
 bool fl_opt_string(lua_State *L, int idx, const char *key, const char **out);
-/* Raise on members of the table that are not in `known` (NULL-terminated). */
 /* gpu_memory_utilization, in (0,1] */
 void fl_opt_gpu_part(lua_State *L, int idx, double *out);
+/* Raise on members of the table that are not in `known` (NULL-terminated). */
 void fl_opt_only(lua_State *L, int idx, const char *const *known);
 
 int64_t fl_check_int(lua_State *L, int idx); /* a whole number, else raises */
@@ -83,7 +80,6 @@ void fl_register_tokenizer(lua_State *L);
 void fl_register_template(lua_State *L);
 void fl_register_sampler(lua_State *L);
 void fl_register_tensor(lua_State *L);
-void fl_register_device_tensor(lua_State *L);
 void fl_register_safetensors(lua_State *L);
 void fl_register_quantize(lua_State *L);
 void fl_register_devices(lua_State *L);

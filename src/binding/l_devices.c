@@ -1,8 +1,10 @@
-/* fp8llm.devices(): what fp8llm.load can run on here. */
+/* fp8llm.devices(): what fp8llm.load can run on here; and the devices that tensors are on. */
 #include <stdio.h>
 
-#include "backend/backend.h"
-#include "binding/binding.h"
+#include "binding/l_tensor.h"
+
+#define FL_MT_DEVICE "fp8llm.device"
+#define OPEN_DEVICES "fp8llm.devices"
 
 static void push_device(lua_State *L, const char *device, const fl_backend_info *info) {
     lua_createtable(L, 0, 4);
@@ -49,8 +51,40 @@ static int l_devices(lua_State *L) {
     return 1;
 }
 
+static int close_device(lua_State *L) {
+    void **box = fl_box_raw(L, 1, FL_MT_DEVICE);
+    fl_device_unref(*box);
+    *box = NULL;
+    return 0;
+}
+
+int fl_find_device(lua_State *L, const char *name, fl_device **out, fl_err *err) {
+    const fl_backend_ops *ops;
+    const int top = lua_gettop(L);
+    int ordinal, rc = fl_backend_device(&ops, &ordinal, name, err);
+    if (rc) return rc;
+    lua_getfield(L, LUA_REGISTRYINDEX, OPEN_DEVICES);
+    lua_pushfstring(L, "%s:%d", ops->name, ordinal);
+    lua_pushvalue(L, -1);
+    lua_rawget(L, top + 1);
+    void **box = lua_touserdata(L, -1);
+    if (!box) {
+        lua_pop(L, 1);
+        box = fl_box_new(L, FL_MT_DEVICE);
+        if ((rc = fl_device_open((fl_device **)box, ops, ordinal, err))) return rc;
+        lua_rawset(L, top + 1);
+    }
+    *out = *box;
+    lua_settop(L, top);
+    return FL_OK;
+}
+
 static const luaL_Reg functions[] = {{"devices", l_devices}, {NULL, NULL}};
 
 void fl_register_devices(lua_State *L) {
+    static const luaL_Reg none[] = {{NULL, NULL}};
     fl_set_functions(L, functions);
+    fl_class(L, FL_MT_DEVICE, none, NULL, close_device);
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, OPEN_DEVICES);
 }

@@ -30,7 +30,6 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_tokenizer(L);
     fl_register_template(L);
     fl_register_tensor(L);
-    fl_register_device_tensor(L);
     fl_register_safetensors(L);
     fl_register_sampler(L);
     fl_register_supervise(L);

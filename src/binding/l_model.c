@@ -257,7 +257,7 @@ static int l_tensor(lua_State *L) {
         fl_fail(&err, FL_E_ARG, "%s: no tensor '%s'", fl_model_dir(m), name);
         return fl_push_err(L, &err);
     }
-    fl_host_tensor **box = fl_tensor_box_new(L);
+    fl_array **box = fl_tensor_box_new(L);
     const fl_keep keep = {release_model, fl_model_ref(m), true};
     if (!fl_tensor_of_file(box, t, &keep, &err)) return 1;
     fl_model_unref(m);

@@ -33,22 +33,21 @@ static int file_open(file **out, const char *path, fl_err *err) {
     return rc;
 }
 
-int fl_tensor_of_file(fl_host_tensor **out, const fl_st_tensor *st, const fl_keep *keep,
-                      fl_err *err) {
+int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, const fl_keep *keep, fl_err *err) {
     fl_tensor t = {.data = (void *)(uintptr_t)st->data, .dtype = st->dtype, .ndim = st->ndim};
     int rc;
     if (st->ndim > FL_MAX_DIMS)
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: %d dimensions, tensors have at most %d",
                        st->file, st->name, (int)st->ndim, FL_MAX_DIMS);
     memcpy(t.dim, st->dim, (size_t)st->ndim * sizeof(*t.dim));
-    int64_t align = fl_host_dtype_ok(st->dtype) ? fl_dtype_bytes(st->dtype) : 1;
+    int64_t align = fl_array_dtype_ok(st->dtype) ? fl_dtype_bytes(st->dtype) : 1;
     if ((uintptr_t)st->data % (uintptr_t)align) {
-        if (!(rc = fl_host_tensor_new(out, t.dtype, t.dim, t.ndim, err))) {
+        if (!(rc = fl_array_new(out, NULL, t.dtype, t.dim, t.ndim, err))) {
             memcpy((*out)->t.data, st->data, (size_t)st->bytes);
             keep->release(keep->ctx);
         }
     } else {
-        rc = fl_host_tensor_view(out, &t, keep, err);
+        rc = fl_array_view(out, &t, keep, err);
     }
     if (rc) fl_fail_in(err, "%s: %s: ", st->file, st->name);
     return rc;
@@ -76,7 +75,7 @@ static int l_file_tensor(lua_State *L) {
     file *f;
     const fl_st_tensor *st = find(L, &f, &err);
     if (!st) return fl_push_err(L, &err);
-    fl_host_tensor **box = fl_tensor_box_new(L);
+    fl_array **box = fl_tensor_box_new(L);
     atomic_fetch_add(&f->refs, 1);
     fl_keep keep = {file_unref, f, true};
     if (fl_tensor_of_file(box, st, &keep, &err)) {

@@ -144,7 +144,7 @@ static int l_sample(lua_State *L) {
     int32_t id;
     float logprob;
     fl_sampler *s = check_sampler(L, 1);
-    const fl_host_tensor *t = fl_tensor_check_row(L, 2);
+    const fl_array *t = fl_tensor_check_row(L, 2);
     const fl_history *h = check_history(L, 3, &room);
     if (fl_sampler_sample(s, t->t.data, (int32_t)t->t.dim[0], h, &id, &logprob, &err))
         return fl_push_err(L, &err);
@@ -158,8 +158,8 @@ static int l_process(lua_State *L) {
     fl_err err;
     fl_history room;
     fl_sampler *s = check_sampler(L, 1);
-    fl_host_tensor *t = fl_tensor_check_row(L, 2);
-    if (fl_host_tensor_writable(t, &err)) return luaL_error(L, "%s", err.msg);
+    fl_array *t = fl_tensor_check_row(L, 2);
+    if (fl_array_writable(t, &err)) return luaL_error(L, "%s", err.msg);
     const fl_history *h = check_history(L, 3, &room);
     if (fl_sampler_process(s, t->t.data, (int32_t)t->t.dim[0], h, &err))
         return fl_push_err(L, &err);

@@ -72,12 +72,12 @@ static int l_feed(lua_State *L) {
     const float *logits;
     fl_err err;
     const int32_t *ids = check_tokens(L, 2, &n);
-    fl_host_tensor **box = fl_tensor_box_new(L);
+    fl_array **box = fl_tensor_box_new(L);
     if (fl_sequence_feed(s, ids, (int64_t)n, &logits, &err)) return fl_push_err(L, &err);
     int64_t vocab = fl_model_config(fl_sequence_model(s))->vocab_size;
     fl_tensor view = fl_tensor_1d((void *)(uintptr_t)logits, FL_DTYPE_F32, vocab);
     fl_keep keep = {.release = release_sequence, .ctx = fl_sequence_ref(s)};
-    if (!fl_host_tensor_view(box, &view, &keep, &err)) return 1;
+    if (!fl_array_view(box, &view, &keep, &err)) return 1;
     fl_sequence_unref(s);
     return fl_push_err(L, &err);
 }
@@ -89,9 +89,9 @@ static int l_score(lua_State *L) {
     fl_err err;
     const int32_t *ids = check_tokens(L, 2, &n);
     bool *greedy = lua_newuserdata(L, n + 1);
-    fl_host_tensor **box = fl_tensor_box_new(L);
+    fl_array **box = fl_tensor_box_new(L);
     int64_t dim = (int64_t)n;
-    if (fl_host_tensor_new(box, FL_DTYPE_F32, &dim, 1, &err)) return fl_push_err(L, &err);
+    if (fl_array_new(box, NULL, FL_DTYPE_F32, &dim, 1, &err)) return fl_push_err(L, &err);
     if (fl_score(s, ids, dim, (*box)->t.data, greedy, &err)) return fl_push_err(L, &err);
     lua_createtable(L, (int)n, 0);
     for (size_t i = 0; i < n; i++) {

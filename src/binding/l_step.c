@@ -57,8 +57,8 @@ static void close_logits(lua_State *L, int *logits) {
     if (ref == LUA_NOREF) return;
     *logits = LUA_NOREF;
     lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
-    fl_host_tensor **box = lua_touserdata(L, -1);
-    fl_host_tensor_free(*box);
+    fl_array **box = lua_touserdata(L, -1);
+    fl_array_free(*box);
     *box = NULL;
     lua_pop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, ref);
@@ -153,12 +153,12 @@ static int l_logits(lua_State *L) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, s->logits);
         return 1;
     }
-    fl_host_tensor **box = fl_tensor_box_new(L);
+    fl_array **box = fl_tensor_box_new(L);
     lua_pushvalue(L, -1);
     int ref = luaL_ref(L, LUA_REGISTRYINDEX);
     fl_tensor row = fl_tensor_1d(fl_row_logits(s->parked.row), FL_DTYPE_F32, s->parked.vocab);
     const fl_keep keep = {release_row, fl_row_ref(s->parked.row), false};
-    if (fl_host_tensor_view(box, &row, &keep, &err)) {
+    if (fl_array_view(box, &row, &keep, &err)) {
         fl_row_unref(s->parked.row);
         luaL_unref(L, LUA_REGISTRYINDEX, ref);
         return fl_push_err(L, &err);

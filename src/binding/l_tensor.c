@@ -1,6 +1,6 @@
-/* Tensors.  In-place methods return the tensor; misuse of one (an index or shape that does
- * not fit, a read-only tensor) raises, as does a wrong type.  Indices are 1-based; only
- * add_at takes a token id, which is index - 1. */
+/* Tensors, in host memory or on a device.  In-place methods return the tensor; misuse of one (an
+ * index or shape that does not fit, a read-only tensor) raises, as does a wrong type.  Indices are
+ * 1-based; only add_at takes a token id, which is index - 1. */
 #include "binding/l_tensor.h"
 
 #include <math.h>
@@ -41,30 +41,38 @@ fl_dtype fl_check_dtype(lua_State *L, int idx) {
     return dtype;
 }
 
-fl_host_tensor *fl_tensor_check(lua_State *L, int idx) {
-    const char *device = fl_device_tensor_test(L, idx);
-    if (device)
-        luaL_error(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
-                   device);
+fl_array *fl_tensor_check(lua_State *L, int idx) {
     return fl_box_check(L, idx, FL_MT_TENSOR);
 }
 
-/* A new storage was made: let the collector count it. */
-void fl_tensor_account(lua_State *L, const fl_tensor *t) {
-    int64_t bytes = fl_tensor_numel(t) * fl_dtype_bytes(t->dtype);
-    if (bytes >= GC_VISIBLE_BYTES) lua_gc(L, LUA_GCSTEP, (int)fmin((double)(bytes >> 10), 1 << 20));
+fl_array *fl_tensor_check_beside(lua_State *L, int idx, const fl_array *t) {
+    fl_array *b = fl_tensor_check(L, idx);
+    if (fl_array_device(b) != fl_array_device(t))
+        luaL_error(L, "tensors on %s and on %s: bring both to one device with to()",
+                   fl_array_device_name(t), fl_array_device_name(b));
+    return b;
 }
 
-static int new_tensor_result(lua_State *L, int rc, const fl_host_tensor *const *box, fl_err *err) {
+/* The tensor at idx, whose elements can be reached. */
+static fl_array *check_host(lua_State *L, int idx) {
+    fl_array *t = fl_tensor_check(L, idx);
+    if (fl_array_device(t))
+        luaL_error(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
+                   fl_array_device_name(t));
+    return t;
+}
+
+int fl_tensor_result(lua_State *L, int rc, fl_array *const *box, const fl_err *err) {
     if (rc) return fl_push_err(L, err);
-    fl_tensor_account(L, &(*box)->t);
+    int64_t bytes = fl_array_numel(*box) * fl_dtype_bytes((*box)->t.dtype);
+    if (bytes >= GC_VISIBLE_BYTES) lua_gc(L, LUA_GCSTEP, (int)fmin((double)(bytes >> 10), 1 << 20));
     return 1;
 }
 
-/* The end of an in-place method: the tensor itself, at index 1. */
+/* The end of an in-place method: the tensor itself, at index 1.  Misuse raises. */
 static int in_place(lua_State *L, int rc, const fl_err *err) {
-    if (rc == FL_E_NOMEM) return fl_push_err(L, err);
-    if (rc) return luaL_error(L, "%s", err->msg);
+    if (rc == FL_E_ARG) return luaL_error(L, "%s", err->msg);
+    if (rc) return fl_push_err(L, err);
     lua_settop(L, 1);
     return 1;
 }
@@ -77,26 +85,22 @@ static int raise_range(lua_State *L, const char *what, int64_t value, int64_t mi
     return luaL_error(L, "%s", err.msg);
 }
 
-static void require_writable(lua_State *L, const fl_host_tensor *t) {
-    fl_err err;
-    if (fl_host_tensor_writable(t, &err)) luaL_error(L, "%s", err.msg);
-}
-
-void fl_tensor_push_element(lua_State *L, fl_dtype dtype, double v) {
+static void push_number(lua_State *L, fl_dtype dtype, double v) {
     if (dtype == FL_DTYPE_I32)
         lua_pushinteger(L, (lua_Integer)v);
     else
         lua_pushnumber(L, (lua_Number)v);
 }
 
-static void push_element(lua_State *L, const fl_host_tensor *t, int64_t at) {
+/* Of a tensor in host memory. */
+static void push_element(lua_State *L, const fl_array *t, int64_t at) {
     double v;
-    fl_host_tensor_load(&v, t, at, 1);
-    fl_tensor_push_element(L, t->t.dtype, v);
+    fl_tensor_load(&v, &t->t, at, 1);
+    push_number(L, t->t.dtype, v);
 }
 
-fl_host_tensor *fl_tensor_check_row(lua_State *L, int idx) {
-    fl_host_tensor *t = fl_tensor_check(L, idx);
+fl_array *fl_tensor_check_row(lua_State *L, int idx) {
+    fl_array *t = check_host(L, idx);
     if (t->t.ndim != 1 || t->t.dtype != FL_DTYPE_F32 || t->t.dim[0] > INT32_MAX)
         luaL_argerror(L, idx, "a vector of f32 expected");
     return t;
@@ -138,7 +142,7 @@ static shape infer_shape(lua_State *L, int idx) {
     return s;
 }
 
-static void store_numbers(lua_State *L, int idx, fl_host_tensor *t, int64_t first, int64_t n) {
+static void store_numbers(lua_State *L, int idx, fl_array *t, int64_t first, int64_t n) {
     if ((int64_t)lua_rawlen(L, idx) != n)
         luaL_error(L, "%d values where the shape has %d", (int)lua_rawlen(L, idx), (int)n);
     for (int64_t i = 0; i < n; i++) {
@@ -146,14 +150,13 @@ static void store_numbers(lua_State *L, int idx, fl_host_tensor *t, int64_t firs
         if (lua_type(L, -1) != LUA_TNUMBER)
             luaL_error(L, "value %d: number expected, got %s", (int)i + 1, luaL_typename(L, -1));
         double v = (double)lua_tonumber(L, -1);
-        fl_host_tensor_store(t, &v, first + i, 1);
+        fl_tensor_store(&t->t, &v, first + i, 1);
         lua_pop(L, 1);
     }
 }
 
 /* Fill [first, first + n) from the nested table at idx, n elements at dimension d. */
-static void store_nested(lua_State *L, int idx, fl_host_tensor *t, int d, int64_t first,
-                         int64_t n) {
+static void store_nested(lua_State *L, int idx, fl_array *t, int d, int64_t first, int64_t n) {
     if (!lua_istable(L, idx))
         luaL_error(L, "dimension %d: table expected, got %s", d + 1, luaL_typename(L, idx));
     if (d == t->t.ndim - 1) {
@@ -188,46 +191,52 @@ static int l_tensor(lua_State *L) {
     lua_settop(L, 3);
     bool nested = first_is_table(L, 2);
     shape s = nested ? infer_shape(L, 2) : check_shape(L, 2);
-    fl_host_tensor **box = fl_tensor_box_new(L);
-    if (fl_host_tensor_new(box, dtype, s.dim, s.ndim, &err)) return fl_push_err(L, &err);
-    int64_t n = fl_host_tensor_numel(*box);
+    fl_array **box = fl_tensor_box_new(L);
+    if (fl_array_new(box, NULL, dtype, s.dim, s.ndim, &err)) return fl_push_err(L, &err);
+    int64_t n = fl_array_numel(*box);
     if (nested)
         store_nested(L, 2, *box, 0, 0, n);
     else if (!lua_isnil(L, 3) && s.ndim > 1 && first_is_table(L, 3))
         store_nested(L, 3, *box, 0, 0, n);
     else if (!lua_isnil(L, 3))
         store_numbers(L, 3, *box, 0, n);
-    fl_tensor_account(L, &(*box)->t);
-    return 1;
+    return fl_tensor_result(L, FL_OK, box, &err);
+}
+
+/* A copy as what a method returns. */
+static int copied(lua_State *L, const fl_array *t, fl_device *d, fl_dtype dtype) {
+    fl_err err;
+    fl_array **box = fl_tensor_box_new(L);
+    return fl_tensor_result(L, fl_array_copy(box, t, d, dtype, &err), box, &err);
 }
 
 static int l_clone(lua_State *L) {
-    fl_err err;
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
-    fl_host_tensor **box = fl_tensor_box_new(L);
-    int rc = fl_host_tensor_convert(box, t, t->t.dtype, &err);
-    return new_tensor_result(L, rc, (const fl_host_tensor *const *)box, &err);
+    const fl_array *t = fl_tensor_check(L, 1);
+    return copied(L, t, fl_array_device(t), t->t.dtype);
 }
 
 /* t:to("bf16"), t:to("cpu") or t:to("cuda:0"): always a copy */
 static int l_to(lua_State *L) {
     fl_err err;
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
+    const fl_array *t = fl_tensor_check(L, 1);
     const char *what = luaL_checkstring(L, 2);
-    fl_dtype dtype = strcmp(what, "cpu") ? dtype_from(what) : t->t.dtype;
-    if (!strncmp(what, "cuda", 4)) return fl_tensor_to_device(L, t, what);
-    if (!dtype) luaL_argerror(L, 2, "element type or device expected");
-    fl_host_tensor **box = fl_tensor_box_new(L);
-    int rc = fl_host_tensor_convert(box, t, dtype, &err);
-    return new_tensor_result(L, rc, (const fl_host_tensor *const *)box, &err);
+    fl_dtype dtype = dtype_from(what);
+    fl_device *d = NULL;
+    if (dtype) return copied(L, t, fl_array_device(t), dtype);
+    if (!strncmp(what, "cuda", 4)) {
+        if (fl_find_device(L, what, &d, &err)) return fl_push_err(L, &err);
+    } else if (strcmp(what, "cpu")) {
+        luaL_argerror(L, 2, "element type or device expected");
+    }
+    return copied(L, t, d, t->t.dtype);
 }
 
 static int l_row(lua_State *L) {
     fl_err err;
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
+    const fl_array *t = fl_tensor_check(L, 1);
     int64_t i = fl_check_int(L, 2);
-    fl_host_tensor **box = fl_tensor_box_new(L);
-    int rc = fl_host_tensor_row(box, t, i - 1, &err);
+    fl_array **box = fl_tensor_box_new(L);
+    int rc = fl_array_row(box, t, i - 1, &err);
     if (rc == FL_E_NOMEM) return fl_push_err(L, &err);
     if (rc) luaL_argerror(L, 2, err.msg);
     return 1;
@@ -235,16 +244,13 @@ static int l_row(lua_State *L) {
 
 /* ---- looking at them ---- */
 
-void fl_tensor_push_shape(lua_State *L, const fl_tensor *t) {
+static int l_shape(lua_State *L) {
+    const fl_tensor *t = &fl_tensor_check(L, 1)->t;
     lua_createtable(L, t->ndim, 0);
     for (int i = 0; i < t->ndim; i++) {
         lua_pushinteger(L, (lua_Integer)t->dim[i]);
         lua_rawseti(L, -2, i + 1);
     }
-}
-
-static int l_shape(lua_State *L) {
-    fl_tensor_push_shape(L, &fl_tensor_check(L, 1)->t);
     return 1;
 }
 
@@ -255,33 +261,37 @@ static int l_dtype(lua_State *L) {
 }
 
 static int l_device(lua_State *L) {
-    fl_tensor_check(L, 1);
-    lua_pushliteral(L, "cpu");
+    lua_pushstring(L, fl_array_device_name(fl_tensor_check(L, 1)));
     return 1;
 }
 
 static int l_len(lua_State *L) {
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
+    const fl_array *t = fl_tensor_check(L, 1);
     lua_pushinteger(L, t->t.ndim ? (lua_Integer)t->t.dim[0] : 1);
     return 1;
 }
 
 static int l_address(lua_State *L) {
-    lua_pushinteger(L, (lua_Integer)(uintptr_t)fl_tensor_check(L, 1)->t.data);
+    lua_pushinteger(L, (lua_Integer)(uintptr_t)check_host(L, 1)->t.data);
     return 1;
 }
 
 static int l_tostring(lua_State *L) {
     char dims[96], name[16];
-    const fl_host_tensor *t = *fl_box_raw(L, 1, FL_MT_TENSOR);
-    if (!t)
+    const fl_array *t = *fl_box_raw(L, 1, FL_MT_TENSOR);
+    if (!t) {
         lua_pushliteral(L, "tensor (closed)");
-    else
-        lua_pushfstring(L, "tensor %s %s", fl_lua_dtype(t->t.dtype, name), fl_host_shape(dims, t));
+        return 1;
+    }
+    lua_pushfstring(L, "tensor %s %s", fl_lua_dtype(t->t.dtype, name), fl_array_shape(dims, t));
+    if (!fl_array_device(t)) return 1;
+    lua_pushfstring(L, " on %s", fl_array_device_name(t));
+    lua_concat(L, 2);
     return 1;
 }
 
-int64_t fl_tensor_check_index(lua_State *L, const fl_tensor *t, int n_args) {
+/* The element that arguments 2, 3, ... name: one index for each dimension. */
+static int64_t check_index(lua_State *L, const fl_tensor *t, int n_args) {
     int64_t at = 0;
     if (n_args != t->ndim)
         luaL_error(L, "%d indices for a tensor of %d dimensions", n_args, (int)t->ndim);
@@ -293,36 +303,26 @@ int64_t fl_tensor_check_index(lua_State *L, const fl_tensor *t, int n_args) {
     return at;
 }
 
-void fl_tensor_check_id(lua_State *L, const fl_tensor *t, int64_t id) {
-    if (t->ndim != 1) luaL_argerror(L, 1, "a vector expected");
-    if (id < 0 || id >= t->dim[0]) raise_range(L, "add_at: token id", id, 0, t->dim[0] - 1);
-}
-
-int64_t fl_tensor_list_index(lua_State *L, int idx, int i, int64_t total) {
-    lua_rawgeti(L, idx, i);
-    int64_t at = fl_check_int(L, -1);
-    lua_pop(L, 1);
-    if (at < 1 || at > total) raise_range(L, "mask_fill: index", at, 1, total);
-    return at - 1;
-}
-
 static int l_get(lua_State *L) {
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
-    push_element(L, t, fl_tensor_check_index(L, &t->t, lua_gettop(L) - 1));
+    fl_err err;
+    double v;
+    const fl_array *t = fl_tensor_check(L, 1);
+    int64_t at = check_index(L, &t->t, lua_gettop(L) - 1);
+    if (fl_array_get(&v, t, at, &err)) return fl_push_err(L, &err);
+    push_number(L, t->t.dtype, v);
     return 1;
 }
 
 static int l_set(lua_State *L) {
-    fl_host_tensor *t = fl_tensor_check(L, 1);
+    fl_err err;
+    fl_array *t = fl_tensor_check(L, 1);
     int last = lua_gettop(L);
-    require_writable(L, t);
     double v = (double)luaL_checknumber(L, last < 2 ? 2 : last);
-    fl_host_tensor_store(t, &v, fl_tensor_check_index(L, &t->t, last - 2), 1);
-    lua_settop(L, 1);
-    return 1;
+    int64_t at = check_index(L, &t->t, last - 2);
+    return in_place(L, fl_array_apply_at(t, FL_MAP_COPY, at, v, &err), &err);
 }
 
-static void push_nested(lua_State *L, const fl_host_tensor *t, int d, int64_t first, int64_t n) {
+static void push_nested(lua_State *L, const fl_array *t, int d, int64_t first, int64_t n) {
     int64_t rows = t->t.dim[d];
     luaL_checkstack(L, 3, "tensor");
     lua_createtable(L, (int)rows, 0);
@@ -335,30 +335,37 @@ static void push_nested(lua_State *L, const fl_host_tensor *t, int d, int64_t fi
     }
 }
 
+/* t itself when it is so already, or a copy in a box pushed on the stack. */
+static const fl_array *on_host(lua_State *L, const fl_array *t, fl_dtype dtype, fl_err *err) {
+    if (!fl_array_device(t) && t->t.dtype == dtype) return t;
+    fl_array **box = fl_tensor_box_new(L);
+    return fl_array_copy(box, t, NULL, dtype, err) ? NULL : *box;
+}
+
 /* Nested tables; a number when there are no dimensions */
 static int l_totable(lua_State *L) {
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
+    fl_err err;
+    const fl_array *t = fl_tensor_check(L, 1);
+    if (!(t = on_host(L, t, t->t.dtype, &err))) return fl_push_err(L, &err);
     if (t->t.ndim)
-        push_nested(L, t, 0, 0, fl_host_tensor_numel(t));
+        push_nested(L, t, 0, 0, fl_array_numel(t));
     else
         push_element(L, t, 0);
     return 1;
 }
 
-/* The vector at index 1 as f32: itself, or a converted copy in a box pushed on the stack. */
-static const fl_host_tensor *vector_as_f32(lua_State *L, fl_err *err) {
-    const fl_host_tensor *t = fl_tensor_check(L, 1);
+/* The vector at index 1 as f32 in host memory. */
+static const fl_array *vector_as_f32(lua_State *L, fl_err *err) {
+    const fl_array *t = fl_tensor_check(L, 1);
     if (t->t.ndim != 1 || t->t.dim[0] < 1 || t->t.dim[0] > INT32_MAX)
         luaL_argerror(L, 1, "a vector with elements expected; row(i) takes one out of a matrix");
-    if (t->t.dtype == FL_DTYPE_F32) return t;
-    fl_host_tensor **box = fl_tensor_box_new(L);
-    return fl_host_tensor_convert(box, t, FL_DTYPE_F32, err) ? NULL : *box;
+    return on_host(L, t, FL_DTYPE_F32, err);
 }
 
 /* t:argmax() -> index, value: the largest element, the first of equals */
 static int l_argmax(lua_State *L) {
     fl_err err;
-    const fl_host_tensor *t = vector_as_f32(L, &err);
+    const fl_array *t = vector_as_f32(L, &err);
     if (!t) return fl_push_err(L, &err);
     int32_t at = fl_argmax(t->t.data, (int32_t)t->t.dim[0]);
     lua_pushinteger(L, (lua_Integer)at + 1);
@@ -370,7 +377,7 @@ static int l_argmax(lua_State *L) {
 static int l_topk(lua_State *L) {
     fl_err err;
     int64_t k = fl_check_int(L, 2);
-    const fl_host_tensor *t = vector_as_f32(L, &err);
+    const fl_array *t = vector_as_f32(L, &err);
     if (!t) return fl_push_err(L, &err);
     if (k < 1 || k > t->t.dim[0]) raise_range(L, "topk:", k, 1, t->t.dim[0]);
     int32_t *ids = lua_newuserdata(L, (size_t)k * (sizeof(*ids) + sizeof(float)));
@@ -390,71 +397,70 @@ static int l_topk(lua_State *L) {
 
 /* ---- changing them ---- */
 
-static int apply(lua_State *L, fl_host_op op) {
+static int apply(lua_State *L, fl_map_op op) {
     fl_err err;
-    fl_host_tensor *t = fl_tensor_check(L, 1);
+    fl_array *t = fl_tensor_check(L, 1);
     int rc = lua_type(L, 2) == LUA_TNUMBER
-                 ? fl_host_tensor_apply_number(t, op, (double)lua_tonumber(L, 2), &err)
-                 : fl_host_tensor_apply(t, op, fl_tensor_check(L, 2), &err);
+                 ? fl_array_apply_number(t, op, (double)lua_tonumber(L, 2), &err)
+                 : fl_array_apply(t, op, fl_tensor_check_beside(L, 2, t), 0.0, &err);
     return in_place(L, rc, &err);
 }
 
 static int l_add(lua_State *L) {
-    return apply(L, FL_HOST_ADD);
+    return apply(L, FL_MAP_ADD);
 }
 static int l_mul(lua_State *L) {
-    return apply(L, FL_HOST_MUL);
+    return apply(L, FL_MAP_MUL);
 }
 /* t:copy(x): the values of a tensor or a number, rounded to t's type */
 static int l_copy(lua_State *L) {
-    return apply(L, FL_HOST_COPY);
+    return apply(L, FL_MAP_COPY);
 }
 
 static int l_softmax(lua_State *L) {
     fl_err err;
-    fl_host_tensor *t = fl_tensor_check(L, 1);
+    fl_array *t = fl_tensor_check(L, 1);
     double temperature = (double)luaL_optnumber(L, 2, 1);
-    return in_place(L, fl_host_tensor_softmax(t, temperature, &err), &err);
+    return in_place(L, fl_array_softmax(t, temperature, &err), &err);
 }
 
 /* t:add_at(id, v): on a row of logits; id is a token id, so it is index - 1 */
 static int l_add_at(lua_State *L) {
-    double x, v = (double)luaL_checknumber(L, 3);
+    fl_err err;
+    double v = (double)luaL_checknumber(L, 3);
     int64_t id = fl_check_int(L, 2);
-    fl_host_tensor *t = fl_tensor_check(L, 1);
-    require_writable(L, t);
-    fl_tensor_check_id(L, &t->t, id);
-    fl_host_tensor_load(&x, t, id, 1);
-    x += v;
-    fl_host_tensor_store(t, &x, id, 1);
-    lua_settop(L, 1);
-    return 1;
+    fl_array *t = fl_tensor_check(L, 1);
+    if (t->t.ndim != 1) luaL_argerror(L, 1, "a vector expected");
+    if (id < 0 || id >= t->t.dim[0]) raise_range(L, "add_at: token id", id, 0, t->t.dim[0] - 1);
+    return in_place(L, fl_array_apply_at(t, FL_MAP_ADD, id, v, &err), &err);
 }
 
 /* t:mask_fill(mask, value): where a tensor is not 0, or at the listed (flat) indices */
 static int l_mask_fill(lua_State *L) {
     fl_err err;
-    fl_host_tensor *t = fl_tensor_check(L, 1);
+    fl_array *t = fl_tensor_check(L, 1);
     double value = (double)luaL_checknumber(L, 3);
     if (!lua_istable(L, 2)) {
-        const fl_host_tensor *mask = fl_tensor_check(L, 2);
-        return in_place(L, fl_host_tensor_mask_fill(t, mask, value, &err), &err);
+        const fl_array *mask = fl_tensor_check_beside(L, 2, t);
+        return in_place(L, fl_array_apply(t, FL_MAP_FILL, mask, value, &err), &err);
     }
-    require_writable(L, t);
-    int64_t total = fl_host_tensor_numel(t);
-    for (int pass = 0; pass < 2; pass++) { /* nothing changes when an index is wrong */
-        for (int i = 1; i <= (int)lua_rawlen(L, 2); i++) {
-            int64_t at = fl_tensor_list_index(L, 2, i, total);
-            if (pass) fl_host_tensor_store(t, &value, at, 1);
+    const int64_t total = fl_array_numel(t);
+    int rc = fl_array_writable(t, &err);
+    for (int pass = 0; pass < 2 && !rc; pass++) { /* nothing changes when an index is wrong */
+        for (int i = 1; i <= (int)lua_rawlen(L, 2) && !rc; i++) {
+            lua_rawgeti(L, 2, i);
+            int64_t at = fl_check_int(L, -1);
+            lua_pop(L, 1);
+            if (at < 1 || at > total) raise_range(L, "mask_fill: index", at, 1, total);
+            if (pass) rc = fl_array_apply_at(t, FL_MAP_COPY, at - 1, value, &err);
         }
     }
-    lua_settop(L, 1);
-    return 1;
+    return in_place(L, rc, &err);
 }
 
 static int l_close(lua_State *L) {
-    fl_host_tensor **box = (fl_host_tensor **)fl_box_raw(L, 1, FL_MT_TENSOR);
-    fl_host_tensor_free(*box);
+    fl_array **box = (fl_array **)fl_box_raw(L, 1, FL_MT_TENSOR);
+    fl_array_free(*box);
     *box = NULL;
     return 0;
 }
