@@ -53,6 +53,7 @@ static const linear_case linear_cases[] = {
     {25, 144, 96, BF16, FL_ACT_NONE, BF16, F32, false, .parts = 1},
     {37, 160, 100, E4M3, FL_ACT_TOKEN, BF16, F32, true, .parts = 2},
     {21, 96, 64, E4M3, FL_ACT_TOKEN, BF16, BF16, true, .parts = 2},
+    {23, 48, 700, E4M3, FL_ACT_TOKEN, BF16, BF16, false, .parts = 1},
     {300, 48, 24, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 1},
     {1, 1536, 576, E4M3, FL_ACT_STATIC, BF16, BF16, false, .parts = 2},
     {9, 960, 576, BF16, FL_ACT_NONE, BF16, BF16, false, .parts = 3},

@@ -9,7 +9,7 @@ static void cpu_close(fl_backend *be) {
     if (!be) return;
     cpu_attend_close(be);
     fl_unmap_pages(be->panel, (size_t)be->panel_bytes);
-    fl_unmap_pages(be->expanded, (size_t)be->expanded_bytes);
+    fl_unmap_pages(be->work, (size_t)be->work_bytes);
     fl_team_free(be->team);
     fl_free(be);
 }

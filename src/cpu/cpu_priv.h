@@ -7,7 +7,7 @@
  *              16-byte lane i, so that one byte unpack yields the BF16 pairs (k0,k1) of
  *              all rows and the other (k2,k3);
  *   BF16  128: line of 16 rows x (k0,k1), line of 16 rows x (k2,k3);
- *   F16   128: 16 rows of k0, of k1, of k2, of k3.
+ *   F16   128: 16 rows of k0, of k1, of k2, of k3; F32, which nothing is stored as, 256.
  * Weights: outer row = output row, K = input column.  Keys: outer row = position,
  * K = head dim.  Values: outer row = head dim, K = position.
  *
@@ -46,7 +46,7 @@ enum {
 };
 
 static inline int64_t cpu_group_bytes(fl_dtype t) {
-    return t == FL_DTYPE_E4M3 ? 64 : 128;
+    return t == FL_DTYPE_E4M3 ? 64 : t == FL_DTYPE_F32 ? 256 : 128;
 }
 
 static inline int64_t cpu_unit_bytes(fl_dtype t) {
@@ -101,7 +101,6 @@ typedef struct cpu_dot {
     const uint8_t *w; /* n_tiles tiles of `groups` groups, one after the other */
     int64_t n_tiles, groups;
     fl_dtype w_dtype, x_dtype; /* x: F32, or BF16 if the isa has bf16_dot */
-    bool expanded;             /* w was E4M3 and made by `expand` */
     bool sparse24;             /* w: 2:4 tiles, whole units, E4M3 or BF16 */
     bool w_nan;                /* E4M3 tiles may hold NaN (weights do not: pack.c) */
     const void *x;             /* [m, 4*groups] */
@@ -125,14 +124,36 @@ static inline int64_t cpu_dot_span(const cpu_dot *d) {
     return d->scales ? d->scales->groups : d->groups;
 }
 
-/* Dense BF16 tiles of E4M3 or 2:4 tiles. */
+/* Groups of a tile, of whole units if it is 2:4, as a dense tile of type `to`, F32 or BF16: the
+ * form `gemm` wants. */
 typedef struct cpu_expand {
     uint8_t *dst;
     const uint8_t *src;
-    int64_t groups; /* of all tiles */
-    fl_dtype dtype;
+    int64_t groups;
+    fl_dtype dtype, to;
     bool sparse24;
 } cpu_expand;
+
+enum { CPU_GEMM_TILES = 2 };
+
+/* The sum of `dot` for many rows, a stretch of columns at a time: between stretches its two
+ * accumulators of each output lie in acc. */
+typedef struct cpu_gemm {
+    const uint8_t *w;                    /* tiles of type x_dtype, made by `expand` */
+    int64_t tile_bytes, n_tiles, groups; /* from tile to tile; <= CPU_GEMM_TILES; of the stretch */
+    fl_dtype x_dtype;                    /* F32, or BF16 if the isa has bf16_dot */
+    bool e4m3;                           /* what the tiles were */
+    const void *x;                       /* [m, 4*groups] */
+    int64_t ldx, m;                      /* elements from row to row; rows */
+    bool first, last; /* stretch: acc is not read; y is written in place of acc */
+    float *acc;       /* [m][CPU_GEMM_TILES][2][16] */
+    float *y;         /* [m, 16*n_tiles] */
+    int64_t ldy;
+    const cpu_scales *scales; /* NULL, or of the block `block` that first and last enclose */
+    int64_t block;
+    const uint8_t *ahead; /* what is read next */
+    int64_t ahead_bytes;
+} cpu_gemm;
 
 /* acc[m][tile][0..1][r] += sum over k of p[m][k] * v[tile][r][k], k in whole groups, the two
  * accumulators as above.  The columns come in blocks of 16 (4 groups) from different pages. */
@@ -145,6 +166,16 @@ typedef struct cpu_mix {
     int64_t ldp, m;
     float *acc; /* [m][n_tiles][2][16] */
 } cpu_mix;
+
+/* out[m][i] = (y[m][i] * x_scale[m]) * w_scale[i] + bias[i], rounded to type t */
+typedef struct cpu_finish {
+    const float *y;
+    int64_t ldy, m, n;
+    const float *x_scale, *w_scale, *bias; /* or NULL */
+    void *out;
+    int64_t out_bytes; /* from row to row */
+    fl_dtype t;        /* BF16 F16 F32 */
+} cpu_finish;
 
 typedef struct cpu_norm_row { /* as fl_norm, one row; delta NULL: absent */
     void *out, *residual;
@@ -160,9 +191,9 @@ typedef struct cpu_isa {
     bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
     bool picks;       /* dot takes picks */
     void (*dot)(const cpu_dot *d);
-    /* For `dot` with `expanded` set if E4M3: the same sums, bit for bit, and faster when many
-     * rows follow.  NULL: not faster. */
+    /* The sums of `dot`, bit for bit, and faster when rows are many.  NULL: not faster. */
     void (*expand)(const cpu_expand *e);
+    void (*gemm)(const cpu_gemm *g);
     void (*mix)(const cpu_mix *x);
     /* s[i] = exp(s[i]*factor - max), max over i < n of s[i]*factor; zeros up to the next
      * multiple of 16.  Returns the sum. */
@@ -175,8 +206,7 @@ typedef struct cpu_isa {
     float (*absmax)(const void *x, fl_dtype t, int64_t n); /* NaN counts as 0 */
     void (*norm)(const cpu_norm_row *r);
     void (*silu_mul)(void *out, const void *gate, const void *up, fl_dtype t, int64_t n);
-    /* y[i] = (y[i] * s) * w_scale[i] + bias[i]; w_scale or bias may be NULL */
-    void (*affine)(float *y, float s, const float *w_scale, const float *bias, int64_t n);
+    void (*finish)(const cpu_finish *f);
 } cpu_isa;
 
 extern const cpu_isa cpu_isa_scalar, cpu_isa_avx2, cpu_isa_avx512, cpu_isa_avx512_bf16;
@@ -192,8 +222,8 @@ struct fl_backend {
     /* linear: the activations of up to CPU_PANEL_ROWS rows in the form `dot` wants */
     uint8_t *panel;
     int64_t panel_rows, panel_bytes;
-    uint8_t *expanded;      /* one stretch per team member: tiles as dense BF16 */
-    int64_t expanded_bytes; /* of all stretches */
+    uint8_t *work;      /* linear's own of each member */
+    int64_t work_bytes; /* of all members */
     /* attend */
     struct cpu_attend_scratch *scratch; /* one per team member */
     int64_t *block_start;               /* [max_rows + 1] */

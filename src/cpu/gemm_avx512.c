@@ -1,278 +1,188 @@
-/* gemm_avx512.c - product sums over tiles, with f32 FMA or with BF16 dot products.
- *
- * VDPBF16PS adds two exact products to an f32.  It reads subnormal BF16 numbers as zero;
- * images of E4M3 are never subnormal, and weights or activations below 2^-126 do not show. */
+/* gemm_avx512.c - product sums of many rows over expanded tiles: each column of weights that was
+ * loaded meets six rows, each number of a row both tiles. */
 #include "cpu/simd_avx512.h"
 
-enum {
-    DOT_ROWS = 12, /* 24 accumulators and 4 columns, nearly all 32 registers; 8 rows where
-                      the tables of E4M3 are needed beside them */
-    PREFETCH_BYTES = 4096,
-};
+enum { GEMM_ROWS = 6 }; /* 24 accumulators, 2 columns, 1 activation */
 
-/* 0..7 subnormal: m * 2^-9; then 8 mantissas an exponent, exponent 120 above E4M3's. */
-#define NORMAL8(e)    NORMAL2(e, 0), NORMAL2(e, 2), NORMAL2(e, 4), NORMAL2(e, 6)
-#define NORMAL2(e, m) BYTE((e) + 120, m), BYTE((e) + 120, (m) + 1)
-#define ALL_CODES                                                                                  \
-    BYTE(0, 0), BYTE(118, 0), BYTE(119, 0), BYTE(119, 4), BYTE(120, 0), BYTE(120, 2),              \
-        BYTE(120, 4), BYTE(120, 6), NORMAL8(1), NORMAL8(2), NORMAL8(3), NORMAL8(4), NORMAL8(5),    \
-        NORMAL8(6), NORMAL8(7), NORMAL8(8), NORMAL8(9), NORMAL8(10), NORMAL8(11), NORMAL8(12),     \
-        NORMAL8(13), NORMAL8(14), NORMAL2(15, 0), NORMAL2(15, 2), NORMAL2(15, 4), BYTE(135, 6),    \
-        BYTE(255, 4) /* NaN */
-#define BYTE(exponent, m) (uint8_t)((exponent) >> 1)
-const uint8_t cpu_e4m3_hi[128] = {ALL_CODES};
-#undef BYTE
-#define BYTE(exponent, m) (uint8_t)((((exponent)&1) << 7) | ((m) << 4))
-const uint8_t cpu_e4m3_lo[128] = {ALL_CODES};
-#undef BYTE
+typedef __m512 sums[GEMM_ROWS][CPU_GEMM_TILES][2]; /* row, tile, accumulator */
 
-/* Two BF16 activations in every lane. */
-INLINE __m512bh broadcast_pair(const uint16_t *x) {
-    int32_t pair;
-    __builtin_memcpy(&pair, x, sizeof(pair));
-    return (__m512bh)_mm512_set1_epi32(pair);
-}
-
-/* A form of the kernel; all members are constants in each instance. */
-typedef struct form {
-    fl_dtype t;
-    bool pairs;  /* x is BF16 */
-    bool sparse; /* 2:4 tiles */
-    int rows;
-    bool picks; /* 2:4 tiles of E4M3, one row */
-} form;
-
-typedef __m512 sums[DOT_ROWS][2][2]; /* row, tile, accumulator */
-
-/* Where group g of x begins, in the first row of the block. */
-typedef struct place {
-    const void *x;
-    int64_t ldx, g;
-} place;
-
-INLINE void add_pairs(sums acc, const place *at, const int rows, int tile, const int group,
-                      const __m512i pair[2]) {
-    const uint16_t *x = (const uint16_t *)at->x + 4 * group;
+/* A group of F32 tiles. */
+INLINE void add_columns(sums acc, const float *x, int64_t ldx, const uint8_t *w, int64_t tile_bytes,
+                        const int rows, const int tiles) {
     UNROLL
-    for (int m = 0; m < rows; m++, x += at->ldx) {
+    for (int k = 0; k < CPU_GROUP; k++) {
+        __m512 col[CPU_GEMM_TILES];
         UNROLL
-        for (int h = 0; h < 2; h++)
-            acc[m][tile][h] =
-                _mm512_dpbf16_ps(acc[m][tile][h], (__m512bh)pair[h], broadcast_pair(x + 2 * h));
-    }
-}
-
-INLINE void add_columns(sums acc, const place *at, const int rows, int tile, const int group,
-                        const __m512 col[CPU_GROUP]) {
-    const float *x = (const float *)at->x + 4 * group;
-    UNROLL
-    for (int m = 0; m < rows; m++, x += at->ldx) {
+        for (int i = 0; i < tiles; i++) col[i] = _mm512_loadu_ps(w + i * tile_bytes + (k ^ 1) * 64);
         UNROLL
-        for (int k = 0; k < CPU_GROUP; k++)
-            acc[m][tile][k / 2] =
-                _mm512_fmadd_ps(_mm512_set1_ps(x[k ^ 1]), col[k ^ 1], acc[m][tile][k / 2]);
-    }
-}
-
-/* Pair of groups g, g+1 with picks. */
-INLINE void add_picked(__m512 acc[2], const void *all, const place *at, const bool pairs,
-                       const uint8_t *unit, const e4m3_lut *lut) {
-    const float *picks = (const float *)all + (at->g >> 1) * CPU_PICKS;
-    const __m512 table[2] = {_mm512_loadu_ps(picks), _mm512_loadu_ps(picks + 16)};
-    const int64_t p = cpu_pair_of(at->g);
-    __m512i name = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(unit + p * CPU_TILE)));
-    __m512i kept[2];
-    load_pairs(kept, unit + CPU_NAMES + p * 64, FL_DTYPE_E4M3, lut);
-    UNROLL
-    for (int i = 0; i < 2; i++) {
-        const __m512i which = i ? _mm512_srli_epi32(name, 4) : name, seven = _mm512_set1_epi32(7);
-        __m512 x0 = _mm512_permutexvar_ps(which, table[0]);
-        __m512 x1 = _mm512_permutexvar_ps(which, table[1]);
-        if (pairs) {
-            acc[0] = _mm512_dpbf16_ps(acc[0], (__m512bh)kept[i], (__m512bh)_mm512_castps_si512(x0));
-            acc[1] = _mm512_dpbf16_ps(acc[1], (__m512bh)kept[i], (__m512bh)_mm512_castps_si512(x1));
-            continue;
+        for (int m = 0; m < rows; m++) {
+            const __m512 v = _mm512_set1_ps(x[m * ldx + (k ^ 1)]);
+            UNROLL
+            for (int i = 0; i < tiles; i++)
+                acc[m][i][k / 2] = _mm512_fmadd_ps(v, col[i], acc[m][i][k / 2]);
         }
-        const float *x = (const float *)at->x + 4 * i;
-        const __mmask16 both0 = _mm512_testn_epi32_mask(which, seven);
-        const __mmask16 both1 =
-            _mm512_cmpeq_epi32_mask(_mm512_and_si512(which, seven), _mm512_set1_epi32(5));
-        __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(kept[i], 16));
-        __m512 w1 =
-            _mm512_castsi512_ps(_mm512_and_si512(kept[i], _mm512_set1_epi32((int)0xffff0000u)));
-        acc[0] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(x[1]), w1, acc[0], both0);
-        acc[0] = _mm512_fmadd_ps(x0, w0, acc[0]);
-        acc[1] = _mm512_fmadd_ps(x1, w1, acc[1]);
-        acc[1] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(x[2]), w0, acc[1], both1);
     }
 }
 
-/* The group at `at`, or two groups of 2:4 weights, of the tile at w. */
-INLINE void add_group(sums acc, const void *picks, const place *at, const form f, int tile,
-                      const uint8_t *w, const e4m3_lut *lut) {
-    if (f.picks) {
-        add_picked(acc[0][tile], picks, at, f.pairs, cpu_unit_of(w, f.t, at->g), lut);
-    } else if (f.sparse) {
-        __m512i pair[2][2];
-        load_kept(pair, cpu_unit_of(w, f.t, at->g), cpu_pair_of(at->g), f.t, lut);
+/* A group of BF16 tiles. */
+INLINE void add_pairs(sums acc, const uint16_t *x, int64_t ldx, const uint8_t *w,
+                      int64_t tile_bytes, const int rows, const int tiles) {
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        __m512bh pair[CPU_GEMM_TILES];
         UNROLL
-        for (int i = 0; i < 2; i++) {
-            __m512 col[CPU_GROUP];
-            if (!f.pairs) pairs_to_columns(col, pair[i]);
-            if (f.pairs)
-                add_pairs(acc, at, f.rows, tile, i, pair[i]);
-            else
-                add_columns(acc, at, f.rows, tile, i, col);
+        for (int i = 0; i < tiles; i++)
+            pair[i] = (__m512bh)_mm512_loadu_si512(w + i * tile_bytes + h * 64);
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            const __m512bh v = broadcast_pair(x + m * ldx + 2 * h);
+            UNROLL
+            for (int i = 0; i < tiles; i++)
+                acc[m][i][h] = _mm512_dpbf16_ps(acc[m][i][h], pair[i], v);
         }
-    } else if (f.pairs) {
-        __m512i pair[2];
-        load_pairs(pair, w + at->g * cpu_group_bytes(f.t), f.t, lut);
-        add_pairs(acc, at, f.rows, tile, 0, pair);
-    } else {
-        __m512 col[CPU_GROUP];
-        load_columns(col, w + at->g * cpu_group_bytes(f.t), f.t, lut);
-        add_columns(acc, at, f.rows, tile, 0, col);
     }
 }
 
-/* The sums of block b, or of all columns, into y. */
-INLINE void put_block(const cpu_dot *d, int64_t row, int64_t tile, const int rows, const int tiles,
-                      int64_t b, sums acc) {
-    const cpu_scales *s = d->scales;
+INLINE void load_sums(sums acc, const cpu_gemm *g, int64_t row, const int rows, const int tiles) {
+    const float *at = g->acc + row * CPU_GEMM_TILES * 2 * CPU_TILE;
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
-        for (int i = 0; i < tiles; i++) {
-            float *y = d->y + (row + m) * d->ldy + (tile + i) * CPU_TILE;
-            __m512 sum = _mm512_add_ps(acc[m][i][0], acc[m][i][1]);
-            if (s) {
-                __m512 scale = _mm512_loadu_ps(s->w + (tile + i) * s->w_tile + b * s->w_block);
-                scale = _mm512_mul_ps(scale,
-                                      _mm512_set1_ps(s->x[(row + m) * s->x_row + b * s->x_block]));
-                sum = _mm512_fmadd_ps(sum, scale, b ? _mm512_loadu_ps(y) : _mm512_setzero_ps());
-            }
-            _mm512_storeu_ps(y, sum);
-        }
+        for (int i = 0; i < 2 * tiles; i++)
+            acc[m][i / 2][i % 2] =
+                g->first ? _mm512_setzero_ps()
+                         : _mm512_loadu_ps(at + (m * CPU_GEMM_TILES * 2 + i) * CPU_TILE);
     }
 }
 
-INLINE void dot_block(const cpu_dot *d, int64_t row, int64_t tile, const int tiles, const form f) {
-    const int64_t tile_bytes = cpu_tile_bytes(f.t, d->groups, f.sparse);
-    const int64_t bytes = f.sparse ? cpu_unit_bytes(f.t) / (CPU_UNIT / 2) : cpu_group_bytes(f.t);
-    const int64_t span = cpu_dot_span(d), step = f.sparse ? 2 : 1;
-    const uint8_t *w = d->w + tile * tile_bytes;
-    const e4m3_lut lut = load_lut(d->w_nan);
-    /* Past the end of its tile the prefetch goes on in the tile that is read next: of two
-     * read side by side, not the neighbour but the one after it. */
-    const int64_t jump = (tiles - 1) * tile_bytes;
-    const uint8_t *ahead = w + PREFETCH_BYTES, *end = w + tile_bytes;
-    const int64_t x_bytes = f.pairs ? 2 : 4;
-    const char *x = (const char *)d->x + row * d->ldx * x_bytes;
-    for (int64_t begin = 0, b = 0; begin < d->groups; begin += span, b++) {
-        sums acc;
+INLINE void keep_sums(const cpu_gemm *g, int64_t row, const int rows, const int tiles, sums acc) {
+    float *at = g->acc + row * CPU_GEMM_TILES * 2 * CPU_TILE;
+    UNROLL
+    for (int m = 0; m < rows; m++) {
         UNROLL
-        for (int m = 0; m < f.rows; m++) {
-            UNROLL
-            for (int i = 0; i < tiles; i++) acc[m][i][0] = acc[m][i][1] = _mm512_setzero_ps();
-        }
-        for (int64_t g = begin; g < fl_min_i64(begin + span, d->groups); g += step) {
-            const uint8_t *p = ahead + (ahead < end ? 0 : jump);
-            const place at = {x, d->ldx, g};
-            UNROLL
-            for (int i = 0; i < tiles; i++, p += tile_bytes) {
-                _mm_prefetch((const char *)p, _MM_HINT_T0);
-                if (bytes > 64) _mm_prefetch((const char *)(p + 64), _MM_HINT_T0);
-                if (bytes > 128) _mm_prefetch((const char *)(p + 128), _MM_HINT_T0);
-                add_group(acc, d->picks, &at, f, i, w + i * tile_bytes, &lut);
-            }
-            ahead += bytes;
-            x += step * CPU_GROUP * x_bytes;
-        }
-        put_block(d, row, tile, f.rows, tiles, b, acc);
+        for (int i = 0; i < 2 * tiles; i++)
+            _mm512_storeu_ps(at + (m * CPU_GEMM_TILES * 2 + i) * CPU_TILE, acc[m][i / 2][i % 2]);
     }
 }
 
-/* Few rows: their sums are few chains of dependent additions, so two tiles at once. */
-INLINE void dot_rows(const cpu_dot *d, int64_t row, const form f) {
-    int64_t tile = 0;
-    if (f.rows <= 2) {
-        for (; tile + 2 <= d->n_tiles; tile += 2) dot_block(d, row, tile, 2, f);
+INLINE void put_sums(const cpu_gemm *g, int64_t row, const int rows, const int tiles, sums acc) {
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int i = 0; i < tiles; i++)
+            put_sum(g->y + (row + m) * g->ldy + i * CPU_TILE,
+                    _mm512_add_ps(acc[m][i][0], acc[m][i][1]), g->scales, row + m, i, g->block);
     }
-    for (; tile < d->n_tiles; tile++) dot_block(d, row, tile, 1, f);
 }
 
-/* Blocks of 12, 8, 6, 4, 3, 2 or 1 rows: an instance of the kernel for each. */
-INLINE void dot_form(const cpu_dot *d, fl_dtype t, const bool pairs, const bool sparse) {
-    if (d->picks && sparse && t == FL_DTYPE_E4M3) {
-        dot_rows(d, 0, (form){t, pairs, true, 1, true});
-        return;
-    }
-    const bool wide = (pairs || t != FL_DTYPE_E4M3) && !sparse;
-    for (int64_t row = 0, n; row < d->m; row += n) {
-        n = d->m - row;
-        if (n >= DOT_ROWS && wide)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = DOT_ROWS), false});
-        else if (n >= 8)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 8), false});
-        else if (n >= 6)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 6), false});
-        else if (n >= 4)
-            dot_rows(d, row, (form){t, pairs, sparse, (int)(n = 4), false});
-        else if (n == 3)
-            dot_rows(d, row, (form){t, pairs, sparse, 3, false});
-        else if (n == 2)
-            dot_rows(d, row, (form){t, pairs, sparse, 2, false});
+INLINE void rows_block(const cpu_gemm *g, int64_t row, const uint8_t **ahead, const int rows,
+                       const int tiles, const bool pairs) {
+    const int64_t group_bytes = cpu_group_bytes(pairs ? FL_DTYPE_BF16 : FL_DTYPE_F32);
+    const uint8_t *w = g->w, *next = *ahead, *end = g->ahead + g->ahead_bytes;
+    const void *x = (const uint8_t *)g->x + row * g->ldx * (pairs ? 2 : 4);
+    sums acc;
+    load_sums(acc, g, row, rows, tiles);
+    for (int64_t i = 0; i < g->groups; i++, w += group_bytes) {
+        if (next < end) {
+            _mm_prefetch((const char *)next, _MM_HINT_T1);
+            next += 64;
+        }
+        if (pairs)
+            add_pairs(acc, (const uint16_t *)x + 4 * i, g->ldx, w, g->tile_bytes, rows, tiles);
         else
-            dot_rows(d, row, (form){t, pairs, sparse, 1, false});
+            add_columns(acc, (const float *)x + 4 * i, g->ldx, w, g->tile_bytes, rows, tiles);
+    }
+    *ahead = next;
+    if (g->last)
+        put_sums(g, row, rows, tiles, acc);
+    else
+        keep_sums(g, row, rows, tiles, acc);
+}
+
+INLINE void gemm_form(const cpu_gemm *g, const int tiles, const bool pairs) {
+    const uint8_t *ahead = g->ahead;
+    int64_t row = 0;
+    for (; g->m - row >= GEMM_ROWS; row += GEMM_ROWS)
+        rows_block(g, row, &ahead, GEMM_ROWS, tiles, pairs);
+    switch (g->m - row) {
+    case 5:
+        rows_block(g, row, &ahead, 5, tiles, pairs);
+        break;
+    case 4:
+        rows_block(g, row, &ahead, 4, tiles, pairs);
+        break;
+    case 3:
+        rows_block(g, row, &ahead, 3, tiles, pairs);
+        break;
+    case 2:
+        rows_block(g, row, &ahead, 2, tiles, pairs);
+        break;
+    case 1:
+        rows_block(g, row, &ahead, 1, tiles, pairs);
     }
 }
 
-void cpu_dot_avx512(const cpu_dot *d) {
-    const bool pairs = d->x_dtype == FL_DTYPE_BF16, e4m3 = d->w_dtype == FL_DTYPE_E4M3;
-    if (d->w_dtype == FL_DTYPE_F16)
-        dot_form(d, FL_DTYPE_F16, false, false);
-    else if (d->sparse24 && e4m3 && pairs)
-        dot_form(d, FL_DTYPE_E4M3, true, true);
-    else if (d->sparse24 && e4m3)
-        dot_form(d, FL_DTYPE_E4M3, false, true);
-    else if (d->sparse24 && pairs)
-        dot_form(d, FL_DTYPE_BF16, true, true);
-    else if (d->sparse24)
-        dot_form(d, FL_DTYPE_BF16, false, true);
-    else if (e4m3 && pairs)
-        dot_form(d, FL_DTYPE_E4M3, true, false);
-    else if (e4m3)
-        dot_form(d, FL_DTYPE_E4M3, false, false);
+void cpu_gemm_avx512(const cpu_gemm *g) {
+    const bool pairs = g->x_dtype == FL_DTYPE_BF16;
+    if (g->n_tiles == 1 && pairs)
+        gemm_form(g, 1, true);
+    else if (g->n_tiles == 1)
+        gemm_form(g, 1, false);
     else if (pairs)
-        dot_form(d, FL_DTYPE_BF16, true, false);
+        gemm_form(g, 2, true);
     else
-        dot_form(d, FL_DTYPE_BF16, false, false);
+        gemm_form(g, 2, false);
 }
 
-INLINE void store_pairs(uint8_t *dst, int64_t g, const __m512i pair[2]) {
-    _mm512_storeu_si512(dst + g * 128, pair[0]);
-    _mm512_storeu_si512(dst + g * 128 + 64, pair[1]);
+INLINE void store_group(uint8_t *dst, const __m512i pair[2], const bool f32) {
+    __m512 col[CPU_GROUP];
+    if (f32) pairs_to_columns(col, pair);
+    UNROLL
+    for (int k = 0; f32 && k < CPU_GROUP; k++) _mm512_storeu_ps(dst + k * 64, col[k]);
+    UNROLL
+    for (int i = 0; !f32 && i < 2; i++) _mm512_storeu_si512(dst + i * 64, pair[i]);
 }
 
-INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse) {
+INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse, const bool f32) {
+    const int64_t bytes = cpu_group_bytes(f32 ? FL_DTYPE_F32 : FL_DTYPE_BF16);
     const e4m3_lut lut = load_lut(false);
     for (int64_t g = 0; g < e->groups; g += sparse ? 2 : 1) {
+        uint8_t *dst = e->dst + g * bytes;
         __m512i pair[2][2];
+        __m512 col[CPU_GROUP];
+        if (t == FL_DTYPE_F16) {
+            load_columns(col, e->src + g * cpu_group_bytes(t), t, &lut);
+            UNROLL
+            for (int k = 0; k < CPU_GROUP; k++) _mm512_storeu_ps(dst + k * 64, col[k]);
+            continue;
+        }
         if (sparse) {
             load_kept(pair, cpu_unit_of(e->src, t, g), cpu_pair_of(g), t, &lut);
-            store_pairs(e->dst, g + 1, pair[1]);
+            store_group(dst + bytes, pair[1], f32);
         } else {
             load_pairs(pair[0], e->src + g * cpu_group_bytes(t), t, &lut);
         }
-        store_pairs(e->dst, g, pair[0]);
+        store_group(dst, pair[0], f32);
     }
 }
 
-void cpu_expand_avx512(const cpu_expand *e) {
-    if (!e->sparse24)
-        expand_form(e, FL_DTYPE_E4M3, false);
-    else if (e->dtype == FL_DTYPE_E4M3)
-        expand_form(e, FL_DTYPE_E4M3, true);
+INLINE void expand_to(const cpu_expand *e, const bool f32) {
+    const bool e4m3 = e->dtype == FL_DTYPE_E4M3;
+    if (e4m3 && e->sparse24)
+        expand_form(e, FL_DTYPE_E4M3, true, f32);
+    else if (e4m3)
+        expand_form(e, FL_DTYPE_E4M3, false, f32);
+    else if (e->sparse24)
+        expand_form(e, FL_DTYPE_BF16, true, f32);
     else
-        expand_form(e, FL_DTYPE_BF16, true);
+        expand_form(e, FL_DTYPE_BF16, false, f32);
+}
+
+void cpu_expand_avx512(const cpu_expand *e) {
+    if (e->dtype == FL_DTYPE_F16)
+        expand_form(e, FL_DTYPE_F16, false, true);
+    else if (e->to == FL_DTYPE_F32)
+        expand_to(e, true);
+    else
+        expand_to(e, false);
 }

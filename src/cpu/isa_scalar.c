@@ -176,11 +176,13 @@ static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, in
     }
 }
 
-static void affine(float *y, float s, const float *w_scale, const float *bias, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        float v = y[i] * s;
-        if (w_scale) v *= w_scale[i];
-        y[i] = bias ? v + bias[i] : v;
+static void finish(const cpu_finish *f) {
+    for (int64_t m = 0; m < f->m; m++) {
+        for (int64_t i = 0; i < f->n; i++) {
+            float v = f->y[m * f->ldy + i] * (f->x_scale ? f->x_scale[m] : 1.0f);
+            if (f->w_scale) v *= f->w_scale[i];
+            store((uint8_t *)f->out + m * f->out_bytes, f->t, i, f->bias ? v + f->bias[i] : v);
+        }
     }
 }
 
@@ -195,5 +197,5 @@ const cpu_isa cpu_isa_scalar = {
     .absmax = absmax,
     .norm = norm,
     .silu_mul = silu_mul,
-    .affine = affine,
+    .finish = finish,
 };

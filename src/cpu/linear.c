@@ -6,11 +6,11 @@
 #include "util/mem.h"
 
 enum {
-    ROWS = 24, /* rows and tiles of one kernel call: its result stays in L1 */
+    MANY_ROWS = 12, /* from so many rows on tiles are expanded */
+    ROWS = 24,      /* rows and tiles of one call of `dot`: its result stays in L1 */
     TILES = 8,
     STREAM_BYTES = 256 << 10, /* weights a member takes at a time when rows are few */
-    EXPAND_ROWS = 12,         /* from so many rows on, E4M3 tiles are decoded only once */
-    L2_BYTES = 512 << 10,     /* weights that stay in L2 while many rows pass */
+    STRETCH = 48, /* groups that are expanded at a time: both tiles stay in L1 as all rows pass */
 };
 
 typedef struct linear_job {
@@ -21,14 +21,17 @@ typedef struct linear_job {
     fl_dtype panel_dtype;
     int64_t row, rows; /* of the current panel */
     int64_t grain;     /* tiles */
-    bool expand, blocks;
+    bool many, blocks;
     void *picks; /* or NULL */
     atomic_llong next;
 } linear_job;
 
-static int64_t expanded_tile_bytes(const cpu_packed *p) {
-    return p->groups * cpu_group_bytes(FL_DTYPE_BF16);
-}
+/* What a member needs for many rows. */
+typedef struct many_work {
+    _Alignas(64) float tile[CPU_GEMM_TILES * STRETCH * CPU_GROUP * CPU_TILE];
+    float acc[CPU_PANEL_ROWS * CPU_GEMM_TILES * 2 * CPU_TILE];
+    float y[CPU_PANEL_ROWS * CPU_GEMM_TILES * CPU_TILE];
+} many_work;
 
 /* Replace the mapping *at of *have bytes by one of `need`, unless it is large enough. */
 static bool grow(uint8_t **at, int64_t *have, int64_t need) {
@@ -39,10 +42,6 @@ static bool grow(uint8_t **at, int64_t *have, int64_t need) {
     *at = p;
     *have = need;
     return true;
-}
-
-static bool can_expand(const fl_backend *be, const fl_linear *lin) {
-    return be->isa->expand && (lin->dtype == FL_DTYPE_E4M3 || lin->sparse24);
 }
 
 static bool can_pick(const fl_backend *be, const fl_linear *lin) {
@@ -57,14 +56,13 @@ int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     const cpu_packed *p = lin->packed;
     be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
     int64_t panel = be->panel_rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
-    int64_t stretch = fl_max_i64(expanded_tile_bytes(p), L2_BYTES), expanded = 0;
-    if (can_expand(be, lin) && be->panel_rows >= EXPAND_ROWS)
-        expanded = stretch * fl_team_size(be->team);
-    if (can_pick(be, lin)) expanded = fl_max_i64(expanded, picks_bytes(p));
-    if (!grow(&be->panel, &be->panel_bytes, panel) ||
-        !grow(&be->expanded, &be->expanded_bytes, expanded))
+    int64_t work = 0;
+    if (be->isa->gemm && be->panel_rows >= MANY_ROWS)
+        work = (int64_t)sizeof(many_work) * fl_team_size(be->team);
+    if (can_pick(be, lin)) work = fl_max_i64(work, picks_bytes(p));
+    if (!grow(&be->panel, &be->panel_bytes, panel) || !grow(&be->work, &be->work_bytes, work))
         return fl_fail(err, FL_E_NOMEM, "linear: workspace of %lld bytes for %lld rows",
-                       (long long)(panel + expanded), (long long)be->panel_rows);
+                       (long long)(panel + work), (long long)be->panel_rows);
     return FL_OK;
 }
 
@@ -113,16 +111,22 @@ static bool make_picks(const linear_job *j) {
     return finite;
 }
 
-/* Scale, add the bias, round: y[row][..] -> out columns [n0, n0 + n). */
-static void finish_row(const linear_job *j, int64_t row, int64_t n0, int64_t n, float *y) {
+/* Sums of rows [row, row + m) of the step and columns [n0, n0 + n) -> out. */
+static void finish(const linear_job *j, int64_t row, int64_t m, int64_t n0, int64_t n,
+                   const float *y, int64_t ldy) {
     const cpu_packed *p = j->lin->packed;
-    const cpu_isa *isa = j->be->isa;
-    const fl_tensor *out = j->out;
-    const float *w_scale = p->w_scale && !j->blocks ? p->w_scale + n0 : NULL;
-    float s = j->q_scale && !j->blocks ? j->q_scale[row] : 1.0f;
-    if (s != 1.0f || w_scale || p->bias)
-        isa->affine(y, s, w_scale, p->bias ? p->bias + n0 : NULL, n);
-    isa->from_f32((uint8_t *)cpu_row(out, row) + n0 * fl_dtype_bytes(out->dtype), out->dtype, y, n);
+    const int64_t size = fl_dtype_bytes(j->out->dtype);
+    const cpu_finish f = {.y = y,
+                          .ldy = ldy,
+                          .m = m,
+                          .n = n,
+                          .x_scale = j->q_scale && !j->blocks ? j->q_scale + row : NULL,
+                          .w_scale = p->w_scale && !j->blocks ? p->w_scale + n0 : NULL,
+                          .bias = p->bias ? p->bias + n0 : NULL,
+                          .out = (uint8_t *)cpu_row(j->out, row) + n0 * size,
+                          .out_bytes = j->out->stride * size,
+                          .t = j->out->dtype};
+    j->be->isa->finish(&f);
 }
 
 /* Scales of the blocks, from row `row` of the step and tile `tile` on. */
@@ -142,8 +146,8 @@ static cpu_scales block_scales(const linear_job *j, int64_t row, int64_t tile) {
     return s;
 }
 
-/* Tiles [tile, tile + tiles), lying at w, for all rows. */
-static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uint8_t *w) {
+/* Tiles [tile, tile + tiles), at most TILES, for all rows. */
+static void run_rows(const linear_job *j, int64_t tile, int64_t tiles) {
     const cpu_packed *p = j->lin->packed;
     int64_t ld = p->groups * CPU_GROUP, x_bytes = fl_dtype_bytes(j->panel_dtype);
     int64_t n0 = tile * CPU_TILE, n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
@@ -151,13 +155,12 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
     for (int64_t r = 0; r < j->rows; r += ROWS) {
         cpu_scales scales;
         if (j->blocks) scales = block_scales(j, j->row + r, tile);
-        cpu_dot d = {.w = w,
+        cpu_dot d = {.w = p->tile + tile * p->stride,
                      .n_tiles = tiles,
                      .groups = p->groups,
-                     .w_dtype = j->expand ? FL_DTYPE_BF16 : j->lin->dtype,
+                     .w_dtype = j->lin->dtype,
                      .x_dtype = j->panel_dtype,
-                     .expanded = j->expand && j->lin->dtype == FL_DTYPE_E4M3,
-                     .sparse24 = j->lin->sparse24 && !j->expand,
+                     .sparse24 = j->lin->sparse24,
                      .x = j->be->panel + r * ld * x_bytes,
                      .ldx = ld,
                      .m = fl_min_i64(ROWS, j->rows - r),
@@ -166,27 +169,74 @@ static void run_rows(const linear_job *j, int64_t tile, int64_t tiles, const uin
                      .scales = j->blocks ? &scales : NULL,
                      .picks = j->picks};
         j->be->isa->dot(&d);
-        for (int64_t m = 0; m < d.m; m++) finish_row(j, j->row + r + m, n0, n, y + m * d.ldy);
+        finish(j, j->row + r, d.m, n0, n, y, d.ldy);
     }
 }
 
-static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
+/* The stretch of g that begins at group `begin`, for all rows. */
+static void run_stretch(const linear_job *j, many_work *work, cpu_gemm *g, int64_t tile,
+                        int64_t begin) {
     const cpu_packed *p = j->lin->packed;
-    int64_t most = TILES;
-    uint8_t *stretch = NULL;
-    if (j->expand)
-        stretch = j->be->expanded + j->be->expanded_bytes / fl_team_size(j->be->team) * member;
-    if (j->rows >= EXPAND_ROWS)
-        most = fl_max_i64(fl_min_i64(TILES, L2_BYTES / expanded_tile_bytes(p)), 1);
-    for (int64_t tile = begin; tile < end; tile += most) {
-        int64_t tiles = fl_min_i64(most, end - tile);
-        const uint8_t *w = p->tile + tile * p->stride;
-        if (j->expand) {
-            cpu_expand e = {stretch, w, tiles * p->groups, j->lin->dtype, j->lin->sparse24};
-            j->be->isa->expand(&e);
-            w = stretch;
+    const fl_linear *lin = j->lin;
+    const uint8_t *src =
+        p->tile + tile * p->stride + cpu_tile_bytes(lin->dtype, begin, lin->sparse24);
+    g->tile_bytes = g->groups * cpu_group_bytes(j->panel_dtype);
+    g->w = (const uint8_t *)work->tile;
+    if (lin->dtype == j->panel_dtype && !lin->sparse24) {
+        g->tile_bytes = p->stride;
+        g->w = src;
+    }
+    for (int64_t i = 0; i < g->n_tiles && g->w != src; i++) {
+        cpu_expand e = {.dst = (uint8_t *)work->tile + i * g->tile_bytes,
+                        .src = src + i * p->stride,
+                        .groups = g->groups,
+                        .dtype = lin->dtype,
+                        .to = j->panel_dtype,
+                        .sparse24 = lin->sparse24};
+        j->be->isa->expand(&e);
+    }
+    g->x = j->be->panel + begin * CPU_GROUP * fl_dtype_bytes(j->panel_dtype);
+    j->be->isa->gemm(g);
+}
+
+/* Two tiles, or one, for all of many rows; `more`: the member goes on with the next two. */
+static void run_pair(const linear_job *j, many_work *work, int64_t tile, int64_t tiles, bool more) {
+    const cpu_packed *p = j->lin->packed;
+    const int64_t span = j->blocks ? FL_ACT_GROUP_K / CPU_GROUP : STRETCH;
+    const int64_t n0 = tile * CPU_TILE, n = fl_min_i64(tiles * CPU_TILE, j->lin->n - n0);
+    cpu_scales scales;
+    if (j->blocks) scales = block_scales(j, j->row, tile);
+    cpu_gemm g = {.n_tiles = tiles,
+                  .x_dtype = j->panel_dtype,
+                  .e4m3 = j->lin->dtype == FL_DTYPE_E4M3,
+                  .ldx = p->groups * CPU_GROUP,
+                  .m = j->rows,
+                  .acc = work->acc,
+                  .y = work->y,
+                  .ldy = CPU_GEMM_TILES * CPU_TILE,
+                  .scales = j->blocks ? &scales : NULL};
+    for (int64_t begin = 0; begin < p->groups; begin += span, g.block++) {
+        g.groups = fl_min_i64(span, p->groups - begin);
+        g.first = j->blocks || !begin;
+        g.last = j->blocks || begin + span >= p->groups;
+        g.ahead = p->tile;
+        if (more) {
+            g.ahead += (tile + tiles) * p->stride + tiles * p->stride * begin / p->groups;
+            g.ahead_bytes = tiles * p->stride * g.groups / p->groups;
         }
-        run_rows(j, tile, tiles, w);
+        run_stretch(j, work, &g, tile, begin);
+    }
+    finish(j, j->row, j->rows, n0, n, g.y, g.ldy);
+}
+
+static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int member) {
+    const int64_t most = j->many ? CPU_GEMM_TILES : TILES;
+    for (int64_t tile = begin; tile < end; tile += most) {
+        const int64_t tiles = fl_min_i64(most, end - tile);
+        if (j->many)
+            run_pair(j, (many_work *)j->be->work + member, tile, tiles, tile + 2 * most <= end);
+        else
+            run_rows(j, tile, tiles);
     }
 }
 
@@ -203,16 +253,15 @@ static void linear_member(void *arg, int member, int members) {
     }
 }
 
-/* Few rows: long sequential reads.  Many rows: one kernel call's worth.  Always small
- * enough that the members finish together. */
+/* Few rows: long sequential reads.  Always small enough that the members finish together. */
 static int64_t choose_grain(const linear_job *j) {
     const cpu_packed *p = j->lin->packed;
-    int64_t grain = j->rows > ROWS ? TILES : fl_max_i64(STREAM_BYTES / p->stride, TILES);
     int64_t share = fl_div_up(p->n_tiles, 4 * fl_team_size(j->be->team));
-    return fl_max_i64(fl_min_i64(grain, share), 1);
+    if (j->many) return fl_div_up(share, CPU_GEMM_TILES) * CPU_GEMM_TILES;
+    return fl_max_i64(fl_min_i64(fl_max_i64(STREAM_BYTES / p->stride, TILES), share), 1);
 }
 
-/* The type `dot` gets x in. */
+/* The type the kernels get x in. */
 static fl_dtype choose_panel(const linear_job *j) {
     bool bf16 =
         j->be->isa->bf16_dot && j->lin->dtype != FL_DTYPE_F16 && j->x->dtype != FL_DTYPE_F16;
@@ -235,9 +284,9 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
     for (; j.row < rows; j.row += be->panel_rows) {
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
         j.panel_dtype = choose_panel(&j);
+        j.many = be->isa->gemm && j.rows >= MANY_ROWS;
         j.grain = choose_grain(&j);
-        j.expand = can_expand(be, lin) && j.rows >= EXPAND_ROWS;
-        j.picks = can_pick(be, lin) && j.rows == 1 ? be->expanded : NULL;
+        j.picks = can_pick(be, lin) && j.rows == 1 ? be->work : NULL;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);
     }

@@ -10,8 +10,9 @@
 #include "cpu/cpu_priv.h"
 #include "cpu/simd.h"
 
-void cpu_dot_avx2(const cpu_dot *d);                                   /* gemm */
+void cpu_dot_avx2(const cpu_dot *d);                                   /* dot */
 void cpu_expand_avx2(const cpu_expand *e);                             /* gemm */
+void cpu_gemm_avx2(const cpu_gemm *g);                                 /* gemm */
 void cpu_mix_avx2(const cpu_mix *x);                                   /* attend */
 float cpu_softmax_avx2(float *s, int64_t n, float factor, float *max); /* attend */
 
@@ -59,6 +60,19 @@ INLINE void load_columns(__m256 w[CPU_GROUP], const uint8_t *group, int half, fl
             pair_to_columns(w + 2 * i,
                             _mm256_loadu_si256((const __m256i *)(group + 64 * i + 32 * half)));
     }
+}
+
+/* The sum of block b of a row and half a tile, or of all columns (s is NULL), into y, where the
+ * tile begins. */
+INLINE void put_sum(float *y, __m256 sum, const cpu_scales *s, int64_t row, int64_t tile, int64_t b,
+                    const int half) {
+    y += half * 8;
+    if (s) {
+        __m256 scale = _mm256_loadu_ps(s->w + tile * s->w_tile + b * s->w_block + half * 8);
+        scale = _mm256_mul_ps(scale, _mm256_set1_ps(s->x[row * s->x_row + b * s->x_block]));
+        sum = _mm256_fmadd_ps(sum, scale, b ? _mm256_loadu_ps(y) : _mm256_setzero_ps());
+    }
+    _mm256_storeu_ps(y, sum);
 }
 
 /* The same from group 2*p + i of a unit of 2:4 weights.  Which of the row's two kept numbers

@@ -7,8 +7,9 @@
 #include "cpu/cpu_priv.h"
 #include "cpu/simd.h"
 
-void cpu_dot_avx512(const cpu_dot *d);                                   /* gemm */
+void cpu_dot_avx512(const cpu_dot *d);                                   /* dot */
 void cpu_expand_avx512(const cpu_expand *e);                             /* gemm */
+void cpu_gemm_avx512(const cpu_gemm *g);                                 /* gemm */
 void cpu_mix_avx512(const cpu_mix *x);                                   /* attend */
 float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* attend */
 
@@ -23,7 +24,7 @@ typedef struct e4m3_lut {
     __mmask64 always; /* all ones: tables only, because NaN may occur */
 } e4m3_lut;
 
-extern const uint8_t cpu_e4m3_hi[128], cpu_e4m3_lo[128]; /* gemm_avx512.c */
+extern const uint8_t cpu_e4m3_hi[128], cpu_e4m3_lo[128]; /* dot_avx512.c */
 
 INLINE e4m3_lut load_lut(bool nan) {
     return (e4m3_lut){_mm512_loadu_si512(cpu_e4m3_hi), _mm512_loadu_si512(cpu_e4m3_hi + 64),
@@ -75,6 +76,24 @@ INLINE void load_kept(__m512i pair[2][2], const uint8_t *unit, int64_t p, fl_dty
         pair[i][0] = _mm512_shuffle_epi8(kept[i], _mm512_or_si512(first, lane));
         pair[i][1] = _mm512_shuffle_epi8(kept[i], _mm512_or_si512(second, lane));
     }
+}
+
+/* Two BF16 activations in every lane. */
+INLINE __m512bh broadcast_pair(const uint16_t *x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+/* The sum of block b of a row and a tile, or of all columns (s is NULL), into y. */
+INLINE void put_sum(float *y, __m512 sum, const cpu_scales *s, int64_t row, int64_t tile,
+                    int64_t b) {
+    if (s) {
+        __m512 scale = _mm512_loadu_ps(s->w + tile * s->w_tile + b * s->w_block);
+        scale = _mm512_mul_ps(scale, _mm512_set1_ps(s->x[row * s->x_row + b * s->x_block]));
+        sum = _mm512_fmadd_ps(sum, scale, b ? _mm512_loadu_ps(y) : _mm512_setzero_ps());
+    }
+    _mm512_storeu_ps(y, sum);
 }
 
 /* BF16 pairs as f32: column k of 16 outer rows in w[k]. */

@@ -150,13 +150,26 @@ static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, in
         silu_form(out, gate, up, FL_DTYPE_BF16, n);
 }
 
-static void affine(float *y, float s, const float *w_scale, const float *bias, int64_t n) {
-    FOR8(i, n) {
-        __m256 v = _mm256_mul_ps(load8(y, FL_DTYPE_F32, i, n), _mm256_set1_ps(s));
-        if (w_scale) v = _mm256_mul_ps(v, load8(w_scale, FL_DTYPE_F32, i, n));
-        if (bias) v = _mm256_add_ps(v, load8(bias, FL_DTYPE_F32, i, n));
-        store8(y, FL_DTYPE_F32, i, n, v);
+INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
+    for (int64_t m = 0; m < f->m; m++) {
+        const float *y = f->y + m * f->ldy;
+        const __m256 s = _mm256_set1_ps(f->x_scale ? f->x_scale[m] : 1.0f);
+        FOR8(i, f->n) {
+            __m256 v = _mm256_mul_ps(load8(y, FL_DTYPE_F32, i, f->n), s);
+            if (f->w_scale) v = _mm256_mul_ps(v, load8(f->w_scale, FL_DTYPE_F32, i, f->n));
+            if (f->bias) v = _mm256_add_ps(v, load8(f->bias, FL_DTYPE_F32, i, f->n));
+            store8((uint8_t *)f->out + m * f->out_bytes, t, i, f->n, v);
+        }
     }
+}
+
+static void finish(const cpu_finish *f) {
+    if (f->t == FL_DTYPE_BF16)
+        finish_form(f, FL_DTYPE_BF16);
+    else if (f->t == FL_DTYPE_F16)
+        finish_form(f, FL_DTYPE_F16);
+    else
+        finish_form(f, FL_DTYPE_F32);
 }
 
 const cpu_isa cpu_isa_avx2 = {
@@ -164,6 +177,7 @@ const cpu_isa cpu_isa_avx2 = {
     .picks = true,
     .dot = cpu_dot_avx2,
     .expand = cpu_expand_avx2,
+    .gemm = cpu_gemm_avx2,
     .mix = cpu_mix_avx2,
     .softmax = cpu_softmax_avx2,
     .to_f32 = to_f32,
@@ -172,5 +186,5 @@ const cpu_isa cpu_isa_avx2 = {
     .absmax = absmax,
     .norm = norm,
     .silu_mul = silu_mul,
-    .affine = affine,
+    .finish = finish,
 };

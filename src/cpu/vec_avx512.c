@@ -152,20 +152,34 @@ static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, in
         silu_form(out, gate, up, FL_DTYPE_BF16, n);
 }
 
-static void affine(float *y, float s, const float *w_scale, const float *bias, int64_t n) {
-    FOR16(i, n) {
-        __mmask16 m = lanes(i, n);
-        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, y + i), _mm512_set1_ps(s));
-        if (w_scale) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, w_scale + i));
-        if (bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, bias + i));
-        _mm512_mask_storeu_ps(y + i, m, v);
+INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
+    for (int64_t m = 0; m < f->m; m++) {
+        const float *y = f->y + m * f->ldy;
+        const __m512 s = _mm512_set1_ps(f->x_scale ? f->x_scale[m] : 1.0f);
+        FOR16(i, f->n) {
+            const __mmask16 k = lanes(i, f->n);
+            __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(k, y + i), s);
+            if (f->w_scale) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(k, f->w_scale + i));
+            if (f->bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, f->bias + i));
+            store16((uint8_t *)f->out + m * f->out_bytes, t, i, k, v);
+        }
     }
 }
 
+static void finish(const cpu_finish *f) {
+    if (f->t == FL_DTYPE_BF16)
+        finish_form(f, FL_DTYPE_BF16);
+    else if (f->t == FL_DTYPE_F16)
+        finish_form(f, FL_DTYPE_F16);
+    else
+        finish_form(f, FL_DTYPE_F32);
+}
+
 #define SHARED                                                                                     \
-    .picks = true, .dot = cpu_dot_avx512, .expand = cpu_expand_avx512, .mix = cpu_mix_avx512,      \
-    .softmax = cpu_softmax_avx512, .to_f32 = to_f32, .to_bf16 = to_bf16, .from_f32 = from_f32,     \
-    .quantize = quantize, .absmax = absmax, .norm = norm, .silu_mul = silu_mul, .affine = affine
+    .picks = true, .dot = cpu_dot_avx512, .expand = cpu_expand_avx512, .gemm = cpu_gemm_avx512,    \
+    .mix = cpu_mix_avx512, .softmax = cpu_softmax_avx512, .to_f32 = to_f32, .to_bf16 = to_bf16,    \
+    .from_f32 = from_f32, .quantize = quantize, .absmax = absmax, .norm = norm,                    \
+    .silu_mul = silu_mul, .finish = finish
 
 const cpu_isa cpu_isa_avx512 = {.name = "avx512", SHARED};
 const cpu_isa cpu_isa_avx512_bf16 = {.name = "avx512_bf16", .bf16_dot = true, SHARED};
