@@ -171,6 +171,19 @@ describe("a request", function()
     for _, id in ipairs(request:result().choices[1].t) do assert.is_true(id ~= 70) end
   end)
 
+  it("lets those who wait for the end sleep until then", function()
+    local function sleeps()
+      local f = assert(io.open "/proc/thread-self/status")
+      local n = tonumber(f:read("*a"):match "\nvoluntary_ctxt_switches:%s*(%d+)")
+      f:close()
+      return n
+    end
+    local request = assert(eng:submit{ids = {5}, max_tokens = 200, seed = 1, ignore_eos = true})
+    local before = sleeps()
+    assert.equal(200, #request:result().choices[1].t)
+    assert.is_true(sleeps() - before < 20)
+  end)
+
   it("says why nothing could be chosen, for each completion", function()
     local list = {}
     for i = 1, 8 do

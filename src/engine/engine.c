@@ -443,7 +443,7 @@ void fl_request_wait_end(fl_request *r) {
     pthread_mutex_lock(&r->engine->lock);
     r->wants_all = true;
     pthread_cond_signal(&r->engine->work);
-    while (r->n_done < r->params.n) pthread_cond_wait(&r->news, &r->engine->lock);
+    while (r->n_done < r->params.n) pthread_cond_wait(&r->ended, &r->engine->lock);
     pthread_mutex_unlock(&r->engine->lock);
 }
 

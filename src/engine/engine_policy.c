@@ -94,7 +94,7 @@ void fl_policy_park(fl_choice *c) {
     c->handed = false;
     c->ticket++;
     c->parked_at = fl_now();
-    pthread_cond_broadcast(&c->request->engine->parked);
+    c->request->engine->has_parked = true;
 }
 
 static bool hand_parked(fl_engine *e, fl_request *only, fl_parked *out) {
@@ -204,7 +204,6 @@ static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
     fl_histogram_add(&e->stats.policy_s, now - c->parked_at, 1);
     fl_engine_count_tokens(e, c, 1, now);
     fl_engine_notify(e, c->request);
-    pthread_cond_signal(&e->work);
     return FL_OK;
 }
 
@@ -222,6 +221,7 @@ int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *cho
         rc = answer(e, c, err);
     }
     pthread_mutex_unlock(&e->lock);
+    if (!rc) pthread_cond_signal(&e->work); /* here: it would wake only to wait for the lock */
     return rc;
 }
 
@@ -236,8 +236,8 @@ int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err) {
             fl_fail(&c->request->error, FL_E_CANCELLED, "policy: a step was left unanswered");
         fl_choice_finish(c, why);
         fl_engine_notify(e, c->request);
-        pthread_cond_signal(&e->work);
     }
     pthread_mutex_unlock(&e->lock);
+    if (c) pthread_cond_signal(&e->work);
     return c ? FL_OK : FL_E_CANCELLED;
 }

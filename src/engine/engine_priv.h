@@ -40,6 +40,7 @@ struct fl_engine {
     int64_t n_active, cap_active;
     fl_engine_stats stats;
     fl_sampler_work *answering; /* of policies' answers */
+    bool has_parked;            /* a completion, and `parked` has not been told */
     bool fd_set;                /* readable: nobody has cleared it since */
     pthread_t thread;
 

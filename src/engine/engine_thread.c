@@ -401,6 +401,15 @@ static bool run_step(fl_engine *e) {
     return true;
 }
 
+/* Without the lock, which whoever wakes wants first of all. */
+static void tell_parked(fl_engine *e) {
+    if (!e->has_parked) return;
+    e->has_parked = false;
+    pthread_mutex_unlock(&e->lock);
+    pthread_cond_broadcast(&e->parked);
+    pthread_mutex_lock(&e->lock);
+}
+
 /* A lone completion that cannot get one more page will never get it. */
 static bool fail_stuck(fl_engine *e) {
     fl_choice *stuck = NULL;
@@ -455,6 +464,7 @@ void *fl_engine_thread(void *engine) {
         sweep(e);
         if (e->closing && !e->n_active && !e->queue) break;
         if (!run_step(e) && !fail_stuck(e)) sleep_for_work(e);
+        tell_parked(e);
     }
     pthread_mutex_unlock(&e->lock);
     return NULL;

@@ -73,6 +73,7 @@ int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_er
     r->prompt = s->ids;
     r->n_prompt = (int64_t)s->n_ids;
     pthread_cond_init(&r->news, NULL);
+    pthread_cond_init(&r->ended, NULL);
     const int64_t k = r->params.prompt_logprobs;
     r->choice = fl_alloc_array((size_t)r->params.n, sizeof(*r->choice));
     if (k >= 0) {
@@ -101,7 +102,10 @@ void fl_request_drop(fl_request *r) {
     fl_free(r->choice);
     fl_free(r->prompt_logprob);
     fl_free(r->prompt_top);
-    if (!e || e->owner == getpid()) pthread_cond_destroy(&r->news);
+    if (!e || e->owner == getpid()) {
+        pthread_cond_destroy(&r->news);
+        pthread_cond_destroy(&r->ended);
+    }
     fl_arena_free(&r->arena);
     fl_free(r);
     fl_engine_unref(e);
@@ -139,6 +143,7 @@ void fl_choice_finish(fl_choice *c, fl_finish why) {
     c->parked = false;
     c->request->n_done++;
     pthread_cond_broadcast(&c->request->engine->parked);
+    if (c->request->n_done == c->request->params.n) pthread_cond_broadcast(&c->request->ended);
 }
 
 bool fl_choice_room(fl_choice *c, int64_t n) {

@@ -71,8 +71,8 @@ struct fl_request {
     int64_t n_prompt_scored;
     int64_t n_pages_scored; /* pages of the prompt whose scores the cache has been offered */
     int64_t cached_tokens;
-    pthread_cond_t news;
-    fl_request *next; /* in the queue */
+    pthread_cond_t news, ended; /* whoever waits for the end is not woken by each token */
+    fl_request *next;           /* in the queue */
 };
 
 /* Takes over the arena (also on failure).  One reference. */
