@@ -176,6 +176,14 @@ function fp8llm.flop_peak(options) end
 ---@return number
 function fp8llm.thread_clock() end
 
+---Seconds of processor time, of both threads, for one of them to wake the other and to sleep until
+---that wakes it: the mean of `rounds` (1000).
+---@param options? {rounds?: integer}
+---@return number? seconds
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.handover_cost(options) end
+
 ---@class fp8llm.schedule_item
 ---@field running? boolean holds pages
 ---@field parked? boolean gets no rows now

@@ -246,6 +246,7 @@ describe("the command on a model", function()
     local r = json.decode((succeed("bench", "policy", dir, "--tokens", "20", "--osl", "3", "--runs", "1", "--json")))
     assert.equal(266, r.vocab_size)
     assert.is_true(r.plain_s > 0 and r.plain_s < 1 and r.candidates_s < 1 and r.rows_s < 1)
+    assert.is_true(r.handover_s > 0 and r.handover_s < 1)
     assert.is_true(r.kept > 0 and r.slow_tokens_per_second > 0)
   end)
 

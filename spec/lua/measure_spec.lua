@@ -26,6 +26,14 @@ describe("measuring", function()
     assert.is_true(n > 0 and fp8llm.thread_clock() > a)
   end)
 
+  it("measures what it costs to wake a thread and be woken", function()
+    local cost = assert(fp8llm.handover_cost {rounds = 50})
+    assert.is_true(cost > 1e-7 and cost < 1e-2)
+    assert.is_true(assert(fp8llm.handover_cost()) > 1e-7)
+    assert.is_false(pcall(fp8llm.handover_cost, {rounds = 0}))
+    assert.is_false(pcall(fp8llm.handover_cost, {threads = 2}))
+  end)
+
   it("counts the ops of a model, their bytes and products", function()
     local dir = "build/spec/measure"
     tiny.write(dir, {quant = "fp8-dynamic", layers = 2, hidden = 64, ffn = 128, heads = 4, kv_heads = 2})

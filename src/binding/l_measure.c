@@ -4,6 +4,7 @@
 
 #include "backend/bandwidth.h"
 #include "binding/binding.h"
+#include "util/handover.h"
 
 /* fp8llm.clock() -> seconds on a clock that only goes forward */
 static int l_clock(lua_State *L) {
@@ -94,11 +95,27 @@ static int l_thread_clock(lua_State *L) {
     return 1;
 }
 
+/* fp8llm.handover_cost{rounds=1000} -> seconds of processor time, of both threads, for one of them
+ * to wake the other and to sleep until that wakes it */
+static int l_handover_cost(lua_State *L) {
+    static const char *const known[] = {"rounds", NULL};
+    int64_t rounds = 1000;
+    double cost;
+    fl_err err;
+    fl_opt_only(L, 1, known);
+    fl_opt_int(L, 1, "rounds", &rounds);
+    if (rounds < 1 || rounds > 1000000) luaL_error(L, "option 'rounds': 1 to 1000000 expected");
+    if (fl_handover_cost(&cost, (int)rounds, &err)) return fl_push_err(L, &err);
+    lua_pushnumber(L, (lua_Number)cost);
+    return 1;
+}
+
 void fl_register_measure(lua_State *L) {
     static const luaL_Reg functions[] = {{"clock", l_clock},
                                          {"thread_clock", l_thread_clock},
                                          {"read_bandwidth", l_read_bandwidth},
                                          {"flop_peak", l_flop_peak},
+                                         {"handover_cost", l_handover_cost},
                                          {NULL, NULL}};
     fl_set_functions(L, functions);
 }

@@ -8,8 +8,9 @@ local must = common.must
 local M = {
   text = [[
 processor time that a policy in Lua adds to a token, of the engine's and of Lua's thread, with
-candidates and with whole rows: on a model of MODEL's vocabulary and nearly nothing else; and
-what 31 requests lose to one policy that sleeps 50 ms a token, beside an ordinary request]],
+candidates and with whole rows: on a model of MODEL's vocabulary and nearly nothing else; what of
+it is the price of waking a sleeping thread and being woken by it, here and now; and what 31
+requests lose to one policy that sleeps 50 ms a token, beside an ordinary request]],
   options = {
     {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
     {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 64; schedule 128)"},
@@ -49,16 +50,18 @@ end
 local function added(vocab, opt)
   local model = small_model(vocab)
   local eng = must(model:engine {})
-  local tokens, with = opt.tokens or 400, {none = {}, candidates = {}, rows = {}}
+  local tokens, with, handover = opt.tokens or 400, {none = {}, candidates = {}, rows = {}}, {}
   must(must(eng:submit {ids = {1}, max_tokens = 20, ignore_eos = true}):result())
   for i = 1, opt.runs do
     for kind, list in pairs(with) do list[i] = cpu_per_token(eng, tokens, kind) end
+    handover[i] = must(fp8llm.handover_cost {rounds = tokens})
   end
   eng:close()
   model:close()
   local plain, out = common.median(with.none), {}
   for kind, list in pairs(with) do out[kind] = common.median(list) - plain end
-  return plain, out.candidates, out.rows
+  out.plain, out.handover = plain, common.median(handover)
+  return out
 end
 
 -- Tokens/s of n - 1 requests, beside one more: ordinary, or a policy that sleeps before each answer.
@@ -104,7 +107,7 @@ function M.run(opt, name)
   opt.kv_tokens, opt.prefix_cache = n * (osl + 64), false
   local model = common.load(name, opt)
   local info, vocab = model:info(), model:config().vocab_size
-  local plain, candidates, rows = added(vocab, opt)
+  local cost = added(vocab, opt)
   local eng = must(model:engine {max_running = n})
   beside(eng, n, false, vocab, osl)
   local ordinary, slow, ratio = {}, {}, {}
@@ -116,7 +119,8 @@ function M.run(opt, name)
   eng:close()
   model:close()
   return {
-    plain_s = plain, candidates_s = candidates, rows_s = rows, vocab_size = vocab, requests = n,
+    plain_s = cost.plain, candidates_s = cost.candidates, rows_s = cost.rows, handover_s = cost.handover,
+    vocab_size = vocab, requests = n,
     ordinary_tokens_per_second = common.median(ordinary), slow_tokens_per_second = common.median(slow),
     kept = common.median(ratio), runs = json.array(ratio), device = info.device, quantization = info.quantization,
   }
@@ -127,6 +131,8 @@ function M.show(r)
   line("model      %s: %s, on %s", r.model, r.quantization, r.device)
   line("added      %.1f us of processor time a token with candidates, %.1f us with whole rows of %d",
     1e6 * r.candidates_s, 1e6 * r.rows_s, r.vocab_size)
+  line("           of which two wake-ups of sleeping threads, one there and one back, cost %.1f us in this run",
+    1e6 * r.handover_s)
   line("           to %.1f us of a request without a policy on a model that is all vocabulary", 1e6 * r.plain_s)
   line("others     %d requests beside one that sleeps 50 ms a token: %.1f tokens/s, %.1f %% of beside an ordinary one",
     r.requests - 1, r.slow_tokens_per_second, 100 * r.kept)
