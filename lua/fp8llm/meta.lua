@@ -177,8 +177,8 @@ function fp8llm.flop_peak(options) end
 function fp8llm.thread_clock() end
 
 ---Seconds of processor time, of both threads, for one of them to wake the other and to sleep until
----that wakes it: the mean of `rounds` (1000).
----@param options? {rounds?: integer}
+---that, after `work` (0) seconds of its own, which do not count, wakes it: the mean of `rounds` (1000).
+---@param options? {rounds?: integer, work?: number}
 ---@return number? seconds
 ---@return string? message
 ---@return fp8llm.code? code

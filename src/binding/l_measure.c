@@ -95,17 +95,20 @@ static int l_thread_clock(lua_State *L) {
     return 1;
 }
 
-/* fp8llm.handover_cost{rounds=1000} -> seconds of processor time, of both threads, for one of them
- * to wake the other and to sleep until that wakes it */
+/* fp8llm.handover_cost{rounds=1000, work=0} -> seconds of processor time, of both threads, for one
+ * of them to wake the other and to sleep until that, after `work` seconds of its own, wakes it */
 static int l_handover_cost(lua_State *L) {
-    static const char *const known[] = {"rounds", NULL};
+    static const char *const known[] = {"rounds", "work", NULL};
     int64_t rounds = 1000;
-    double cost;
+    double cost, work = 0;
     fl_err err;
     fl_opt_only(L, 1, known);
     fl_opt_int(L, 1, "rounds", &rounds);
     if (rounds < 1 || rounds > 1000000) luaL_error(L, "option 'rounds': 1 to 1000000 expected");
-    if (fl_handover_cost(&cost, (int)rounds, &err)) return fl_push_err(L, &err);
+    fl_opt_number(L, 1, "work", &work);
+    if (!(work >= 0 && work <= 1)) luaL_error(L, "option 'work': 0 to 1 second expected");
+    const fl_handover h = {(int)rounds, work};
+    if (fl_handover_cost(&cost, &h, &err)) return fl_push_err(L, &err);
     lua_pushnumber(L, (lua_Number)cost);
     return 1;
 }
