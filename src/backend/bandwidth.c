@@ -2,8 +2,8 @@
 
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
 #include "util/thread.h"
@@ -15,12 +15,6 @@ typedef struct reading {
     size_t n_words;
     _Atomic uint64_t sum; /* keeps the loads from being left out */
 } reading;
-
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void share(const reading *r, int member, int members, size_t *begin, size_t *end) {
     *begin = r->n_words / (size_t)members * (size_t)member;
@@ -65,11 +59,11 @@ int fl_read_bandwidth(double *bytes_per_second, int threads, uint64_t bytes, fl_
     if ((rc = fl_team_new(&team, threads, err))) goto done;
     reading r = {.buffer = buffer, .n_words = (size_t)bytes / sizeof(words)};
     fl_team_run(team, fill_share, &r);
-    double begin = now_seconds(), best = 0, t = begin;
+    double begin = fl_now(), best = 0, t = begin;
     for (int pass = 0; pass < 5 || t - begin < 0.25; pass++) {
-        double t0 = now_seconds();
+        double t0 = fl_now();
         fl_team_run(team, read_share, &r);
-        t = now_seconds();
+        t = fl_now();
         if ((double)bytes / (t - t0) > best) best = (double)bytes / (t - t0);
     }
     *bytes_per_second = best;

@@ -1,18 +1,12 @@
 /* The roofs of a device, through nothing but its backend's ops. */
-#include <time.h>
 
 #include "backend/bandwidth.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
 
 enum { PASSES = 5, PASS_BYTES = 1 << 30, MAX_COPIES = 16, PRODUCTS = 4 };
 static const double LEAST_SECONDS = 0.25;
-
-static double now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 typedef struct work { /* ops that are asked for together, then waited for */
     const fl_backend_ops *ops;
@@ -36,15 +30,15 @@ static int run_product(const work *w, fl_err *err) {
 
 /* The best of several passes: what else the machine does only makes one slower. */
 static int measure(double *rate, const work *w, fl_err *err) {
-    const double begin = now_seconds();
+    const double begin = fl_now();
     double t = begin;
     int rc = w->ops->sync(w->be, err);
     *rate = 0;
     for (int pass = 0; !rc && (pass < PASSES || t - begin < LEAST_SECONDS); pass++) {
-        const double t0 = now_seconds();
+        const double t0 = fl_now();
         for (int i = 0; i < w->count && !rc; i++) rc = w->run(w, err);
         if (!rc) rc = w->ops->sync(w->be, err);
-        t = now_seconds();
+        t = fl_now();
         const double now = w->count * w->amount / (t - t0);
         if (!rc && now > *rate) *rate = now;
     }

@@ -1,8 +1,8 @@
 #include "backend/op_times.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/num.h"
 
@@ -24,12 +24,6 @@ typedef struct work { /* what one call does */
     double bytes, flops;
 } work;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static fl_op_time *find(fl_backend *be, const work *w) {
     for (int i = 0; i < be->n; i++) {
         fl_op_time *t = &be->entry[i];
@@ -48,7 +42,7 @@ static int count(fl_backend *be, double begin, int rc, const work *w, fl_err *er
     if (!t) return rc;
     t->calls++;
     t->rows += (uint64_t)w->rows;
-    t->seconds += now() - begin;
+    t->seconds += fl_now() - begin;
     t->bytes += w->bytes;
     t->flops += w->flops;
     return rc;
@@ -72,7 +66,7 @@ static int t_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table,
                    const fl_tensor *ids, fl_err *err) {
     const work w = {"embed",      out->dim[0],           table->n, table->k,
                     table->dtype, 2 * tensor_bytes(out), 0};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->embed(be->inner, out, table, ids, err), &w, err);
 }
 
@@ -82,7 +76,7 @@ static int t_norm(fl_backend *be, const fl_norm *n, fl_err *err) {
                     .bytes = 2 * tensor_bytes(&n->residual) + tensor_bytes(&n->delta) +
                              tensor_bytes(&n->weight) + tensor_bytes(&n->out->x) +
                              quantized_bytes(n->out, n->next)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->norm(be->inner, n, err), &w, err);
 }
 
@@ -91,7 +85,7 @@ static int t_quant(fl_backend *be, fl_act *a, const fl_linear *next, fl_err *err
                     .rows = a->x.dim[0],
                     .bytes =
                         next->act == FL_ACT_NONE ? 0 : tensor_bytes(&a->x) + tensor_bytes(&a->q)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->quant(be->inner, a, next, err), &w, err);
 }
 
@@ -105,7 +99,7 @@ static int t_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const
                     .dtype = lin->dtype,
                     .bytes = (double)lin->bytes + act_bytes(x, lin) + tensor_bytes(out),
                     .flops = 2 * rows * (double)lin->n * (double)lin->k};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->linear(be->inner, out, x, lin, err), &w, err);
 }
 
@@ -116,7 +110,7 @@ static int t_rope_store(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv,
                     .rows = b->n_rows,
                     .bytes = 2 * tensor_bytes(&r->q) +
                              (1 + stored) * (tensor_bytes(&r->k) + tensor_bytes(&r->v))};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->rope_store(be->inner, r, kv, b, err), &w, err);
 }
 
@@ -158,7 +152,7 @@ static int t_attend(fl_backend *be, fl_act *out, const fl_tensor *q, const fl_kv
                     .bytes = s.cached * token_bytes(kv) + tensor_bytes(q) + tensor_bytes(&out->x) +
                              quantized_bytes(out, next),
                     .flops = 4 * s.pairs * (double)fl_tensor_row_len(q)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->attend(be->inner, out, q, kv, b, scale, next, err), &w, err);
 }
 
@@ -168,26 +162,26 @@ static int t_silu_mul(fl_backend *be, fl_act *out, const fl_tensor *gate_up, con
                     .rows = gate_up->dim[0],
                     .bytes =
                         tensor_bytes(gate_up) + tensor_bytes(&out->x) + quantized_bytes(out, next)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->silu_mul(be->inner, out, gate_up, next, err), &w, err);
 }
 
 static int t_gather(fl_backend *be, const fl_tensor *out, const fl_tensor *x, const fl_tensor *rows,
                     fl_err *err) {
     const work w = {.op = "gather", .rows = out->dim[0], .bytes = 2 * tensor_bytes(out)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->gather(be->inner, out, x, rows, err), &w, err);
 }
 
 static int t_absmax(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err) {
     const work w = {.op = "absmax", .rows = x->dim[0], .bytes = tensor_bytes(x)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->absmax(be->inner, out, x, err), &w, err);
 }
 
 static int t_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err *err) {
     const work w = {.op = "sumsq", .rows = x->dim[0], .bytes = tensor_bytes(x)};
-    const double t = now();
+    const double t = fl_now();
     return count(be, t, be->ops->sumsq(be->inner, out, x, err), &w, err);
 }
 
@@ -214,7 +208,7 @@ static int t_attn_block(fl_backend *be, const fl_attn_block *a, bool *done, fl_e
                              s.cached * token_bytes(a->kv),
                     .flops = linears_flops(a->norm.next, a->o, rows) +
                              4 * s.pairs * (double)fl_tensor_row_len(&a->rope.q)};
-    const double t = now();
+    const double t = fl_now();
     rc = be->ops->attn_block(be->inner, a, done, err);
     return *done ? count(be, t, rc, &w, err) : rc;
 }
@@ -225,7 +219,7 @@ static int t_mlp_block(fl_backend *be, const fl_mlp_block *a, bool *done, fl_err
                     .rows = rows,
                     .bytes = norm_bytes(&a->norm) + (double)(a->norm.next->bytes + a->down->bytes),
                     .flops = linears_flops(a->norm.next, a->down, rows)};
-    const double t = now();
+    const double t = fl_now();
     *done = false;
     if (!be->ops->mlp_block) return FL_OK;
     int rc = be->ops->mlp_block(be->inner, a, done, err);

@@ -4,13 +4,12 @@
 
 #include "backend/bandwidth.h"
 #include "binding/binding.h"
+#include "util/clock.h"
 #include "util/handover.h"
 
 /* fp8llm.clock() -> seconds on a clock that only goes forward */
 static int l_clock(lua_State *L) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    lua_pushnumber(L, (lua_Number)t.tv_sec + 1e-9 * (lua_Number)t.tv_nsec);
+    lua_pushnumber(L, (lua_Number)fl_now());
     return 1;
 }
 

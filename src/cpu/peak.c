@@ -1,9 +1,9 @@
 /* What the vector units of this machine can do at best: chains of multiply-adds that never
  * leave the registers, long enough side by side to hide their latency. */
-#include <time.h>
 
 #include "backend/bandwidth.h"
 #include "cpu/cpu_priv.h"
+#include "util/clock.h"
 
 enum { CHAINS = 10, ROUNDS = 20000 }; /* a round: one instruction of each chain */
 
@@ -65,12 +65,6 @@ static const kernel kernels[] = {
     {NULL, 8, plain}};
 enum { N_KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void run_member(void *ctx, int member, int members) {
     const kernel *k = ctx;
     (void)member;
@@ -81,11 +75,11 @@ static void run_member(void *ctx, int member, int members) {
 /* The best of several passes. */
 static double measure(fl_team *team, const kernel *k) {
     const double work = k->flops * CHAINS * ROUNDS * fl_team_size(team);
-    double best = 0, begin = now(), t = begin;
+    double best = 0, begin = fl_now(), t = begin;
     while (t - begin < 0.1) {
-        const double t0 = now();
+        const double t0 = fl_now();
         fl_team_run(team, run_member, (void *)(uintptr_t)k);
-        t = now();
+        t = fl_now();
         if (work / (t - t0) > best) best = work / (t - t0);
     }
     return best;

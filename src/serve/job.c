@@ -1,8 +1,8 @@
 /* The worker: reads a request, and answers it or starts its generation. */
 #include <string.h>
-#include <time.h>
 
 #include "serve/serve_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 
 enum { MINUTE = 60, MAX_KEY_BYTES = 128, LIST_MIB = 256 };
@@ -14,12 +14,6 @@ typedef struct envelope {
     fl_text key; /* {NULL, 0}: none */
     int64_t max_running, tokens_per_minute;
 } envelope;
-
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int read_limit(const fl_jv *key, const char *name, int64_t *out, fl_err *err) {
     const fl_jv *v = fl_jv_get(key, name);
@@ -68,7 +62,7 @@ static fl_account *find_account(fl_server *s, const fl_text *name) {
 }
 
 static int check_limits(fl_account *a, const envelope *e, fl_refusal *why) {
-    const double now = now_s();
+    const double now = fl_now();
     if (now - a->minute_began >= MINUTE) {
         a->minute_began = now;
         a->tokens = 0;

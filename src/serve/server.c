@@ -10,19 +10,17 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "serve/serve_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/thread.h"
 
 enum { EVENTS = 64, COMPUTE_NICE = 10, FULL_MS = 1000 };
 
 static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+    return fl_now() * 1e3;
 }
 
 void fl_server_wake(fl_server *s) {

@@ -9,14 +9,9 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
+#include "util/clock.h"
 
 /* In the child: never returns.  What goes wrong is written to the pipe. */
 static void become(const fl_process *p, const sigset_t *mask, pid_t parent, int report) {
@@ -61,7 +56,7 @@ static int reap(fl_process *p, size_t n) {
 static int next_signal(int fd, double deadline) {
     struct pollfd wait = {.fd = fd, .events = POLLIN};
     struct signalfd_siginfo info;
-    const double left = deadline < 0 ? -1 : deadline - now_s();
+    const double left = deadline < 0 ? -1 : deadline - fl_now();
     if (deadline >= 0 && left <= 0) return 0;
     if (poll(&wait, 1, deadline < 0 ? -1 : (int)(left * 1e3) + 1) <= 0) return 0;
     return read(fd, &info, sizeof(info)) == sizeof(info) ? (int)info.ssi_signo : 0;
@@ -70,14 +65,14 @@ static int next_signal(int fd, double deadline) {
 static void end_all(fl_process *p, size_t n, int fd, int grace_s) {
     bool hurry = false;
     for (size_t i = 0; i < n; i++) {
-        const double deadline = now_s() + grace_s;
+        const double deadline = fl_now() + grace_s;
         for (int signal = 0; p[i].pid > 0; reap(p, n)) {
             hurry = hurry || signal == SIGTERM || signal == SIGINT;
-            if (hurry || now_s() >= deadline)
+            if (hurry || fl_now() >= deadline)
                 kill(-p[i].pid, SIGKILL);
             else if (!signal)
                 kill(p[i].pid, p[i].stop_signal);
-            signal = next_signal(fd, now_s() + 1);
+            signal = next_signal(fd, fl_now() + 1);
         }
     }
 }

@@ -132,7 +132,8 @@ function M.show(r)
   line("model      %s: %s, on %s", r.model, r.quantization, r.device)
   line("added      %.1f us of processor time a token with candidates, %.1f us with whole rows of %d",
     1e6 * r.candidates_s, 1e6 * r.rows_s, r.vocab_size)
-  line("           (waking a thread and being woken by it, with nothing else, costs %.1f us in this run)", 1e6 * r.handover_s)
+  line("           (waking a thread and being woken by it, with nothing else, costs %.1f us in this run)",
+    1e6 * r.handover_s)
   line("           to %.1f us of a request without a policy on a model that is all vocabulary", 1e6 * r.plain_s)
   line("others     %d requests beside one that sleeps 50 ms a token: %.1f tokens/s, %.1f %% of beside an ordinary one",
     r.requests - 1, r.slow_tokens_per_second, 100 * r.kept)
