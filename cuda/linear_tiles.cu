@@ -123,13 +123,14 @@ template <typename X, bool SPARSE> __global__ void __launch_bounds__(THREADS) k_
     const uint8_t *x = (const uint8_t *)a.x, *w = (const uint8_t *)a.w.data;
     sums total = {}, part = {};
     kept ahead;
-    for (int s = 0; s < STAGES - 1; s++) {
+    auto fetch_step = [&](int s) {
         if (s < steps) {
-            fetch(ring[0][s], x, ldx, t0, a.t, (int64_t)s * STEP, bytes);
-            if (!SPARSE) fetch(ring[1][s], w, ldw, n0, a.w.n, (int64_t)s * STEP, bytes);
+            fetch(ring[0][s % STAGES], x, ldx, t0, a.t, (int64_t)s * STEP, bytes);
+            if (!SPARSE) fetch(ring[1][s % STAGES], w, ldw, n0, a.w.n, (int64_t)s * STEP, bytes);
         }
         ptx_cp_async_commit();
-    }
+    };
+    for (int s = 0; s < STAGES - 1; s++) fetch_step(s);
     if (SPARSE) {
         ahead.load(a.w, n0, 0);
         ahead.store(ring[1][0]);
@@ -139,11 +140,7 @@ template <typename X, bool SPARSE> __global__ void __launch_bounds__(THREADS) k_
         int next = s + STAGES - 1;
         ptx_cp_async_wait<STAGES - 2>();
         __syncthreads(); /* step s is there for all, and nobody reads step s - 1 any more */
-        if (next < steps) {
-            fetch(ring[0][next % STAGES], x, ldx, t0, a.t, (int64_t)next * STEP, bytes);
-            if (!SPARSE) fetch(ring[1][next % STAGES], w, ldw, n0, a.w.n, (int64_t)next * STEP, bytes);
-        }
-        ptx_cp_async_commit();
+        fetch_step(next);
         if (SPARSE) {
             ahead.store(ring[1][(s + 1) % STAGES]);
             ahead.load(a.w, n0, (int64_t)(s + 2) * STEP);

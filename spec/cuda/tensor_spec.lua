@@ -153,7 +153,8 @@ describe("a tensor on the device", function()
     end
     close(function(a, b) return a:linear(b, { scale = 0.5 }) end, x, q)
     close(function(a, b) return { a:row(7):linear(b):totable() } end, x, w)
-    close(function(a, b) return a:linear(b, { act = "token" }) end, make("f32", { 300, 40 }, 1), make("e4m3", { 9, 40 }, 2, 4))
+    local many, narrow = make("f32", { 300, 40 }, 1), make("e4m3", { 9, 40 }, 2, 4)
+    close(function(a, b) return a:linear(b, { act = "token" }) end, many, narrow)
   end)
 
   it("is not mixed with one that is elsewhere", function()
