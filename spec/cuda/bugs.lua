@@ -2,6 +2,7 @@
 -- GPU: each must be noticed.  One TAP line a bug, many minutes.  A bug names the test that must notice
 -- it: one of spec/c/test_backend_*, or X of spec/cuda/X_spec.lua.
 --     luajit spec/cuda/bugs.lua CUDA_HOME [TEST or words of a title]      after make, make emu-tests and make tests
+local files = dofile "spec/support/files.lua"
 local home, only = arg[1], arg[2]
 local build = "build/bugs"
 
@@ -29,19 +30,6 @@ local function run(command, ...)
   local out = p:read "*a"
   p:close()
   return out:match "status=(%d+)%s*$" == "0", (out:gsub("status=%d+%s*$", ""))
-end
-
-local function read(path)
-  local f = assert(io.open(path))
-  local text = f:read "*a"
-  f:close()
-  return text
-end
-
-local function write(path, text)
-  local f = assert(io.open(path, "w"))
-  f:write(text)
-  f:close()
 end
 
 local flags = "-std=c++17 -O3 -lineinfo -no-compress -Xcompiler -fPIC,-fvisibility=hidden "
@@ -103,7 +91,7 @@ for _, name in ipairs(sources) do assert(compile(name, build .. "/" .. name .. "
 
 -- The text of a file with the bug in it.
 local function spoil(bug, path)
-  local text = read(path)
+  local text = files.read(path)
   local first, last = text:find(bug.from, 1, true)
   return first and text:sub(1, first - 1) .. bug.to .. text:sub(last + 1), text
 end
@@ -154,10 +142,10 @@ local function plant(bug, test)
   local path = build .. (library and "/changed.c" or "/cuda/" .. bug.file)
   local spoilt, text = spoil(bug, library and bug.file or path)
   if not spoilt then return nil, "its text is not in " .. bug.file end
-  write(path, spoilt)
+  files.write(path, spoilt)
   local ok
   if bug.file:match "%.c$" then ok = build_host(bug, path, test) else ok = build_kernels(bug) end
-  if not library then write(path, text) end
+  if not library then files.write(path, text) end
   local said = ok and complaint(test)
   if library then take_test(test) end
   if not ok then return nil, "it does not compile" end

@@ -1,9 +1,7 @@
 -- lua/fp8llm/meta.lua is the API reference: it must name what the module has, and nothing else.
 describe("the API reference", function()
   local fp8llm = require "fp8llm"
-  local file = assert(io.open "lua/fp8llm/meta.lua")
-  local text = file:read "*a"
-  file:close()
+  local text = dofile("spec/support/files.lua").read "lua/fp8llm/meta.lua"
 
   -- {class = {method = true}} of all lines "function class:method(...) end"
   local described = {}

@@ -2,6 +2,7 @@
 local fp8llm = require "fp8llm"
 local batch = require "fp8llm.batch"
 local json = require "fp8llm.json"
+local files = dofile "spec/support/files.lua"
 local run = dofile "spec/support/run.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
@@ -9,12 +10,6 @@ local dir, input, output = "build/spec/batch", "build/spec/batch.jsonl", "build/
 tiny.write(dir, {seed = 5, vocab = 266})
 local model = assert(fp8llm.load(dir, {kv_tokens = 8192}))
 local options = {model_name = "tiny", tokenizer = model:tokenizer()}
-
-local function write(path, text)
-  local f = assert(io.open(path, "wb"))
-  f:write(text)
-  f:close()
-end
 
 local function read_lines(path)
   local list = {}
@@ -85,7 +80,7 @@ describe("a batch file", function()
 
   it("is answered in the format of OpenAI", function()
     os.remove(output)
-    write(input, text)
+    files.write(input, text)
     local report = run_file {ordered = true}
     assert.equal(3, report.total)
     assert.equal(0, report.failed)
@@ -109,7 +104,7 @@ describe("a batch file", function()
     local function ask(id, max_tokens)
       return line(id, {prompt = "two more", logprobs = 1, echo = true, max_tokens = max_tokens}, "/v1/completions")
     end
-    write(input, ask("with", 3) .. ask("alone", 0))
+    files.write(input, ask("with", 3) .. ask("alone", 0))
     run_file {ordered = true}
     local lines = read_lines(output)
     local with, alone = lines[1].response.body, lines[2].response.body
@@ -128,11 +123,11 @@ describe("a batch file", function()
 
   it("goes on where it was cut off, and answers nothing twice", function()
     os.remove(output)
-    write(input, text)
+    files.write(input, text)
     run_file {ordered = true}
     local lines = {}
     for l in io.lines(output) do lines[#lines + 1] = l end
-    write(output, lines[1] .. "\n" .. lines[2]:sub(1, 50))
+    files.write(output, lines[1] .. "\n" .. lines[2]:sub(1, 50))
     local report = run_file()
     assert.equal(1, report.skipped)
     assert.equal(2, report.done)
@@ -145,7 +140,7 @@ describe("a batch file", function()
 
   it("reports each bad line by its field and runs the others", function()
     os.remove(output)
-    write(input, "{broken\n" .. line("ok", chat "x") .. line("url", chat "x", "/v1/embeddings") ..
+    files.write(input, "{broken\n" .. line("ok", chat "x") .. line("url", chat "x", "/v1/embeddings") ..
       line("field", {messages = chat "x".messages, temperature = -3}) .. line("ok", chat "again") ..
       line("format", {messages = {}, response_format = {type = "json_object"}}) .. '{"method":"POST"}\n')
     local report = run_file {ordered = true}
@@ -165,14 +160,14 @@ describe("a batch file", function()
 
   it("tells its progress over what is still to do", function()
     os.remove(output)
-    write(input, text)
+    files.write(input, text)
     local told = {}
     local function tell(done, to_do, tokens) told[#told + 1] = {done, to_do, tokens} end
     local report = run_file {progress = tell}
     assert.same({3, 3, report.tokens}, told[3])
     local lines = {}
     for l in io.lines(output) do lines[#lines + 1] = l end
-    write(output, lines[1] .. "\n")
+    files.write(output, lines[1] .. "\n")
     told = {}
     run_file {progress = tell}
     assert.same({1, 2}, {told[1][1], told[1][2]})
@@ -181,7 +176,7 @@ describe("a batch file", function()
 
   it("is what the command runs", function()
     os.remove(output)
-    write(input, text)
+    files.write(input, text)
     local out, err, status = run("lua/fp8llm/cli.lua")("batch", input, output, "--model", dir, "--json")
     assert.equal("", err)
     assert.equal(0, status)
@@ -205,7 +200,7 @@ describe("a file of prompts", function()
   it("is answered line by line, in order", function()
     local text = {}
     for i = 1, 40 do text[i] = "line " .. i .. "\n" .. (i % 7 == 0 and "  \n" or "") end
-    write(input, table.concat(text))
+    files.write(input, table.concat(text))
     local list, report = prompts {max_tokens = 4, temperature = 0, ignore_eos = true}
     assert.equal(40, #list)
     assert.same({total = 40, failed = 0, tokens = 160}, report)
@@ -219,7 +214,7 @@ describe("a file of prompts", function()
   end)
 
   it("may hold requests; a bad one fails alone", function()
-    write(input, '{"ids":[1,2],"max_tokens":3,"custom_id":"x","n":2}\n{"prompt":"a","top_p":7}\n{oops\n' ..
+    files.write(input, '{"ids":[1,2],"max_tokens":3,"custom_id":"x","n":2}\n{"prompt":"a","top_p":7}\n{oops\n' ..
       '{"prompt":"a","policy":true}\n{"messages":[{"role":"user","content":"b"}]}\n')
     local list, report = prompts {max_tokens = 2, ignore_eos = true, seed = 4}
     assert.equal(3, report.failed)
@@ -232,7 +227,7 @@ describe("a file of prompts", function()
   end)
 
   it("is what generate --input runs", function()
-    write(input, "one\ntwo\n")
+    files.write(input, "one\ntwo\n")
     os.remove(output)
     local cli = run("lua/fp8llm/cli.lua")
     local out, err, status = cli("generate", dir, "--input", input, "--max-tokens", "3", "--temperature", "0")

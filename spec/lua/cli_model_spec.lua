@@ -1,6 +1,7 @@
 -- Every command on a tiny random model: what it prints, not what the model says.
 describe("the command on a model", function()
   local cli = dofile "spec/support/run.lua" "lua/fp8llm/cli.lua"
+  local files = dofile "spec/support/files.lua"
   local tiny = dofile "spec/support/tiny_model.lua"
   local json = require "fp8llm.json"
   local dir = "build/spec/cli"
@@ -12,13 +13,6 @@ describe("the command on a model", function()
     local out, err, status = cli(...)
     if status ~= 0 then error("status " .. tostring(status) .. ": " .. err, 2) end
     return out, err
-  end
-
-  local function read(path)
-    local f = assert(io.open(path, "rb"))
-    local text = f:read "*a"
-    f:close()
-    return text
   end
 
   it("chat --message prints the answer, and the speeds on stderr", function()
@@ -97,25 +91,19 @@ describe("the command on a model", function()
   end)
 
   it("tokenize --tools gives them to the template, in their order", function()
-    local function write(name, text)
-      local f = assert(io.open(name, "w"))
-      f:write(text)
-      f:close()
-      return name
-    end
-    local chat = write("build/spec/cli-chat.json", '[{"role": "user", "content": "hi"}]')
-    local tools = write("build/spec/cli-tools.json", '\n[{"z": 1, "a": {"y": 1.0, "b": null}}]')
+    local chat = files.write("build/spec/cli-chat.json", '[{"role": "user", "content": "hi"}]')
+    local tools = files.write("build/spec/cli-tools.json", '\n[{"z": 1, "a": {"y": 1.0, "b": null}}]')
     local with_tools = "build/spec/cli-template"
     tiny.write(with_tools, {seed = 3, quant = "fp8-static", vocab = 266})
-    write(with_tools .. "/chat_template.jinja", "{{ tools|tojson }}")
+    files.write(with_tools .. "/chat_template.jinja", "{{ tools|tojson }}")
     local ids = succeed("tokenize", with_tools, "--chat", chat, "--tools", tools, "--ids")
     assert.equal('[{"z": 1, "a": {"y": 1.0, "b": null}}]\n', (succeed("tokenize", with_tools, ids, "--decode")))
     ids = succeed("tokenize", with_tools, "--chat", chat, "--ids")
     assert.equal("null\n", (succeed("tokenize", with_tools, ids, "--decode")))
-    local _, err, status = cli("tokenize", with_tools, "--chat", chat, "--tools", write(tools, "{}"))
+    local _, err, status = cli("tokenize", with_tools, "--chat", chat, "--tools", files.write(tools, "{}"))
     assert.equal("fp8llm: " .. tools .. ": a JSON list of tools expected\n", err)
     assert.equal(1, status)
-    _, err = cli("tokenize", with_tools, "--chat", chat, "--tools", write(tools, "[{"))
+    _, err = cli("tokenize", with_tools, "--chat", chat, "--tools", files.write(tools, "[{"))
     assert.equal("fp8llm: " .. tools .. ": tools: line 1, column 3: object key expected\n", err)
   end)
 
@@ -148,11 +136,8 @@ describe("the command on a model", function()
   end)
 
   it("eval perplexity counts every token but the first, whatever the window", function()
-    local text = "build/spec/cli.txt"
-    local f = assert(io.open(text, "w"))
-    f:write(("The quick brown fox jumps over the lazy dog. "):rep(8))
-    f:close()
-    local tokens = tonumber((succeed("tokenize", dir, read(text), "--count", "--no-add")))
+    local text = files.write("build/spec/cli.txt", ("The quick brown fox jumps over the lazy dog. "):rep(8))
+    local tokens = tonumber((succeed("tokenize", dir, files.read(text), "--count", "--no-add")))
     local function run(...) return json.decode((succeed("eval", "perplexity", dir, "--text", text, "--json", ...))) end
     local function measured(report) return report.results[1].metrics.perplexity, report.results[1].n end
     local whole, counted = measured(run "--window=500")
@@ -172,7 +157,7 @@ describe("the command on a model", function()
     local fp8llm = require "fp8llm"
     local model = assert(fp8llm.load(dir, {context = 64}))
     local text = "build/spec/cli.txt"
-    local ids = assert(model:tokenizer():encode(read(text)))
+    local ids = assert(model:tokenizer():encode(files.read(text)))
     local sum = 0
     for i = 2, 12 do
       local before = {}

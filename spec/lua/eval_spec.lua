@@ -5,18 +5,12 @@ local eval = require "fp8llm.eval"
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local tasks = require "fp8llm.tasks"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 local dir, bf16 = "build/spec/eval", "build/spec/eval-bf16"
 tiny.write(dir, {seed = 3, quant = "fp8-static", context = 1024, vocab = 266})
 tiny.write(bf16, {seed = 3, context = 1024, vocab = 266})
-
-local function write(path, text)
-  local f = assert(io.open(path, "wb"))
-  f:write(text)
-  f:close()
-  return path
-end
 
 -- A model whose ids are bytes and to whom the text with the most of letter x is the likeliest.
 local function recorder()
@@ -146,9 +140,9 @@ describe("the figures", function()
 end)
 
 describe("the command eval", function()
-  local data = write("build/spec/eval.jsonl", json.encode(arc[1]) .. "\n\n" .. json.encode(arc[2]) .. "\n")
-  write("build/spec/eval-sums.jsonl", json.encode {question = "1+1?", answer = "2\n#### 2"} .. "\n")
-  local suite = write("build/spec/eval-suite.json", json.encode(json.array {
+  local data = files.write("build/spec/eval.jsonl", json.encode(arc[1]) .. "\n\n" .. json.encode(arc[2]) .. "\n")
+  files.write("build/spec/eval-sums.jsonl", json.encode {question = "1+1?", answer = "2\n#### 2"} .. "\n")
+  local suite = files.write("build/spec/eval-suite.json", json.encode(json.array {
     {name = "one", kind = "multiple-choice", task = "arc", data = "eval.jsonl", shots = 1, examples = "eval.jsonl",
       metric = "acc"},
     {name = "two", kind = "generate", task = "gsm8k", data = "eval-sums.jsonl", metric = "strict-match"},
@@ -185,18 +179,18 @@ describe("the command eval", function()
   end)
 
   it("takes a task from a Lua file", function()
-    local own = write("build/spec/eval-task.lua", [[
+    local own = files.write("build/spec/eval-task.lua", [[
       return {
         options = function(row) return {{context = row.q, choice = "yes"}, {context = row.q, choice = "no"}} end,
         answer = function() return 1 end,
       }]])
-    local rows = write("build/spec/eval-own.jsonl", '{"q": "Is it?"}\n')
+    local rows = files.write("build/spec/eval-own.jsonl", '{"q": "Is it?"}\n')
     local r = json.decode(succeed("multiple-choice", dir, "--task", own, "--data", rows, "--json")).results[1]
     assert.equal(1, r.n)
   end)
 
   it("names what is missing or wrong", function()
-    local bad = write("build/spec/eval-bad.jsonl", "{}\n")
+    local bad = files.write("build/spec/eval-bad.jsonl", "{}\n")
     for _, case in ipairs {
       {{"multiple-choice", dir}, 2, "--task is missing"},
       {{"multiple-choice", dir, "--task", "nil", "--data", data}, 2, "no task 'nil'"},

@@ -1,5 +1,6 @@
 -- Every example runs to its end: on a tiny random model on each Lua, on the real one on LuaJIT.
 local run = dofile "spec/support/run.lua"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 local dir = "build/spec/examples"
@@ -62,11 +63,9 @@ describe("examples on a tiny model", function()
     local said = {"Name a colour.", "Say \"hi\".", "Why?"}
     local items = json.array {}
     for i, text in ipairs(said) do items[i] = {instruction = text, dataset = "test", output = "of another model"} end
-    tiny.write_file(input, json.encode(items))
+    files.write(input, json.encode(items))
     succeed("alpaca_eval.lua", dir, input, output, "tiny", "12")
-    local file = assert(io.open(output, "rb"))
-    local answers = assert(json.decode(file:read "*a"))
-    file:close()
+    local answers = assert(json.decode(files.read(output)))
     assert.equal(3, #answers)
     local model = assert(fp8llm.load(dir))
     local engine = assert(model:engine {})
@@ -79,9 +78,7 @@ describe("examples on a tiny model", function()
   end)
 
   it("are all named here", function()
-    local f = assert(io.open "spec/lua/examples_spec.lua")
-    local me = f:read "*a"
-    f:close()
+    local me = files.read "spec/lua/examples_spec.lua"
     for path in io.popen "ls examples/*.lua":lines() do
       assert.is_true(me:find('"' .. path:match "[^/]+$" .. '"', 1, true) ~= nil)
     end

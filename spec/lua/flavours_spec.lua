@@ -5,16 +5,10 @@ if not rawget(_G, "jit") then return end
 
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 local dir = "build/spec/flavours"
-
-local function read_file(path)
-  local f = assert(io.open(path, "rb"))
-  local text = f:read "*a"
-  f:close()
-  return text
-end
 
 local function load_of(options, change)
   os.execute("rm -rf '" .. dir .. "'")
@@ -81,7 +75,7 @@ describe("the logits of", function()
     if golden.name then
       it(golden.name, function()
         local model = load_of(golden.options)
-        assert.equal(golden.adler32, adler32(read_file(dir .. "/model.safetensors")),
+        assert.equal(golden.adler32, adler32(files.read(dir .. "/model.safetensors")),
           "tiny_model.lua writes other bytes than when the goldens were made: run gen_flavour_goldens.py again")
         check(golden.name, model, golden)
       end)
@@ -94,7 +88,7 @@ describe("the logits of what compressed-tensors and modelopt wrote:", function()
     "modelopt-pc-pt"} do
     it(name, function()
       local path = "spec/golden/flavours/" .. name
-      local golden = assert(json.decode(read_file(path .. "/logits.json")))
+      local golden = assert(json.decode(files.read(path .. "/logits.json")))
       check(golden["made by"], assert(fp8llm.load(path, {context = 32, threads = 1})), golden)
     end)
   end

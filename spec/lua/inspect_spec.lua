@@ -2,15 +2,9 @@
 local fp8llm = require "fp8llm"
 local inspect = require("fp8llm.inspect").inspect
 local json = require "fp8llm.json"
+local files = dofile "spec/support/files.lua"
 local sparse = dofile "spec/support/sparse_checkpoint.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
-
-local function read(path)
-  local f = io.open(path, "rb")
-  local text = f and f:read "*a"
-  if f then f:close() end
-  return text
-end
 
 local function about(want, got, tolerance)
   assert.is_true(math.abs(got / want - 1) <= tolerance, string.format("%g, expected about %g", got, want))
@@ -23,7 +17,7 @@ local function peak_bytes(f)
   reset:write "5"
   reset:close()
   local function status(key)
-    local text = read "/proc/self/status"
+    local text = files.read "/proc/self/status"
     return text and tonumber((text:match(key .. ":%s*(%d+)"))) * 1024
   end
   collectgarbage()
@@ -169,7 +163,7 @@ describe("inspect of a small checkpoint", function()
     report.refused = "" -- only of a scheme that is
     for file, class in pairs {inspect = report, plan = report.plan} do
       local name = file == "plan" and "memory_plan" or "inspect_report"
-      local block = read("lua/fp8llm/" .. file .. ".lua"):match("class fp8llm%." .. name .. ".-\n\n")
+      local block = files.read("lua/fp8llm/" .. file .. ".lua"):match("class fp8llm%." .. name .. ".-\n\n")
       local documented = {}
       for field in block:gmatch "@field ([%w_]+)" do
         documented[field] = true

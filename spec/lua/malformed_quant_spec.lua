@@ -1,6 +1,7 @@
 -- What goes wrong in real quantized checkpoints (spec/lua/malformed_spec.lua has the rest): each is refused by
 -- name, or loads with one warning that says what was done about it.
 local fp8llm = require "fp8llm"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 local broken = dofile "spec/support/broken.lua"(it, assert)
 
@@ -194,7 +195,7 @@ local warned = {
     m.config.quantization_config.sparsity_config = {format = "dense", sparsity_structure = "unstructured"}
   end)},
   {"an extra consolidated file", {options = static, after = function(dir)
-    tiny.write_file(dir .. "/consolidated.safetensors", "no safetensors")
+    files.write(dir .. "/consolidated.safetensors", "no safetensors")
   end}},
   {"2:4 that is not", build({quant = "ct-dynamic", sparse = "dense"}, function(m)
     local t = m:tensor(q_proj .. ".weight")

@@ -6,23 +6,11 @@ if not rawget(_G, "jit") then return end
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local ffi = require "ffi"
+local files = dofile "spec/support/files.lua"
 
 local golden = "spec/golden/oracle/"
 local models = "build/models/"
 local work = "build/spec/oracle/"
-
-local function read_file(path)
-  local f = assert(io.open(path, "rb"))
-  local text = f:read "*a"
-  f:close()
-  return text
-end
-
-local function write_file(path, text)
-  local f = assert(io.open(path, "wb"))
-  assert(f:write(text))
-  assert(f:close())
-end
 
 -- "name.jsonl" -> list of {layers, max_error, mean_error, prompts = {...}}
 local function read_golden(name)
@@ -45,9 +33,9 @@ local function with_layers(source, layers)
   local here = assert(io.popen "pwd"):read "*l"
   assert(os.execute(("mkdir -p '%s' && ln -sf '%s/%s/'* '%s/' && rm '%s/config.json'"):format(
     name, here, source, name, name)))
-  local config, n = read_file(source .. "/config.json"):gsub('("num_hidden_layers"%s*:%s*)%d+', "%1" .. layers)
+  local config, n = files.read(source .. "/config.json"):gsub('("num_hidden_layers"%s*:%s*)%d+', "%1" .. layers)
   assert(n == 1)
-  write_file(name .. "/config.json", config)
+  files.write(name .. "/config.json", config)
   return name
 end
 
@@ -74,7 +62,7 @@ end
 -- alone and must be the golden's; input scales come out of a forward pass and may differ in the last bits
 -- from one instruction set to another, and the golden's logits hold for its own scales only.
 local function with_golden_scales(source)
-  local text = read_file(source .. "/model.safetensors")
+  local text = files.read(source .. "/model.safetensors")
   local place = tensor_places(source .. "/model.safetensors")
   local changed = {}
   for line in io.lines(golden .. "fp8_scales.jsonl") do
@@ -100,7 +88,7 @@ local function with_golden_scales(source)
   local here = assert(io.popen "pwd"):read "*l"
   assert(os.execute(("mkdir -p '%s' && ln -sf '%s/%s/'* '%s/' && rm '%s/model.safetensors'"):format(
     name, here, source, name, name)))
-  write_file(name .. "/model.safetensors", table.concat(pieces))
+  files.write(name .. "/model.safetensors", table.concat(pieces))
   return name
 end
 
@@ -151,7 +139,7 @@ local function check(file, directory)
   for _, run in ipairs(read_golden(file)) do
     it(("gives the logprobs of %s, %d layers"):format(file, run.layers), function()
       local source = directory()
-      local full = tonumber(read_file(source .. "/config.json"):match '"num_hidden_layers"%s*:%s*(%d+)')
+      local full = tonumber(files.read(source .. "/config.json"):match '"num_hidden_layers"%s*:%s*(%d+)')
       local name = run.layers == full and source or with_layers(source, run.layers)
       local model = assert(fp8llm.load(name, {context = 512}))
       local r = compare(model, run)
@@ -170,9 +158,9 @@ end
 -- Perplexity averages the rounding noise of thousands of tokens away, and goes through prefill.
 local function check_heldout(kind, directory)
   it("gives the perplexity of the held-out text", function()
-    local want = assert(json.decode(read_file(golden .. "heldout.json")))
+    local want = assert(json.decode(files.read(golden .. "heldout.json")))
     local model = assert(fp8llm.load(directory(), {context = want.window}))
-    local ids = assert(model:tokenizer():encode(read_file "examples/heldout.txt"))
+    local ids = assert(model:tokenizer():encode(files.read "examples/heldout.txt"))
     assert.same(want.ids, ids)
     local sum, count = 0, 0
     for first = 1, #ids, want.window do

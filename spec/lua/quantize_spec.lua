@@ -1,22 +1,10 @@
 -- fp8llm.quantize: what it writes, how close it is, and what it refuses.
 local fp8llm = require "fp8llm"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 local src, dst, lines = "build/spec/quantize-src", "build/spec/quantize-dst", "build/spec/quantize.jsonl"
 tiny.write(src, {seed = 3, kv_heads = 1, tied = true})
-
-local function write(path, text)
-  local f = assert(io.open(path, "wb"))
-  f:write(text)
-  f:close()
-end
-
-local function read(path)
-  local f = io.open(path, "rb")
-  local text = f and f:read("*a")
-  if f then f:close() end
-  return text
-end
 
 local function remove(dir)
   for _, name in ipairs{"model.safetensors", "config.json", "generation_config.json",
@@ -25,7 +13,7 @@ local function remove(dir)
 end
 
 local chat = '{"messages":[{"role":"user","content":"one two"},{"role":"assistant","content":"three"}]}\n'
-write(lines, chat .. '{"text":"plain words, no chat"}\n\n' .. chat)
+files.write(lines, chat .. '{"text":"plain words, no chat"}\n\n' .. chat)
 
 local function quantize(changes)
   local o = {src = src, dst = dst, scheme = "fp8-static", calibrate = lines}
@@ -86,11 +74,11 @@ describe("fp8-static", function()
         assert.same(old:tensor(name):totable(), new:tensor(name):totable())
       end
     end
-    local config = read(dst .. "/config.json")
+    local config = files.read(dst .. "/config.json")
     assert.is_true(config:find('"quant_method": "fp8"', 1, true) ~= nil)
     assert.is_true(config:find('"activation_scheme": "static"', 1, true) ~= nil)
-    assert.equal(read(src .. "/tokenizer.json"), read(dst .. "/tokenizer.json"))
-    assert.equal(nil, read(dst .. ".tmp/config.json"))
+    assert.equal(files.read(src .. "/tokenizer.json"), files.read(dst .. "/tokenizer.json"))
+    assert.equal(nil, files.read(dst .. ".tmp/config.json"))
   end)
 
   it("uses amax / 448 and the nearest code", function()
@@ -194,10 +182,10 @@ describe("the files of", function()
       for name in pairs(has) do if not had[name] or has[name] ~= had[name] then more = more + 1 end end
       assert.equal(r.count, more)
       for name, want in pairs(r.tensors) do assert.equal(want, has[name], name) end
-      local config = read(dir .. "/config.json")
+      local config = files.read(dir .. "/config.json")
       assert(require("fp8llm.json").decode(config))
       for _, part in ipairs(r.config) do assert.is_true(config:find(part, 1, true) ~= nil, part) end
-      local side = read(dir .. "/hf_quant_config.json")
+      local side = files.read(dir .. "/hf_quant_config.json")
       assert.equal(r.side ~= nil, side ~= nil)
       for _, part in ipairs(r.side or {}) do assert.is_true(side:find(part, 1, true) ~= nil, part) end
       local difference, name, bytes = distance(dir)
@@ -234,7 +222,7 @@ describe("the files of", function()
     local has = names_of(dir)
     assert.equal("bf16 128,64", has[up .. "weight"])
     assert.equal(nil, has[up .. "weight_scale"])
-    local config = read(dir .. "/config.json")
+    local config = files.read(dir .. "/config.json")
     assert.is_true(config:find('"model.layers.1.mlp.down_proj"', 1, true) ~= nil)
     assert.is_true(config:find("re:", 1, true) == nil)
   end)
@@ -269,23 +257,23 @@ describe("shards", function()
     local o = {src = many, dst = dir, scheme = "fp8-dynamic", max_shard_bytes = 30000}
     -- What an attempt that was killed leaves behind.
     os.execute("mkdir -p " .. dir .. ".tmp")
-    write(dir .. ".tmp/model-00001-of-00009.safetensors.tmp", "half a file")
-    write(dir .. ".tmp/model-00007-of-00009.safetensors", "a shard of other limits")
+    files.write(dir .. ".tmp/model-00001-of-00009.safetensors.tmp", "half a file")
+    files.write(dir .. ".tmp/model-00007-of-00009.safetensors", "a shard of other limits")
     local report = assert(fp8llm.quantize(o))
-    assert.equal(nil, read(dir .. ".tmp/model-00007-of-00009.safetensors"))
-    assert.equal(nil, read(dir .. "/model-00007-of-00009.safetensors"))
+    assert.equal(nil, files.read(dir .. ".tmp/model-00007-of-00009.safetensors"))
+    assert.equal(nil, files.read(dir .. "/model-00007-of-00009.safetensors"))
     local single = assert(fp8llm.quantize{src = src, dst = one, scheme = "fp8-dynamic"})
     assert.equal(single.bytes_out, report.bytes_out)
     local a, b = assert(fp8llm.load(dir)), assert(fp8llm.load(one))
     local described = assert(fp8llm.describe(dir))
-    local files, largest = {}, 0
+    local sizes, largest = {}, 0
     for _, t in ipairs(described.tensors) do
       largest = math.max(largest, t.bytes)
-      files[t.file] = (files[t.file] or 0) + t.bytes
+      sizes[t.file] = (sizes[t.file] or 0) + t.bytes
       assert.same(b:tensor(t.name):totable(), a:tensor(t.name):totable(), t.name)
     end
     local n = 0
-    for _, bytes in pairs(files) do
+    for _, bytes in pairs(sizes) do
       n = n + 1
       assert.is_true(bytes <= math.max(30000, largest)) -- a tensor above the limit: a file of its own
     end
@@ -302,8 +290,8 @@ describe("shards", function()
     os.remove(many .. "/model-00002-of-00003.safetensors")
     local _, message, code = fp8llm.quantize{src = many, dst = dir, scheme = "fp8-dynamic", max_shard_bytes = 30000}
     assert.equal("IO", code, message)
-    assert.equal(nil, read(dir .. ".tmp/config.json"))
-    assert.equal(nil, read(dir .. "/config.json"))
+    assert.equal(nil, files.read(dir .. ".tmp/config.json"))
+    assert.equal(nil, files.read(dir .. "/config.json"))
     clean()
   end)
 end)
@@ -357,8 +345,8 @@ describe("quantize refuses", function()
   it("a configuration that has the member already, even if it is null", function()
     tiny.write("build/spec/quantize-null", {tied = true})
     local path = "build/spec/quantize-null/config.json"
-    local text = read(path)
-    write(path, '{"quantization_config":null,' .. text:sub(2))
+    local text = files.read(path)
+    files.write(path, '{"quantization_config":null,' .. text:sub(2))
     refused("UNSUPPORTED", {src = "build/spec/quantize-null", dst = out}, "config.json", "quantization_config")
   end)
   it("a model that is quantized already", function()
@@ -372,16 +360,16 @@ describe("quantize refuses", function()
     refused("IO", {dst = out, calibrate = "no/such.jsonl"}, "no/such.jsonl")
   end)
   it("a malformed line, by its number", function()
-    write(lines, chat .. "{broken\n")
+    files.write(lines, chat .. "{broken\n")
     refused("FORMAT", {dst = out}, lines .. ":2")
-    write(lines, chat .. chat .. '{"prompt":"x"}\n')
+    files.write(lines, chat .. chat .. '{"prompt":"x"}\n')
     refused("FORMAT", {dst = out}, lines .. ":3", "messages")
-    write(lines, "\n\n")
+    files.write(lines, "\n\n")
     refused("FORMAT", {dst = out}, "no samples")
   end)
   it("without leaving anything behind", function()
-    assert.equal(nil, read(out .. "/config.json"))
-    assert.equal(nil, read(out .. ".tmp/config.json"))
+    assert.equal(nil, files.read(out .. "/config.json"))
+    assert.equal(nil, files.read(out .. ".tmp/config.json"))
   end)
   it("wrong types by raising", function()
     assert.is_true(pcall(fp8llm.quantize, {src = src}) == false)

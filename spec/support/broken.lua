@@ -5,6 +5,7 @@
 -- A case is {what, how, code, words...}: loading must give nil, a message of one line with all words, and
 -- the code. `how` has options of tiny_model.lua, change(model) before it is written, after(dir) behind.
 local fp8llm = require "fp8llm"
+local files = dofile "spec/support/files.lua"
 local tiny = dofile "spec/support/tiny_model.lua"
 
 return function(it, assert)
@@ -35,17 +36,14 @@ function broken.without(name, options)
 end
 
 function broken.file(name, text, options)
-  return {options = options, after = function(dir) tiny.write_file(dir .. "/" .. name, text) end}
+  return {options = options, after = function(dir) files.write(dir .. "/" .. name, text) end}
 end
 
 function broken.rewrite(name, edit, options)
   return {
     options = options,
     after = function(dir)
-      local f = assert(io.open(dir .. "/" .. name, "rb"))
-      local text = f:read "*a"
-      f:close()
-      tiny.write_file(dir .. "/" .. name, edit(text))
+      files.write(dir .. "/" .. name, edit(files.read(dir .. "/" .. name)))
     end,
   }
 end

@@ -1,6 +1,8 @@
 --- run(script) -> a function that runs that Lua script on the Lua that runs the specs, on the
 -- module built for it: f(word, ...) -> stdout, stderr, status. A table as first argument may
 -- hold input = text for stdin.
+local files = dofile "spec/support/files.lua"
+
 local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
 
 local function interpreter()
@@ -10,9 +12,7 @@ local function interpreter()
 end
 
 local function take(path)
-  local f = assert(io.open(path, "rb"))
-  local text = f:read "*a"
-  f:close()
+  local text = assert(files.read(path))
   os.remove(path)
   return text
 end
@@ -30,9 +30,7 @@ local function run(script, first, ...)
     script,
   }
   for _, word in ipairs(words) do command[#command + 1] = quote(word) end
-  local f = assert(io.open(source, "wb"))
-  f:write(input or "")
-  f:close()
+  files.write(source, input or "")
   local line = table.concat(command, " ") .. " <" .. source .. " >" .. out .. " 2>" .. err .. "; echo $?"
   local pipe = assert(io.popen(line))
   local status = tonumber(pipe:read "*l")

@@ -1,5 +1,6 @@
 --- Checkpoints of full size that take no room: real headers, and holes where the data would be.
 -- For what reads headers only. Holes are zeros, so all scales are 0.
+local files = dofile "spec/support/files.lua"
 local json = require "fp8llm.json"
 local shapes = require "fp8llm.shapes"
 
@@ -67,12 +68,6 @@ local function little_endian(v)
   return table.concat(bytes)
 end
 
-local function write_text(path, text)
-  local f = assert(io.open(path, "wb"))
-  assert(f:write(text))
-  f:close()
-end
-
 local function write_shard(path, tensors)
   local entries, at = {}, 0
   for i, t in ipairs(tensors) do
@@ -105,7 +100,7 @@ end
 function sparse.write(dir, shape, flavour, shard_bytes)
   local config = quantization(assert(shapes.config(shape)), flavour)
   os.execute("mkdir -p '" .. dir .. "'")
-  write_text(dir .. "/config.json", json.encode(config))
+  files.write(dir .. "/config.json", json.encode(config))
   local shards, room = {}, 0
   for _, t in ipairs(list_tensors(config, flavour)) do
     if #shards == 0 or t.bytes > room then
@@ -122,7 +117,7 @@ function sparse.write(dir, shape, flavour, shard_bytes)
     for _, t in ipairs(tensors) do map[t.name] = name end
     write_shard(dir .. "/" .. name, tensors)
   end
-  write_text(dir .. "/model.safetensors.index.json", json.encode {metadata = {}, weight_map = map})
+  files.write(dir .. "/model.safetensors.index.json", json.encode {metadata = {}, weight_map = map})
 end
 
 return sparse

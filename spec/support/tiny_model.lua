@@ -9,6 +9,8 @@
 --
 -- Pure Lua, the same bytes on LuaJIT and Lua 5.1 to 5.4 for the same options (below).
 -- Weights keep activations near 1, so that the logits are neither flat nor overflowing.
+local files = dofile "spec/support/files.lua"
+
 local tiny = {}
 
 local defaults = {
@@ -674,22 +676,16 @@ function tiny.safetensors(tensors)
   return little_endian(#text, 8) .. text .. table.concat(data)
 end
 
-function tiny.write_file(path, text)
-  local f = assert(io.open(path, "wb"))
-  assert(f:write(text))
-  assert(f:close())
-end
-
 --- All files into dir, which is made.  dir must not hold a single quote.
 function Model:write(dir)
   assert(not dir:find("'"), "a quote in the path")
   os.execute("mkdir -p '" .. dir .. "'")
   for _, name in ipairs({ "config", "generation_config", "tokenizer", "tokenizer_config", "hf_quant_config" }) do
-    if self[name] then tiny.write_file(dir .. "/" .. name .. ".json", tiny.json(self[name])) end
+    if self[name] then files.write(dir .. "/" .. name .. ".json", tiny.json(self[name])) end
   end
   local shards = self.options.shards
   if shards == 1 then
-    tiny.write_file(dir .. "/model.safetensors", tiny.safetensors(self.tensors))
+    files.write(dir .. "/model.safetensors", tiny.safetensors(self.tensors))
     return
   end
   local map, total = {}, 0
@@ -702,10 +698,10 @@ function Model:write(dir)
       map[self.tensors[i].name] = name
       total = total + #self.tensors[i].data
     end
-    tiny.write_file(dir .. "/" .. name, tiny.safetensors(part))
+    files.write(dir .. "/" .. name, tiny.safetensors(part))
   end
   local index = { metadata = { total_size = total }, weight_map = map }
-  tiny.write_file(dir .. "/model.safetensors.index.json", tiny.json(index))
+  files.write(dir .. "/model.safetensors.index.json", tiny.json(index))
 end
 
 function tiny.write(dir, options)
