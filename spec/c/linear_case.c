@@ -43,7 +43,8 @@ linear_data make_linear(const linear_case *c) {
     int64_t scales = c->n * row_scales(c);
     d.w_scale = ref_alloc((size_t)scales * sizeof(float));
     d.bias = ref_alloc((size_t)c->n * sizeof(float));
-    for (int64_t i = 0; i < scales; i++) d.w_scale[i] = 0.001f * (float)(1 + i % 7);
+    for (int64_t i = 0; i < scales; i++)
+        d.w_scale[i] = 0.001f * (float)(1 + (c->one_scale ? 2 : i % 7));
     ref_fill(d.bias, FL_DTYPE_F32, c->n, 1.0, 2);
     d.spec = (fl_linear_spec){.n_parts = c->parts,
                               .k = c->k,

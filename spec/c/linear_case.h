@@ -12,7 +12,8 @@ typedef struct linear_case {
     bool bias;
     int parts;
     int64_t w_block;
-    bool sparse24; /* of every four values two or fewer are not zero */
+    bool sparse24;  /* of every four values two or fewer are not zero */
+    bool one_scale; /* the scales of w are all the same number */
 } linear_case;
 
 #define E4M3 FL_DTYPE_E4M3
