@@ -4,19 +4,17 @@
 
 #include "cuda/device.cuh"
 
-/* Sums over positions have weights p = 2^(score - top).  Two of them, the first of earlier
- * positions, are brought to the higher top and added. */
+/* Sums over positions have weights p = 2^(score - top).  Two of them are brought to the higher top
+ * and added; one of no positions has the top -inf and counts for nothing, as long as it is finite. */
 struct joint {
     float top, x, y;
-    bool empty; /* the second is of no positions */
     __device__ __forceinline__ float sum(float a, float b) const {
-        return empty ? a : fmaf(a, x, __fmul_rn(b, y));
+        return fmaf(a, x, __fmul_rn(b, y));
     }
 };
 __device__ __forceinline__ joint join(float x, float y) {
     float top = fmaxf(x, y);
-    if (y == -INFINITY) return joint{x, 1.0f, 0.0f, true};
-    return joint{top, ptx_ex2(x - top), ptx_ex2(y - top), false};
+    return joint{top, ptx_ex2(x - top), ptx_ex2(y - top)};
 }
 
 /* The result for a head dim: sum of p v, and l = sum of p. */

@@ -8,7 +8,9 @@
  * own or one after the other: a row's bits depend on its sequence alone.
  *
  * Weights of positions are rounded to the act dtype before they are multiplied with values, and
- * summed as rounded; all else is f32.  Cached elements are exact in the act dtype.
+ * summed as rounded; all else is f32.  Cached elements are exact in the act dtype.  A value that is
+ * no finite number shows in the rows that look at it (as NaN of a whole head where others of its
+ * block do not), never in those before it.
  *
  * Fragments: lane 4g + t holds queries g and g + 8 of its warp, and of 8 columns 2t and 2t + 1. */
 #include "cuda/attend.cuh"
@@ -24,6 +26,20 @@ __device__ __forceinline__ void multiply(float d[4], const uint32_t a[4], const 
     ptx_mma_f16(d, a, b);
 }
 
+__device__ __forceinline__ bool finite(uint4 v, uint32_t exponents) {
+    uint32_t low = exponents & 0xffff, high = exponents << 16, each[] = {v.x, v.y, v.z, v.w};
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < 4; i++) all = all && (each[i] & low) != low && (each[i] & high) != high;
+    return all;
+}
+__device__ __forceinline__ bool finite(uint4 v, bf16) {
+    return finite(v, 0x7f80u);
+}
+__device__ __forceinline__ bool finite(uint4 v, f16) {
+    return finite(v, 0x7c00u);
+}
+
 /* ---- which queries a block has ---- */
 
 /* Sequence s has the tiles from its first row * ratio / size + s on: an upper bound that needs no
@@ -33,8 +49,8 @@ __device__ __forceinline__ int first_tile(const cuda_attend_args &a, int s, int 
 }
 
 struct queries {
-    int row, count, first,
-        last; /* first row and queries of the sequence; this block's first; highest position */
+    int row, count, first; /* first row and queries of the sequence; this block's first */
+    int low, last;         /* lowest and highest position of the block's */
     const int32_t *pages;
 };
 
@@ -56,10 +72,15 @@ __device__ __forceinline__ queries find_queries(const cuda_attend_args &a, int r
     b.count = (a.row_start[low + 1] - b.row) * ratio;
     b.first = (tile - first_tile(a, low, ratio, size)) * size;
     b.pages = a.pages + low * a.max_pages;
+    b.low = INT_MAX;
     b.last = 0;
     if (b.first >= b.count) return b;
-    for (int i = (int)threadIdx.x & 31; i < size; i += 32)
-        b.last = max(b.last, a.pos[query_row(b, i, ratio)]);
+    for (int i = (int)threadIdx.x & 31; i < size; i += 32) {
+        int pos = a.pos[query_row(b, i, ratio)];
+        b.low = min(b.low, pos);
+        b.last = max(b.last, pos);
+    }
+    b.low = __reduce_min_sync(ALL_LANES, b.low);
     b.last = __reduce_max_sync(ALL_LANES, b.last);
     return b;
 }
@@ -126,6 +147,22 @@ template <typename T, typename C, int DIMS, int THREADS> struct tiles {
                 *(uint4 *)(tile(stage, v) + place(p, chunk * 2 + 1)) =
                     make_uint4(pair[4], pair[5], pair[6], pair[7]);
             }
+    }
+
+    /* Zeros for values that are no finite numbers, by whole chunks; the first row that had some, or
+     * INT_MAX.  The whole block calls it. */
+    __device__ __forceinline__ int mend(int stage) {
+        uint4 *values = (uint4 *)tile(stage, 1);
+        int first = INT_MAX;
+        for (int i = ((int)threadIdx.x & 31); i < TILE_ELEMENTS / 8; i += 32)
+            if (!finite(values[i], T())) first = min(first, i * 8 / DIMS);
+        first = __reduce_min_sync(ALL_LANES, first);
+        if (first == INT_MAX) return first;
+        __syncthreads();
+        for (int i = (int)threadIdx.x; i < TILE_ELEMENTS / 8; i += THREADS)
+            if (!finite(values[i], T())) values[i] = make_uint4(0, 0, 0, 0);
+        __syncthreads();
+        return first;
     }
 };
 
@@ -317,7 +354,7 @@ __global__ void __launch_bounds__(layout<T, C, DIMS, GROUPS>::THREADS, 1)
     int begin = from * a.split_tokens, end = min(to * a.split_tokens, b.last + 1);
     if (b.first >= b.count || begin >= end) return; /* no part of it is asked for */
     bool busy = b.first + first < b.count;
-    int n_tiles = (end - begin + R::POSITIONS - 1) / R::POSITIONS;
+    int n_tiles = (end - begin + R::POSITIONS - 1) / R::POSITIONS, broken = INT_MAX;
     asked<T, DIMS> asks;
     part<T, L::OUT> split, all;
     asks.load(a, b, first, g, ratio);
@@ -338,6 +375,11 @@ __global__ void __launch_bounds__(layout<T, C, DIMS, GROUPS>::THREADS, 1)
             sm.widen(stage);
             __syncthreads();
         }
+        /* A query weighs what it must not look at with 0, but 0 times infinity is no number. */
+        if (min(at + R::POSITIONS, end) - 1 > b.low) {
+            int row = sm.mend(stage);
+            if (row != INT_MAX) broken = min(broken, at + row);
+        }
         if (busy) {
             float scores[R::POSITIONS / 8][4];
             uint32_t weights[R::POSITIONS / 16][4];
@@ -347,6 +389,9 @@ __global__ void __launch_bounds__(layout<T, C, DIMS, GROUPS>::THREADS, 1)
         }
         if (i + 1 == n_tiles || (at + R::POSITIONS) % a.split_tokens == 0) all.join_split(split);
     }
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (asks.pos[h] >= broken) all.l[h] = NAN;
     store(a, b, all, first, dim, g);
 }
 

@@ -287,6 +287,39 @@ static void test_quantized(const attend_case *c, fl_act_scheme act) {
     }
 }
 
+/* Rows of a head where values of position `at` are not finite, by kv head 0 and dim 1: wrong ones. */
+static int64_t spoilt_rows(const world *w, const void *whole, int64_t at) {
+    const int64_t H = w->c->heads, E = w->c->head_dim, bytes = E * 2;
+    int64_t bad = 0;
+    for (int64_t i = 0; i < w->c->length * H; i++) {
+        const uint8_t *row = (const uint8_t *)w->out.data + i * bytes;
+        if (i / H < at || i % H >= H / w->c->kv_heads)
+            bad += !!memcmp(row, (const uint8_t *)whole + i * bytes, (size_t)bytes);
+        else
+            bad += isfinite(ref_get(row, w->c->act, 1));
+    }
+    return bad;
+}
+
+/* A value that is no finite number shows in the rows that look at it, and in no row before them,
+ * though they are computed side by side. */
+static void test_spoilt(const attend_case *c, int64_t at, double value) {
+    world whole = make_world(c, 2, false), w = make_world(c, 2, false);
+    fl_err err = {0};
+    int rc = 0;
+    ref_set(w.v.data, c->act, at * c->kv_heads * c->head_dim + 1, value);
+    for (int64_t t = 0; t < c->length && !rc; t += 45) {
+        rc = step(&whole, t, fl_min_i64(45, c->length - t), -1, &err);
+        if (!rc) rc = step(&w, t, fl_min_i64(45, c->length - t), -1, &err);
+    }
+    int64_t bad = rc ? -1 : spoilt_rows(&w, whole.out.data, at);
+    check(!bad, "%s: %g among the values of position %lld, E=%lld, cache %s: %lld rows wrong %s",
+          isa, value, (long long)at, (long long)c->head_dim, fl_dtype_name(c->cache),
+          (long long)bad, err.msg);
+    free_world(&whole);
+    free_world(&w);
+}
+
 /* rope_store turns q and rounds once; it is the q that the caller sees. */
 static void test_rotation(fl_dtype act) {
     attend_case c = {3, 1, 20, 16, 9, act, act};
@@ -431,6 +464,14 @@ int main(int argc, char **argv) {
         {2, 1, 128, 16, 8, BF16, E4M3},
         {65, 65, 8, 16, 16, BF16, BF16}, /* 16 rows fill a GPU without splits */
     };
+    static const struct {
+        attend_case c;
+        int64_t at;
+    } spoilt[] = {
+        {{6, 2, 24, 16, 42, BF16, BF16}, 17},   {{3, 1, 20, 48, 30, BF16, E4M3}, 7},
+        {{16, 1, 128, 16, 40, F16, E4M3}, 33},  {{3, 1, 160, 16, 25, F16, F16}, 19},
+        {{2, 1, 16, 64, 290, BF16, BF16}, 262}, /* rows before it end in the split before */
+    };
     ops = ref_ops(argc, argv);
     for (isa = NULL; ref_next_isa(ops, &isa);) {
         allocations = 0;
@@ -441,6 +482,10 @@ int main(int argc, char **argv) {
         for (size_t n = 0; n < sizeof(quantized) / sizeof(quantized[0]); n++)
             for (int act = FL_ACT_NONE; act <= FL_ACT_GROUP; act++)
                 test_quantized(&quantized[n], (fl_act_scheme)act);
+        for (size_t n = 0; n < sizeof(spoilt) / sizeof(spoilt[0]); n++) {
+            test_spoilt(&spoilt[n].c, spoilt[n].at, (double)NAN);
+            if (spoilt[n].c.cache != E4M3) test_spoilt(&spoilt[n].c, spoilt[n].at, -INFINITY);
+        }
         test_rotation(BF16);
         test_rotation(F16);
         test_long_context();
