@@ -298,11 +298,19 @@ static bool pass_barrier(emu_block *b) {
     return waiting > 0;
 }
 
+/* The shadow of shared memory stays from launch to launch; kernels run one at a time. */
+static emu_shadow *shadow;
+static uint32_t shadow_bytes, epoch;
+enum { LAST_EPOCH = 1 << 19 }; /* of 20 bits; a block has fewer barriers than are left */
+
 static void run_block(emu_block *b, uint64_t *rng) {
     memset(b->shared, 0xff, b->shared_bytes);
     memset(b->shared_init, 0, b->shared_bytes);
-    if (b->race) memset(b->shadow, 0, sizeof(*b->shadow) * b->shared_bytes);
-    b->epoch = 1;
+    /* Epochs go on from block to block: what the shadow tells of earlier ones is past. */
+    if (++b->epoch >= LAST_EPOCH) {
+        if (shadow) memset(shadow, 0, sizeof(*shadow) * shadow_bytes);
+        b->epoch = 1;
+    }
     for (int i = 0; i < b->n_warps; i++) start_warp(b, i);
     do {
         /* Another warp goes first after each barrier. */
@@ -340,7 +348,11 @@ static void alloc_block(emu_block *b) {
     size_t registers = 128 * (size_t)(b->k->n_slots + 1), shared = b->shared_bytes + 16u;
     b->shared = malloc(shared);
     b->shared_init = malloc(shared);
-    b->shadow = b->race ? malloc(sizeof(*b->shadow) * shared) : NULL;
+    if (b->race && shared > shadow_bytes) {
+        free(shadow);
+        shadow = calloc(shadow_bytes = (uint32_t)shared, sizeof(*shadow));
+    }
+    b->shadow = shadow;
     b->w = calloc((size_t)b->n_warps, sizeof(*b->w));
     for (int i = 0; i < b->n_warps; i++) {
         b->w[i].reg = aligned_alloc(128, registers);
@@ -359,7 +371,6 @@ static void free_block(emu_block *b) {
     free(b->w);
     free(b->shared);
     free(b->shared_init);
-    free(b->shadow);
 }
 
 int emu_exec(const emu_launch *l) {
@@ -371,6 +382,7 @@ int emu_exec(const emu_launch *l) {
                    .dev = l->dev,
                    .params = l->params,
                    .launch = ++launches,
+                   .epoch = epoch,
                    .race = set->race,
                    .init = set->init,
                    .grace = set->grace};
@@ -390,6 +402,7 @@ int emu_exec(const emu_launch *l) {
     alloc_block(&b);
     l->k->counts.launches++;
     run_grid(&b, blocks);
+    epoch = b.epoch;
     free_block(&b);
     return b.err;
 }

@@ -550,43 +550,61 @@ static bool compare_int(int c, uint64_t a, uint64_t b, bool sg) {
     }
 }
 
-/* 32-bit integers and f32, all lanes; false: not one of these. */
-#define COMPARE(type)                                                                              \
+/* A bit for each of 32 bytes that are 0 or 1. */
+static uint32_t bits_of(const uint8_t y[32]) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; i++) {
+        uint64_t v;
+        memcpy(&v, y + 8 * i, 8);
+        bits |= (uint32_t)(v * 0x0102040810204080ull >> 56) << 8 * i;
+    }
+    return bits;
+}
+
+/* Integers and f32, all lanes; false: not one of these.  16 bits lie in a register of 32. */
+#define COMPARE(type, word)                                                                        \
     {                                                                                              \
-        const type *a = (const type *)(void *)emu_r32(x, emu_arg(x, 1));                           \
-        const type *b = (const type *)(void *)emu_r32(x, emu_arg(x, 2));                           \
+        const word *a = (const word *)(void *)emu_r32(x, emu_arg(x, 1));                           \
+        const word *b = (const word *)(void *)emu_r32(x, emu_arg(x, 2));                           \
         for (int l = 0; l < 32; l++) {                                                             \
-            less |= (uint32_t)(a[l] < b[l]) << l;                                                  \
-            same |= (uint32_t)(a[l] == b[l]) << l;                                                 \
-            more |= (uint32_t)(a[l] > b[l]) << l;                                                  \
+            type u = (type)a[l], v = (type)b[l];                                                   \
+            bool less = u<v, same = u == v, more = u> v;                                           \
+            y[l] = (less & if_less) | (same & if_same) | (more & if_more) |                        \
+                   (!(less | same | more) & if_none);                                              \
         }                                                                                          \
+        break;                                                                                     \
     }
 static bool compare_fast(const emu_ctx *x, uint32_t *yes) {
-    uint32_t less = 0, same = 0, more = 0;
+    /* What each comparison holds for: less 1, same 2, more 4, not ordered 8. */
+    static const uint8_t holds[] = {
+        [C_EQ] = 2,   [C_NE] = 5,   [C_LT] = 1,   [C_LE] = 3,  [C_GT] = 4,
+        [C_GE] = 6,   [C_EQU] = 10, [C_NEU] = 13, [C_LTU] = 9, [C_LEU] = 11,
+        [C_GTU] = 12, [C_GEU] = 14, [C_NUM] = 7,  [C_NAN] = 8};
+    const uint8_t h = holds[x->in->cmp];
+    const bool if_less = h & 1, if_same = h >> 1 & 1, if_more = h >> 2 & 1, if_none = h >> 3;
+    uint8_t y[32];
     switch (x->in->type) {
+    case T_S16:
+        COMPARE(int16_t, uint32_t)
+    case T_U16:
+    case T_B16:
+        COMPARE(uint16_t, uint32_t)
     case T_S32:
-        COMPARE(int32_t)
-        break;
+        COMPARE(int32_t, int32_t)
     case T_U32:
     case T_B32:
-        COMPARE(uint32_t)
-        break;
+        COMPARE(uint32_t, uint32_t)
     case T_S64:
-        COMPARE(int64_t)
-        break;
+        COMPARE(int64_t, int64_t)
+    case T_U64:
+    case T_B64:
+        COMPARE(uint64_t, uint64_t)
     case T_F32:
-        COMPARE(float)
-        break;
+        COMPARE(float, float)
     default:
         return false;
     }
-    uint32_t ordered = less | same | more;
-    const uint32_t by[] = {same, less | more, less, less | same, more, more | same};
-    int c = x->in->cmp;
-    *yes = c < C_EQU    ? by[c]
-           : c < C_NUM  ? by[c - C_EQU] | ~ordered
-           : c == C_NUM ? ordered
-                        : ~ordered;
+    *yes = bits_of(y);
     return true;
 }
 
@@ -646,6 +664,38 @@ emu_outcome emu_selp(emu_ctx *x) {
     return EMU_NEXT;
 }
 
+/* Two registers made of the halves of one. */
+static emu_outcome halves_of(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    const uint32_t *from = emu_r32(x, in->o[in->g[1].first]);
+    const uint64_t *wide = emu_r64(x, in->o[in->g[1].first]);
+    for (int i = 0; i < 2; i++) {
+        uint32_t *d = emu_r32(x, in->o[i]);
+        if (in->o[i].sink) continue;
+        if (emu_type_bytes((emu_type)in->type) == 8)
+            for (int l = 0; l < 32; l++)
+                d[l] = x->m >> l & 1 ? (uint32_t)(wide[l] >> 32 * i) : d[l];
+        else
+            for (int l = 0; l < 32; l++) d[l] = x->m >> l & 1 ? from[l] >> 16 * i & 0xffff : d[l];
+    }
+    return EMU_NEXT;
+}
+
+/* One register made of two halves. */
+static emu_outcome of_halves(emu_ctx *x) {
+    const emu_inst *in = x->in;
+    const uint32_t *low = emu_r32(x, in->o[1]), *high = emu_r32(x, in->o[2]);
+    uint32_t *d = emu_r32(x, in->o[0]);
+    uint64_t *wide = emu_r64(x, in->o[0]);
+    if (emu_type_bytes((emu_type)in->type) == 8)
+        for (int l = 0; l < 32; l++)
+            wide[l] = x->m >> l & 1 ? low[l] | (uint64_t)high[l] << 32 : wide[l];
+    else
+        for (int l = 0; l < 32; l++)
+            d[l] = x->m >> l & 1 ? (low[l] & 0xffff) | high[l] << 16 : d[l];
+    return EMU_NEXT;
+}
+
 emu_outcome emu_mov(emu_ctx *x) { /* what emu_fast_alu left: predicates, packing, widths */
     const emu_inst *in = x->in;
     int bits = emu_type_bytes((emu_type)in->type) * 8, n;
@@ -656,6 +706,7 @@ emu_outcome emu_mov(emu_ctx *x) { /* what emu_fast_alu left: predicates, packing
     bool unpack = in->g[0].kind == K_VEC, pack = in->g[1].kind == K_VEC;
     n = unpack ? in->g[0].n : pack ? in->g[1].n : 1;
     int each = bits / n;
+    if (n == 2 && each >= 16 && !(unpack && pack)) return unpack ? halves_of(x) : of_halves(x);
     uint64_t mask = each == 64 ? ~0ull : (1ull << each) - 1;
     FOR_LANES(l, x->m) {
         uint64_t v = emu_get_lane(x, emu_arg(x, 1), l), packed = 0;
@@ -670,6 +721,10 @@ emu_outcome emu_mov(emu_ctx *x) { /* what emu_fast_alu left: predicates, packing
 emu_outcome emu_cvta(emu_ctx *x) { /* .to: generic -> offset; without: back */
     int space = x->in->space;
     uint64_t base = space == SP_SHARED ? SHARED_BASE : space == SP_LOCAL ? LOCAL_BASE : 0;
+    if (!base && x->m == ALL_LANES && x->in->o[0].wide && x->in->o[1].wide) {
+        memcpy(emu_r64(x, x->in->o[0]), emu_r64(x, x->in->o[1]), 32 * sizeof(uint64_t));
+        return EMU_NEXT;
+    }
     FOR_LANES(l, x->m) {
         uint64_t v = emu_get_lane(x, x->in->o[1], l);
         if (x->in->mode && base) v &= 0xffffffffu;

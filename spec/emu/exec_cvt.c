@@ -101,40 +101,109 @@ static bool convert(const emu_inst *in, uint64_t a, uint64_t b, uint64_t *out) {
     return true;
 }
 
-static emu_outcome halves_to_f32(emu_ctx *x) {
-    uint32_t *d = emu_r32(x, x->in->o[0]);
-    const uint32_t *a = emu_r32(x, x->in->o[1]);
-    FOR_LANES(l, x->m) d[l] = emu_half_table[(uint16_t)a[l]];
-    return EMU_NEXT;
-}
+/* ---- all lanes at once: what kernels do often ---- */
 
-static emu_outcome codes_to_halves(emu_ctx *x) {
-    uint32_t *d = emu_r32(x, x->in->o[0]);
-    const uint32_t *a = emu_r32(x, x->in->o[1]);
-    FOR_LANES(l, x->m)
-    d[l] = (uint32_t)emu_e4m3_half[a[l] >> 8 & 255] << 16 | emu_e4m3_half[a[l] & 255];
-    return EMU_NEXT;
+#define ALL(name, to, from, expr)                                                                  \
+    static emu_outcome name(emu_ctx *x) {                                                          \
+        to *d = (to *)(void *)emu_r32(x, x->in->o[0]);                                             \
+        const from *a = (const from *)(void *)emu_r32(x, x->in->o[1]);                             \
+        for (int l = 0; l < 32; l++) d[l] = x->m >> l & 1 ? (to)(expr) : d[l];                     \
+        return EMU_NEXT;                                                                           \
+    }
+ALL(f16_to_f32, uint32_t, uint32_t, emu_half_table[(uint16_t)a[l]])
+ALL(bf16_to_f32, uint32_t, uint32_t, a[l] << 16)
+ALL(f32_to_f16, uint32_t, float, emu_half_from(a[l]))
+ALL(f32_to_bf16, uint32_t, float, emu_bf16_from(a[l]))
+ALL(s32_to_f32, float, int32_t, (float)a[l])
+ALL(u32_to_f32, float, uint32_t, (float)a[l])
+ALL(codes_to_halves, uint32_t, uint32_t,
+    (uint32_t)emu_e4m3_half[a[l] >> 8 & 255] << 16 | emu_e4m3_half[a[l] & 255])
+
+#define PAIR(name, bits, from)                                                                     \
+    static emu_outcome name(emu_ctx *x) {                                                          \
+        uint32_t *d = emu_r32(x, x->in->o[0]);                                                     \
+        const float *high = (const float *)(void *)emu_r32(x, x->in->o[1]);                        \
+        const float *low = (const float *)(void *)emu_r32(x, x->in->o[2]);                         \
+        for (int l = 0; l < 32; l++)                                                               \
+            d[l] = x->m >> l & 1 ? (uint32_t)from(high[l]) << bits | from(low[l]) : d[l];          \
+        return EMU_NEXT;                                                                           \
+    }
+PAIR(pair_to_f16, 16, emu_half_from)
+PAIR(pair_to_bf16, 16, emu_bf16_from)
+PAIR(pair_to_codes, 8, emu_e4m3_from)
+
+/* NULL: none; the instruction rounds to nearest, and does not saturate unless it makes codes. */
+static emu_handler *quick(const emu_inst *in) {
+    int from = in->type, to = in->type2;
+    if (to == T_E4M3X2) return from == T_F32 && in->sat && in->rnd == R_RN ? pair_to_codes : NULL;
+    if (in->sat || in->ftz || in->rnd > R_RN) return NULL;
+    if (from == T_F16 && to == T_F32) return f16_to_f32;
+    if (from == T_BF16 && to == T_F32) return bf16_to_f32;
+    if (in->rnd != R_RN) return NULL;
+    if (from == T_E4M3X2) return to == T_F16X2 ? codes_to_halves : NULL;
+    if (from == T_S32) return to == T_F32 ? s32_to_f32 : NULL;
+    if (from == T_U32) return to == T_F32 ? u32_to_f32 : NULL;
+    if (from != T_F32) return NULL;
+    return to == T_F16      ? f32_to_f16
+           : to == T_BF16   ? f32_to_bf16
+           : to == T_F16X2  ? pair_to_f16
+           : to == T_BF16X2 ? pair_to_bf16
+                            : NULL;
 }
 
 static bool is_int(int t) {
     return !emu_is_float(t) && !is_packed(t);
 }
 
+/* Registers as values of type t, and values of type t to registers: unsigned ones of fewer than
+ * 32 bits have zeros above them. */
+#define TAKE(type, r)                                                                              \
+    for (int l = 0; l < 32; l++) v[l] = (uint64_t)(type)r[l];                                      \
+    return
+static void take(const emu_ctx *x, emu_operand o, int t, uint64_t v[32]) {
+    const uint32_t *r = emu_r32(x, o);
+    const uint64_t *wide = emu_r64(x, o);
+    if (o.wide) {
+        for (int l = 0; l < 32; l++) v[l] = emu_extend(wide[l], t);
+        return;
+    }
+    switch (emu_type_bytes((emu_type)t) * (emu_is_signed(t) ? -1 : 1)) {
+    case 1:
+        TAKE(uint8_t, r);
+    case 2:
+        TAKE(uint16_t, r);
+    case -1:
+        TAKE(int8_t, r);
+    case -2:
+        TAKE(int16_t, r);
+    case -4:
+        TAKE(int32_t, r);
+    default:
+        TAKE(uint32_t, r);
+    }
+}
+
 static emu_outcome ints(emu_ctx *x) {
     const emu_inst *in = x->in;
-    bool narrow = emu_type_bytes((emu_type)in->type2) <= 2 && !emu_is_signed(in->type2);
-    FOR_LANES(l, x->m) {
-        uint64_t v = emu_extend(emu_get_lane(x, in->o[1], l), in->type);
-        v = emu_extend(v, in->type2);
-        emu_set_lane(x, in->o[0], l, narrow ? v & 0xffff : v);
-    }
+    const emu_operand o = in->o[0];
+    int to = in->type2, size = emu_type_bytes((emu_type)to);
+    uint64_t v[32], *wide = emu_r64(x, o);
+    uint32_t *r = emu_r32(x, o), keep = size == 1 && !emu_is_signed(to) ? 0xff : ~0u;
+    take(x, in->o[1], in->type, v);
+    if (size == 8 && o.wide)
+        for (int l = 0; l < 32; l++) wide[l] = x->m >> l & 1 ? v[l] : wide[l];
+    else if (!o.wide && (size == 4 || !emu_is_signed(to)))
+        for (int l = 0; l < 32; l++)
+            r[l] = x->m >> l & 1 ? (uint32_t)v[l] & keep & (size == 4 ? ~0u : 0xffff) : r[l];
+    else
+        FOR_LANES(l, x->m) emu_set_lane(x, o, l, emu_extend(v[l], to));
     return EMU_NEXT;
 }
 
 emu_outcome emu_cvt(emu_ctx *x) {
     const emu_inst *in = x->in;
-    if (in->type == T_F16 && in->type2 == T_F32 && !in->sat) return halves_to_f32(x);
-    if (in->type == T_E4M3X2 && in->type2 == T_F16X2 && in->rnd == R_RN) return codes_to_halves(x);
+    emu_handler *all = quick(in);
+    if (all) return all(x);
     if (is_int(in->type) && is_int(in->type2) && !in->sat) return ints(x);
     FOR_LANES(l, x->m) {
         uint64_t r, b = in->groups > 2 ? emu_get_lane(x, in->o[2], l) : 0;

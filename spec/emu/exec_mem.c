@@ -176,6 +176,72 @@ static uint64_t address(const emu_ctx *x, int group, int lane) {
     return emu_get_lane(x, emu_arg(x, group), lane) + (uint64_t)x->in->g[group].off;
 }
 
+/* Addresses of all lanes; those that do not execute have any. */
+static void addresses(const emu_ctx *x, int group, uint64_t at[32]) {
+    emu_operand o = emu_arg(x, group);
+    const uint64_t off = (uint64_t)x->in->g[group].off, *wide = emu_r64(x, o);
+    const uint32_t *narrow = emu_r32(x, o);
+    if (o.wide)
+        for (int l = 0; l < 32; l++) at[l] = wide[l] + off;
+    else
+        for (int l = 0; l < 32; l++) at[l] = narrow[l] + off;
+}
+
+/* Whether no other block has written these bytes and this one, alone, has read them before. */
+#define READ_BEFORE(n)                                                                             \
+    for (int i = 0; i < n; i++) differ |= (readers[i] ^ me) | !((writers[i] ^ me) >> BLOCK_BITS);
+static bool read_before(const uint32_t *writers, const uint32_t *readers, uint32_t me, uint32_t n) {
+    uint32_t differ = 0;
+    if (n == 16)
+        READ_BEFORE(16)
+    else if (n == 8)
+        READ_BEFORE(8)
+    else if (n == 4)
+        READ_BEFORE(4)
+    else
+        return false;
+    return !differ;
+}
+
+/* A load of global memory by all lanes from the allocation of the access before, of bytes that
+ * are written: where each is, checked and counted as emu_global_at does; false: not such a load. */
+static bool load_near(emu_ctx *x, const uint64_t at[32], uint32_t n, uint8_t *p[32]) {
+    emu_block *b = x->b;
+    const uint64_t room = b->near_bytes - n;
+    uint64_t far = b->near_bytes < n, last = ~0ull;
+    uint32_t me = b->launch << BLOCK_BITS | (b->id % (SEVERAL - 1) + 1);
+    for (int l = 0; l < 32; l++) far |= (uint64_t)(at[l] - b->near_va > room) | (at[l] & (n - 1));
+    if (far) return false;
+    for (int l = 0; l < 32; l++)
+        if (b->init && !all_written(b->near.init + (at[l] - b->near_va), n)) return false;
+    for (int l = 0; l < 32; l++) {
+        uint64_t i = at[l] - b->near_va;
+        p[l] = b->near.data + i;
+        if (at[l] == last) {
+            x->k->counts.read += n;
+            continue;
+        }
+        last = at[l];
+        count(x, at[l], n, false);
+        if (b->grace && !read_before(b->near.writer + i, b->near.reader + i, me, n) &&
+            !grace(x, i, at[l], n, l, false))
+            p[l] = NULL;
+    }
+    return true;
+}
+
+/* Where each executing lane of a load or store finds its bytes; false after a fault. */
+static bool places(emu_ctx *x, int group, uint32_t n, bool write, uint8_t *p[32]) {
+    uint64_t at[32];
+    int space = x->in->space;
+    addresses(x, group, at);
+    bool global = space == SP_GLOBAL || (space == SP_GENERIC && !(at[0] >> 56));
+    if (global && !write && x->m == ALL_LANES && load_near(x, at, n, p)) return !x->b->err;
+    FOR_LANES(l, x->m)
+    if (!(p[l] = space_at(x, at[l], n, l, write))) return false;
+    return true;
+}
+
 /* Parameters at a fixed place: one value for all lanes. */
 static emu_outcome load_param(emu_ctx *x) {
     const emu_inst *in = x->in;
@@ -191,27 +257,47 @@ static emu_outcome load_param(emu_ctx *x) {
     return EMU_NEXT;
 }
 
+/* Element i of every lane that executes, between memory and a register. */
+#define MOVE(word, reg)                                                                            \
+    {                                                                                              \
+        word v;                                                                                    \
+        FOR_LANES(l, m) {                                                                          \
+            uint8_t *at = p[l] + i * sizeof(word);                                                 \
+            if (load) {                                                                            \
+                memcpy(&v, at, sizeof(v));                                                         \
+                reg[l] = v;                                                                        \
+            } else {                                                                               \
+                v = (word)reg[l];                                                                  \
+                memcpy(at, &v, sizeof(v));                                                         \
+            }                                                                                      \
+        }                                                                                          \
+        return;                                                                                    \
+    }
+static void move(const emu_ctx *x, emu_operand o, uint8_t *const p[32], size_t i, bool load) {
+    int type = x->in->type;
+    uint32_t size = (uint32_t)emu_type_bytes((emu_type)type), *narrow = emu_r32(x, o), m = x->m;
+    uint64_t *wide = emu_r64(x, o);
+    if (load && o.sink) return;
+    if (size == 8 && o.wide) MOVE(uint64_t, wide)
+    if (size == 4 && !o.wide) MOVE(uint32_t, narrow)
+    if (size == 2 && !o.wide && !emu_is_signed(type)) MOVE(uint16_t, narrow)
+    if (size == 1 && !o.wide && !emu_is_signed(type)) MOVE(uint8_t, narrow)
+    FOR_LANES(l, m) {
+        uint64_t v = load ? 0 : emu_get_lane(x, o, l);
+        memcpy(load ? (void *)&v : p[l] + i * size, load ? p[l] + i * size : (void *)&v, size);
+        if (load) emu_set_lane(x, o, l, emu_extend(v, type));
+    }
+}
+
 emu_outcome emu_ldst(emu_ctx *x) {
     const emu_inst *in = x->in;
     bool load = in->op == OP_ld;
     if (load && in->space == SP_PARAM && in->o[in->g[1].first].pooled) return load_param(x);
     const emu_group *val = &in->g[load ? 0 : 1];
-    uint32_t size = (uint32_t)emu_type_bytes((emu_type)in->type), n = size * in->vec;
-    FOR_LANES(l, x->m) {
-        uint8_t *p = space_at(x, address(x, load ? 1 : 0, l), n, l, !load);
-        if (!p) return EMU_WAITS;
-        for (int i = 0; i < val->n; i++, p += size) {
-            emu_operand o = in->o[val->first + i];
-            uint64_t v = 0;
-            if (load) {
-                memcpy(&v, p, size);
-                emu_set_lane(x, o, l, emu_extend(v, in->type));
-            } else {
-                v = emu_get_lane(x, o, l);
-                memcpy(p, &v, size);
-            }
-        }
-    }
+    uint8_t *p[32];
+    if (!places(x, load ? 1 : 0, (uint32_t)emu_type_bytes((emu_type)in->type) * in->vec, !load, p))
+        return EMU_WAITS;
+    for (int i = 0; i < val->n; i++) move(x, in->o[val->first + i], p, (size_t)i, load);
     return EMU_NEXT;
 }
 

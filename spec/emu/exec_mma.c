@@ -35,6 +35,7 @@ static bool sparse_a(emu_ctx *x, tile *t) {
     const emu_inst *in = x->in;
     const uint32_t *e = emu_r32(x, emu_arg(x, 4));
     uint32_t meta[16][2];
+    memset(t->a, 0, sizeof(t->a));
     for (int l = 0; l < 32; l++) meta[(l >> 2) + 8 * (l & 1)][(l & 3) >> 1] = e[l];
     for (int r = 0; r < 4; r++) {
         const uint32_t *v = emu_r32(x, in->o[in->g[1].first + r]);
@@ -103,7 +104,7 @@ static bool known_shape(const emu_inst *in) {
 
 emu_outcome emu_mma(emu_ctx *x) {
     const emu_inst *in = x->in;
-    tile t = {{{0}}, {{0}}};
+    tile t;
     float c[16][8];
     if (!known_shape(in) || (in->sparse && emu_r32(x, emu_arg(x, 5))[0]))
         return emu_fault(x, 0, E_LAUNCH_FAILURE, "mma of this shape or type is not emulated");

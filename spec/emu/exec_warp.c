@@ -42,15 +42,20 @@ emu_outcome emu_shfl(emu_ctx *x) {
     memcpy(from, emu_r32(x, emu_arg(x, 1)), sizeof(from));
     uint32_t *d = emu_r32(x, in->o[0]);
     const uint32_t *b = emu_r32(x, emu_arg(x, 2)), *c = emu_r32(x, emu_arg(x, 3));
-    FOR_LANES(l, x->m) {
-        bool ok;
-        int j = source_lane(in->mode, l, b[l], c[l], &ok);
-        if (ok && !(x->m >> j & 1))
-            return emu_fault(x, l, E_LAUNCH_FAILURE, "shfl.sync reads lane %d, which is not there",
-                             j);
-        valid |= (uint32_t)ok << l;
-        d[l] = from[j];
-    }
+    bool pooled = emu_arg(x, 2).pooled && emu_arg(x, 3).pooled;
+    if (in->mode == SHFL_BFLY && pooled && c[0] == 31 && b[0] < 32 && x->m == ALL_LANES) {
+        for (uint32_t l = 0; l < 32; l++) d[l] = from[l ^ b[0]]; /* all lanes give and take */
+        valid = ALL_LANES;
+    } else
+        FOR_LANES(l, x->m) {
+            bool ok;
+            int j = source_lane(in->mode, l, b[l], c[l], &ok);
+            if (ok && !(x->m >> j & 1))
+                return emu_fault(x, l, E_LAUNCH_FAILURE,
+                                 "shfl.sync reads lane %d, which is not there", j);
+            valid |= (uint32_t)ok << l;
+            d[l] = from[j];
+        }
     if (in->g[0].n == 2) emu_set_pred(x, in->o[1], valid);
     return EMU_NEXT;
 }

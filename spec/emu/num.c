@@ -14,18 +14,12 @@ float emu_e4m3_value(uint8_t code) {
 }
 
 uint8_t emu_e4m3_from(float f) {
-    uint8_t sign = signbit(f) ? 0x80 : 0;
-    int e;
+    uint32_t sign = emu_bits(f) >> 24 & 0x80, u = emu_bits(f) & 0x7fffffff;
     if (f != f) return 0x7f;
-    f = fabsf(f);
-    if (f >= 464.0f) return sign | 0x7e; /* halfway to the code after 448, which does not exist */
-    frexpf(f, &e);
-    int unit = e - 4 < -9 ? -9 : e - 4; /* of the last of 4 significant bits; subnormals: 2^-9 */
-    f = ldexpf(rintf(ldexpf(f, -unit)), unit);
-    if (f > 448.0f) return sign | 0x7e;
-    if (f < 0x1p-6f) return sign | (uint8_t)(f * 512.0f);
-    frexpf(f, &e);
-    return sign | (uint8_t)((e + 6) << 3 | ((int)ldexpf(f, 4 - e) & 7));
+    if (emu_f32(u) < 0x1p-6f) return (uint8_t)(sign | (uint32_t)rintf(emu_f32(u) * 512.0f));
+    u = (u + 0x7ffff + (u >> 20 & 1)) >> 20; /* 3 bits of the fraction, ties to even */
+    u -= (127 - 7) << 3;
+    return (uint8_t)(sign | (u > 0x7e ? 0x7e : u));
 }
 
 double emu_real(uint64_t v, emu_type t) {
