@@ -149,8 +149,13 @@ static void mix_tail(const attend_job *j, const cpu_mix *all, int64_t group, int
         uint8_t *dst = tail + t * 4 * bytes;
         memcpy(dst, all->block[group / 4] + (t * 4 + group % 4) * bytes, (size_t)bytes);
         for (int64_t k = n; k < CPU_GROUP; k++) {
-            for (int64_t r = 0; r < CPU_TILE; r++)
-                memset(dst + cpu_tile_offset(all->dtype, r, k), 0, (size_t)size);
+            for (int64_t r = 0; r < CPU_TILE; r++) {
+                uint8_t *at = dst + cpu_tile_offset(all->dtype, r, k);
+                if (size == 2)
+                    memset(at, 0, 2); /* of known sizes, or each is a call */
+                else
+                    *at = 0;
+            }
         }
     }
     const uint8_t *block = tail;
@@ -192,9 +197,10 @@ static void attend_chunk(const attend_job *j, const item *it, struct cpu_attend_
         x.acc = s->acc + i * acc_len;
         if (x.group_begin < x.group_end) j->be->isa->mix(&x);
         if (n % CPU_GROUP) mix_tail(j, &x, n / CPU_GROUP, n % CPU_GROUP, s->tail);
-        for (int64_t e = 0; e < j->e_tiles * CPU_TILE; e++) {
-            const float *acc = x.acc + e / CPU_TILE * 2 * CPU_TILE + e % CPU_TILE;
-            out[i].value[e] = acc[0] + acc[CPU_TILE];
+        for (int64_t t = 0; t < j->e_tiles; t++) {
+            const float *acc = x.acc + t * 2 * CPU_TILE;
+            float *value = out[i].value + t * CPU_TILE;
+            for (int r = 0; r < CPU_TILE; r++) value[r] = acc[r] + acc[CPU_TILE + r];
         }
     }
 }

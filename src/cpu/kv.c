@@ -67,6 +67,14 @@ static void encode(const store_job *j, uint8_t *codes, const void *src, fl_dtype
     }
 }
 
+/* A number of one or two bytes: a copy of a size that varies is a call. */
+static inline void put(uint8_t *dst, const uint8_t *src, int64_t size) {
+    if (size == 2)
+        memcpy(dst, src, 2);
+    else
+        *dst = *src;
+}
+
 static void store_head(const store_job *j, const uint8_t *k, const uint8_t *v, int64_t slot,
                        int64_t g) {
     const fl_kv_shape *s = &j->kv->shape;
@@ -77,10 +85,10 @@ static void store_head(const store_job *j, const uint8_t *k, const uint8_t *v, i
     uint8_t *value = cpu_kv_values(j->kv, page, g, offset / CPU_TILE);
     /* Also the padding of k, zeros: a score must not meet what the page held before. */
     for (int64_t e = 0; e < (int64_t)fl_round_up((uint64_t)s->head_dim, CPU_GROUP); e++)
-        memcpy(key + cpu_tile_offset(s->dtype, at, e), k + e * size, (size_t)size);
+        put(key + cpu_tile_offset(s->dtype, at, e), k + e * size, size);
     for (int64_t e = 0; e < s->head_dim; e++)
-        memcpy(value + e / CPU_TILE * run + cpu_tile_offset(s->dtype, e % CPU_TILE, at),
-               v + e * size, (size_t)size);
+        put(value + e / CPU_TILE * run + cpu_tile_offset(s->dtype, e % CPU_TILE, at), v + e * size,
+            size);
 }
 
 static void store_rows(void *ctx, int64_t begin, int64_t end) {

@@ -20,7 +20,6 @@ typedef struct linear_job {
     const fl_linear *lin;
     fl_dtype panel_dtype;
     int64_t row, rows; /* of the current panel */
-    int64_t grain;     /* tiles */
     bool many, blocks;
     void *picks; /* or NULL */
     atomic_llong next;
@@ -240,6 +239,15 @@ static void run_tiles(const linear_job *j, int64_t begin, int64_t end, int membe
     }
 }
 
+/* How many of the tiles that are left a member takes.  Few rows: long sequential reads; many: the
+ * longer the more are left, and pairs at last, so that the members finish together. */
+static int64_t next_grain(const linear_job *j, int64_t left, int members) {
+    const cpu_packed *p = j->lin->packed;
+    if (j->many) return fl_max_i64(left / (4 * members) * CPU_GEMM_TILES, CPU_GEMM_TILES);
+    int64_t share = fl_div_up(p->n_tiles, 4 * members);
+    return fl_max_i64(fl_min_i64(fl_max_i64(STREAM_BYTES / p->stride, TILES), share), 1);
+}
+
 static void linear_member(void *arg, int member, int members) {
     linear_job *j = arg;
     const cpu_packed *p = j->lin->packed;
@@ -247,18 +255,14 @@ static void linear_member(void *arg, int member, int members) {
     if (j->picks && member == 0 && !make_picks(j)) j->picks = NULL;
     fl_team_barrier(j->be->team);
     for (;;) {
-        int64_t begin = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
-        if (begin >= p->n_tiles) return;
-        run_tiles(j, begin, fl_min_i64(begin + j->grain, p->n_tiles), member);
+        long long begin = atomic_load_explicit(&j->next, memory_order_relaxed), grain;
+        do {
+            if (begin >= p->n_tiles) return;
+            grain = next_grain(j, p->n_tiles - begin, members);
+        } while (!atomic_compare_exchange_weak_explicit(
+            &j->next, &begin, begin + grain, memory_order_relaxed, memory_order_relaxed));
+        run_tiles(j, begin, fl_min_i64(begin + grain, p->n_tiles), member);
     }
-}
-
-/* Few rows: long sequential reads.  Always small enough that the members finish together. */
-static int64_t choose_grain(const linear_job *j) {
-    const cpu_packed *p = j->lin->packed;
-    int64_t share = fl_div_up(p->n_tiles, 4 * fl_team_size(j->be->team));
-    if (j->many) return fl_div_up(share, CPU_GEMM_TILES) * CPU_GEMM_TILES;
-    return fl_max_i64(fl_min_i64(fl_max_i64(STREAM_BYTES / p->stride, TILES), share), 1);
 }
 
 /* The type the kernels get x in. */
@@ -285,7 +289,6 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
         j.panel_dtype = choose_panel(&j);
         j.many = be->isa->gemm && j.rows >= MANY_ROWS;
-        j.grain = choose_grain(&j);
         j.picks = can_pick(be, lin) && j.rows == 1 ? be->work : NULL;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);
