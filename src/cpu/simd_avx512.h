@@ -17,19 +17,25 @@ float cpu_softmax_avx512(float *s, int64_t n, float factor, float *max); /* atte
  *
  * A code of sign s, exponent e3..e0 > 0 and mantissa m is s, e + 120, m as BF16, and e + 120 is
  * e3, !e3, !e3, !e3, !e3, e2, e1, e0: no carries, each bit one bit of the code or its
- * complement, a single GF2P8AFFINEQB for each byte.  Codes with exponent 0 (subnormals, zero)
- * and NaN are not like that: where there are any, both bytes come from tables of 128. */
+ * complement, a single GF2P8AFFINEQB for each byte.  The eight codes with exponent 0 (subnormals,
+ * zero) are not like that, and neither is NaN: theirs come from tables. */
 typedef struct e4m3_lut {
-    __m512i hi0, hi1, lo0, lo1;
-    __mmask64 always; /* all ones: tables only, because NaN may occur */
+    __m512i hi0, hi1, lo0, lo1; /* all 128 */
+    __m512i small_hi, small_lo; /* of the first eight, in every 128 bits */
+    bool nan;                   /* may occur */
 } e4m3_lut;
 
 extern const uint8_t cpu_e4m3_hi[128], cpu_e4m3_lo[128]; /* dot_avx512.c */
 
 INLINE e4m3_lut load_lut(bool nan) {
-    return (e4m3_lut){_mm512_loadu_si512(cpu_e4m3_hi), _mm512_loadu_si512(cpu_e4m3_hi + 64),
-                      _mm512_loadu_si512(cpu_e4m3_lo), _mm512_loadu_si512(cpu_e4m3_lo + 64),
-                      nan ? ~(__mmask64)0 : 0};
+    const __m512i hi0 = _mm512_loadu_si512(cpu_e4m3_hi), lo0 = _mm512_loadu_si512(cpu_e4m3_lo);
+    return (e4m3_lut){hi0,
+                      _mm512_loadu_si512(cpu_e4m3_hi + 64),
+                      lo0,
+                      _mm512_loadu_si512(cpu_e4m3_lo + 64),
+                      _mm512_broadcast_i32x4(_mm512_castsi512_si128(hi0)),
+                      _mm512_broadcast_i32x4(_mm512_castsi512_si128(lo0)),
+                      nan};
 }
 
 /* One group of an E4M3 or BF16 tile as BF16 pairs: (k0,k1) and (k2,k3) of 16 outer rows. */
@@ -40,16 +46,22 @@ INLINE void load_pairs(__m512i pair[2], const uint8_t *group, fl_dtype t, const 
         return;
     }
     const __m512i code = _mm512_loadu_si512(group), sign = _mm512_set1_epi8((char)0x80);
-    __mmask64 small = _mm512_testn_epi8_mask(code, _mm512_set1_epi8(0x78));
     __m512i hi, lo;
-    if (__builtin_expect(_kortestz_mask64_u8(small, lut->always), 1)) {
-        /* Byte 7-i of the matrix: which bits of the code make bit i. */
-        hi = _mm512_gf2p8affine_epi64_epi8(code, _mm512_set1_epi64(0x1020404040404080), 0x3c);
-        lo = _mm512_gf2p8affine_epi64_epi8(code, _mm512_set1_epi64(0x01020408), 0);
-    } else {
+    if (lut->nan) {
         hi = _mm512_permutex2var_epi8(lut->hi0, code, lut->hi1);
         lo = _mm512_permutex2var_epi8(lut->lo0, code, lut->lo1);
         hi = _mm512_ternarylogic_epi64(hi, code, sign, 0xf8); /* hi | (code & sign) */
+    } else {
+        const __mmask64 small = _mm512_testn_epi8_mask(code, _mm512_set1_epi8(0x78));
+        /* Byte 7-i of the matrix: which bits of the code make bit i. */
+        hi = _mm512_gf2p8affine_epi64_epi8(code, _mm512_set1_epi64(0x1020404040404080), 0x3c);
+        lo = _mm512_gf2p8affine_epi64_epi8(code, _mm512_set1_epi64(0x01020408), 0);
+        if (small) {
+            const __m512i mantissa = _mm512_and_si512(code, _mm512_set1_epi8(7));
+            hi = _mm512_mask_shuffle_epi8(hi, small, lut->small_hi, mantissa);
+            lo = _mm512_mask_shuffle_epi8(lo, small, lut->small_lo, mantissa);
+            hi = _mm512_ternarylogic_epi64(hi, code, sign, 0xf8);
+        }
     }
     pair[0] = _mm512_unpacklo_epi8(lo, hi);
     pair[1] = _mm512_unpackhi_epi8(lo, hi);

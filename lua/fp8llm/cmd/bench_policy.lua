@@ -13,7 +13,7 @@ it is the price of waking a sleeping thread and being woken by it, in the same r
 requests lose to one policy that sleeps 50 ms a token, beside an ordinary request]],
   options = {
     {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
-    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 64; schedule 128)"},
+    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 192; policy 64; schedule 128)"},
   },
 }
 

@@ -15,7 +15,7 @@ how full it runs, tokens/s, times to the first token, between tokens and in all]
     {"shape", "string", "NAME", "instead of MODEL a published shape: llama-3.1-405b, llama-3-8b, ..."},
     {"requests", "integer", "N", "throughput, schedule: requests (default 64; schedule 3 x --running)"},
     {"isl", "integer", "N", "throughput, schedule: tokens of a prompt (default 64; schedule 2048)"},
-    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 64; schedule 128)"},
+    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 192; policy 64; schedule 128)"},
     {"running", "integer", "N", "schedule: requests computed together at most (default 1024)"},
     {"step-tokens", "integer", "N", "schedule: tokens of a step at most (default 8192)"},
     {"spread", "number", "S", "schedule: lengths vary by this part up and down (default 0)"},

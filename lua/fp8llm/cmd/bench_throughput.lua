@@ -15,7 +15,7 @@ take of a step, how far apart the requests end; and what `bench schedule` would 
   options = common.join({
     {"requests", "integer", "N", "throughput, schedule: requests (default 64; schedule 3 x --running)"},
     {"isl", "integer", "N", "throughput, schedule: tokens of a prompt (default 64; schedule 2048)"},
-    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 64; schedule 128)"},
+    {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 192; policy 64; schedule 128)"},
   }, bench_model.options),
 }
 
@@ -127,7 +127,7 @@ local function measure(model, opt)
 end
 
 function M.run(opt, name)
-  opt.requests, opt.isl, opt.osl = opt.requests or 64, opt.isl or 64, opt.osl or 64
+  opt.requests, opt.isl, opt.osl = opt.requests or 64, opt.isl or 64, opt.osl or 192
   local pages = math.floor((opt.isl + opt.osl) / 32) + 1
   opt.kv_tokens = math.max(opt.requests * pages * 32, 1024)
   return bench_model.run(name, opt, measure)
