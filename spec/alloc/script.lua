@@ -65,7 +65,8 @@ end
 local requests = {
   must(engine:submit{prompt = "one two", max_tokens = 40, temperature = 0, logprobs = 2, echo = true, n = 2,
     stop = {"never"}, bad_words = {"e"}, logit_bias = {[7] = 100}}),
-  must(engine:submit{ids = {1, 2, 3}, max_tokens = 2, allowed_token_ids = {5, 6}, prompt_logprobs = 1}),
+  must(engine:submit{ids = setmetatable({1, 2, 3}, {}), max_tokens = 2, allowed_token_ids = {5, 6},
+    prompt_logprobs = 1}),
 }
 local parked = must(engine:submit{messages = {{role = "user", content = "hi"}}, max_tokens = 3, policy = true})
 for step in parked:steps() do

@@ -13,7 +13,7 @@ typedef struct converter {
     lua_State *L;
     fl_arena *arena;
     fl_err *err;
-    int depth;
+    int depth, jsontype; /* jsontype: where the string "__jsontype" is */
 } converter;
 
 static int convert(converter *c, int idx, fl_jv *out);
@@ -59,11 +59,12 @@ static void convert_number(converter *c, int idx, fl_jv *out) {
 }
 
 /* __jsontype of the table's metatable: 'a'rray, 'o'bject, 'n'ull, or 0. */
-static char marked_type(lua_State *L, int idx) {
+static char marked_type(const converter *c, int idx) {
+    lua_State *L = c->L;
     char type = 0;
     if (!lua_getmetatable(L, idx)) return 0;
     if (lua_istable(L, -1)) {
-        lua_pushliteral(L, "__jsontype");
+        lua_pushvalue(L, c->jsontype);
         lua_rawget(L, -2);
         if (lua_type(L, -1) == LUA_TSTRING) type = *lua_tostring(L, -1);
         lua_pop(L, 1);
@@ -135,7 +136,7 @@ static int convert_object(converter *c, int idx, size_t n, fl_jv *out) {
 
 static int convert_table(converter *c, int idx, fl_jv *out) {
     lua_State *L = c->L;
-    char mark = marked_type(L, idx);
+    char mark = marked_type(c, idx);
     size_t n = 0, n_list = lua_rawlen(L, idx), n_names = 0, n_ids = 0;
     for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
         n++;
@@ -186,6 +187,10 @@ static int convert(converter *c, int idx, fl_jv *out) {
 }
 
 int fl_lua_to_jv(lua_State *L, int idx, fl_arena *arena, fl_jv *out, fl_err *err) {
-    converter c = {.L = L, .arena = arena, .err = err};
-    return convert(&c, lua_absindex(L, idx), out);
+    converter c = {.L = L, .arena = arena, .err = err, .jsontype = lua_gettop(L) + 1};
+    idx = lua_absindex(L, idx);
+    lua_pushliteral(L, "__jsontype");
+    int rc = convert(&c, idx, out);
+    lua_pop(L, 1);
+    return rc;
 }
