@@ -227,6 +227,10 @@ local model = {}
 ---@field context integer
 ---@field kv_tokens integer
 ---@field parameters integer
+---@field kv_pages_free integer KV pages that no sequence holds, those of the prefix cache too
+---@field prefix_queries integer KV pages looked for in the prefix cache
+---@field prefix_hits integer those found
+---@field prefix_evictions integer those that the cache gave up for others
 
 ---@return fp8llm.info
 function model:info() end
@@ -606,6 +610,7 @@ function tensor:mask_fill(mask, value) end
 ---@return fp8llm.code? code
 function tensor:quantize(options) end
 
+---Codes times their scale: one number, one of each row, or one of each group of 128.
 ---@param scale number|fp8llm.tensor
 ---@param dtype? fp8llm.dtype default f32
 ---@return fp8llm.tensor?

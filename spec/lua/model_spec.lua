@@ -293,5 +293,27 @@ describe("loading", function()
     assert.equal(256, info.context)
     m:close()
     assert.is_true(pcall(m.info, m) == false)
+    local api = dofile("spec/support/files.lua").read "lua/fp8llm/meta.lua"
+    local described = {}
+    for name in api:match "\n%-%-%-@class fp8llm%.info\n(.-)\n\n":gmatch "@field ([%w_]+)" do
+      described[name] = true
+    end
+    for name in pairs(info) do assert.is_true(described[name], name) end
+    for name in pairs(described) do assert.is_true(info[name] ~= nil, name) end
+  end)
+
+  it("loads whatever its progress function does, and looks it up once", function()
+    local looked, called = 0, 0
+    local function progress()
+      called = called + 1
+      error "on purpose"
+    end
+    assert(fp8llm.load(dir, setmetatable({context = 256}, {__index = function(_, name)
+      if name ~= "progress" then return nil end
+      looked = looked + 1
+      return looked == 1 and progress or error "looked up in the middle of loading"
+    end}))):close()
+    assert.is_true(called > 0)
+    assert.is_true(not pcall(load, {progress = 5}))
   end)
 end)

@@ -46,6 +46,24 @@ describe("fp8-static", function()
     phases[phase] = f
   end})
 
+  it("is done whatever its progress function does, which it looks up once", function()
+    local looked, called = 0, 0
+    local function progress()
+      called = called + 1
+      error "on purpose"
+    end
+    local o = {src = src, dst = dst .. "-once", scheme = "fp8-dynamic"}
+    remove(o.dst)
+    assert(fp8llm.quantize(setmetatable(o, {__index = function(_, name)
+      if name ~= "progress" then return nil end
+      looked = looked + 1
+      return looked == 1 and progress or error "looked up in the middle of quantizing"
+    end})))
+    remove(o.dst)
+    assert.is_true(called > 0)
+    assert.is_true(not pcall(quantize, {progress = 5}))
+  end)
+
   it("reports what it did", function()
     assert.equal(14, report.linears)
     assert.equal(3, report.samples)

@@ -43,15 +43,18 @@ static const char *const load_options[] = {"device",
                                            "sparse_prefill",
                                            NULL};
 
-/* The loader calls this on the thread that called fp8llm.load.  An error inside the
- * function must not unwind through the loader: it is dropped. */
+enum { PROGRESS = 3 }; /* where l_load keeps the function */
+
+/* The loader calls this on the thread that called fp8llm.load.  An error must not unwind through
+ * the loader: one inside the function is dropped, and what is done outside of it raises none. */
 static void on_progress(void *ctx, double fraction) {
     lua_State *L = ctx;
-    lua_getfield(L, 2, "progress");
+    lua_pushvalue(L, PROGRESS);
     lua_pushnumber(L, fraction);
     if (lua_pcall(L, 1, 0, 0)) lua_pop(L, 1);
 }
 
+/* Leaves `progress` at PROGRESS. */
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
     const char *kv = "auto", *format = "auto", *sparse = "compressed";
@@ -96,12 +99,10 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
         luaL_error(L, "option 'config_json': needs load_format dummy");
     if (lua_isnoneornil(L, 2)) return;
     lua_getfield(L, 2, "progress");
-    if (!lua_isnil(L, -1)) {
-        luaL_checktype(L, -1, LUA_TFUNCTION);
-        o->progress = on_progress;
-        o->progress_ctx = L;
-    }
-    lua_pop(L, 1);
+    if (lua_isnil(L, PROGRESS)) return;
+    luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
+    o->progress = on_progress;
+    o->progress_ctx = L;
 }
 
 /* fp8llm.load(dir, options) -> model | nil, message, CODE */

@@ -45,12 +45,30 @@ static void read_ignore(lua_State *L, fl_quantize_options *o) {
     o->ignore = words;
 }
 
-/* Runs on the thread that called fp8llm.quantize; an error must not unwind through C. */
+enum { REPORT = 2, PROGRESS = 3 }; /* where l_quantize keeps l_report and the function */
+
+typedef struct progress {
+    const char *phase;
+    double fraction;
+} progress;
+
+static int l_report(lua_State *L) {
+    const progress *p = lua_touserdata(L, 2);
+    lua_settop(L, 1);
+    lua_pushstring(L, p->phase);
+    lua_pushnumber(L, p->fraction);
+    lua_call(L, 2, 0);
+    return 0;
+}
+
+/* Runs on the thread that called fp8llm.quantize.  An error must not unwind through C: what is done
+ * outside of lua_pcall raises none. */
 static void on_progress(void *ctx, const char *phase, double fraction) {
     lua_State *L = ctx;
-    lua_getfield(L, 1, "progress");
-    lua_pushstring(L, phase);
-    lua_pushnumber(L, fraction);
+    progress p = {phase, fraction};
+    lua_pushvalue(L, REPORT);
+    lua_pushvalue(L, PROGRESS);
+    lua_pushlightuserdata(L, &p);
     if (lua_pcall(L, 2, 0, 0)) lua_pop(L, 1);
 }
 
@@ -63,6 +81,13 @@ static int l_quantize(lua_State *L) {
     fl_err err;
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
+    lua_pushcfunction(L, l_report);
+    lua_getfield(L, 1, "progress");
+    if (!lua_isnil(L, PROGRESS)) {
+        luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
+        o.progress = on_progress;
+        o.progress_ctx = L;
+    }
     fl_opt_only(L, 1, known);
     if (!fl_opt_string(L, 1, "src", &src)) luaL_error(L, "option 'src': string expected");
     if (!fl_opt_string(L, 1, "dst", &dst)) luaL_error(L, "option 'dst': string expected");
@@ -90,13 +115,6 @@ static int l_quantize(lua_State *L) {
     o.max_shard_bytes = (uint64_t)shard;
     if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
     o.threads = (int)threads;
-    lua_getfield(L, 1, "progress");
-    if (!lua_isnil(L, -1)) {
-        luaL_checktype(L, -1, LUA_TFUNCTION);
-        o.progress = on_progress;
-        o.progress_ctx = L;
-    }
-    lua_pop(L, 1);
     if (fl_quantize(&report, src, dst, &o, &err)) return fl_push_err(L, &err);
     lua_createtable(L, 0, 6);
     const struct {
