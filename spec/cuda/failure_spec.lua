@@ -58,6 +58,26 @@ describe("a kernel that fails", function()
     assert.equal(9, count(said, "illegal memory access[^\n]*\tDEVICE"), said)
   end)
 
+  it("is what the methods of tensors return", function()
+    for _, n in ipairs { 1, 4, 7 } do
+      local said = run("EMU_FAIL_LAUNCH=" .. n, [[
+        local t = fp8llm.tensor("f32", {2, 3}, {1, 2, 3, 4, 5, 6})
+        local d = assert(t:to "cuda")
+        local e = assert(t:to "cuda")
+        local methods = {
+          set = function() return d:set(1, 1, 5) end, add = function() return d:add(e) end,
+          mask = function() return d:mask_fill({1}, 0) end, softmax = function() return d:softmax() end,
+          to = function() return d:to "bf16" end, quantize = function() return d:quantize() end,
+          linear = function() return d:linear(e) end, get = function() return d:get(1, 1) end,
+          table = function() return d:totable() end, up = function() return t:to "cuda" end,
+        }
+        for _, f in pairs(methods) do f() end -- one of them is the first to fail
+        for name, f in pairs(methods) do say(name, pcall(f)) end
+      ]])
+      assert.equal(10, count(said, "%a+\ttrue\tnil\t[^\n]*\tDEVICE"), n .. ": " .. said)
+    end
+  end)
+
   it("ends a request that waits for its policy", function()
     local said = run("EMU_FAIL_LAUNCH=300", [[
       local model = assert(load())
