@@ -191,6 +191,7 @@ typedef struct cpu_isa {
     bool bf16_dot;    /* dot takes BF16 x, with E4M3 and BF16 tiles; has to_bf16 */
     bool picks;       /* dot takes picks */
     void (*dot)(const cpu_dot *d);
+    bool gemm_plain; /* gemm is faster than dot for dense BF16 and F16 tiles too */
     /* The sums of `dot`, bit for bit, and faster when rows are many.  NULL: not faster. */
     void (*expand)(const cpu_expand *e);
     void (*gemm)(const cpu_gemm *g);

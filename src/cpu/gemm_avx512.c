@@ -149,13 +149,6 @@ INLINE void expand_form(const cpu_expand *e, fl_dtype t, const bool sparse, cons
     for (int64_t g = 0; g < e->groups; g += sparse ? 2 : 1) {
         uint8_t *dst = e->dst + g * bytes;
         __m512i pair[2][2];
-        __m512 col[CPU_GROUP];
-        if (t == FL_DTYPE_F16) {
-            load_columns(col, e->src + g * cpu_group_bytes(t), t, &lut);
-            UNROLL
-            for (int k = 0; k < CPU_GROUP; k++) _mm512_storeu_ps(dst + k * 64, col[k]);
-            continue;
-        }
         if (sparse) {
             load_kept(pair, cpu_unit_of(e->src, t, g), cpu_pair_of(g), t, &lut);
             store_group(dst + bytes, pair[1], f32);
@@ -172,16 +165,12 @@ INLINE void expand_to(const cpu_expand *e, const bool f32) {
         expand_form(e, FL_DTYPE_E4M3, true, f32);
     else if (e4m3)
         expand_form(e, FL_DTYPE_E4M3, false, f32);
-    else if (e->sparse24)
-        expand_form(e, FL_DTYPE_BF16, true, f32);
     else
-        expand_form(e, FL_DTYPE_BF16, false, f32);
+        expand_form(e, FL_DTYPE_BF16, true, f32);
 }
 
 void cpu_expand_avx512(const cpu_expand *e) {
-    if (e->dtype == FL_DTYPE_F16)
-        expand_form(e, FL_DTYPE_F16, false, true);
-    else if (e->to == FL_DTYPE_F32)
+    if (e->to == FL_DTYPE_F32)
         expand_to(e, true);
     else
         expand_to(e, false);

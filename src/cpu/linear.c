@@ -6,8 +6,8 @@
 #include "util/mem.h"
 
 enum {
-    MANY_ROWS = 12, /* from so many rows on tiles are expanded */
-    ROWS = 24,      /* rows and tiles of one call of `dot`: its result stays in L1 */
+    MANY_ROWS = 9, /* from so many rows on it pays to expand tiles */
+    ROWS = 24,     /* rows and tiles of one call of `dot`: its result stays in L1 */
     TILES = 8,
     STREAM_BYTES = 256 << 10, /* weights a member takes at a time when rows are few */
     STRETCH = 48, /* groups that are expanded at a time: both tiles stay in L1 as all rows pass */
@@ -43,6 +43,10 @@ static bool grow(uint8_t **at, int64_t *have, int64_t need) {
     return true;
 }
 
+static bool can_expand(const fl_backend *be, const fl_linear *lin) {
+    return be->isa->gemm && (be->isa->gemm_plain || lin->dtype == FL_DTYPE_E4M3 || lin->sparse24);
+}
+
 static bool can_pick(const fl_backend *be, const fl_linear *lin) {
     return be->isa->picks && lin->dtype == FL_DTYPE_E4M3 && lin->sparse24;
 }
@@ -56,7 +60,7 @@ int cpu_linear_reserve(fl_backend *be, const fl_linear *lin, fl_err *err) {
     be->panel_rows = fl_min_i64(be->max_rows, CPU_PANEL_ROWS);
     int64_t panel = be->panel_rows * p->groups * CPU_GROUP * (int64_t)sizeof(float);
     int64_t work = 0;
-    if (be->isa->gemm && be->panel_rows >= MANY_ROWS)
+    if (can_expand(be, lin) && be->panel_rows >= MANY_ROWS)
         work = (int64_t)sizeof(many_work) * fl_team_size(be->team);
     if (can_pick(be, lin)) work = fl_max_i64(work, picks_bytes(p));
     if (!grow(&be->panel, &be->panel_bytes, panel) || !grow(&be->work, &be->work_bytes, work))
@@ -181,11 +185,7 @@ static void run_stretch(const linear_job *j, many_work *work, cpu_gemm *g, int64
         p->tile + tile * p->stride + cpu_tile_bytes(lin->dtype, begin, lin->sparse24);
     g->tile_bytes = g->groups * cpu_group_bytes(j->panel_dtype);
     g->w = (const uint8_t *)work->tile;
-    if (lin->dtype == j->panel_dtype && !lin->sparse24) {
-        g->tile_bytes = p->stride;
-        g->w = src;
-    }
-    for (int64_t i = 0; i < g->n_tiles && g->w != src; i++) {
+    for (int64_t i = 0; i < g->n_tiles; i++) {
         cpu_expand e = {.dst = (uint8_t *)work->tile + i * g->tile_bytes,
                         .src = src + i * p->stride,
                         .groups = g->groups,
@@ -288,7 +288,7 @@ int cpu_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_l
     for (; j.row < rows; j.row += be->panel_rows) {
         j.rows = fl_min_i64(be->panel_rows, rows - j.row);
         j.panel_dtype = choose_panel(&j);
-        j.many = be->isa->gemm && j.rows >= MANY_ROWS;
+        j.many = can_expand(be, lin) && j.rows >= MANY_ROWS;
         j.picks = can_pick(be, lin) && j.rows == 1 ? be->work : NULL;
         atomic_init(&j.next, 0);
         fl_team_run(be->team, linear_member, &j);

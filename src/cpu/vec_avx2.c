@@ -178,6 +178,7 @@ const cpu_isa cpu_isa_avx2 = {
     .dot = cpu_dot_avx2,
     .expand = cpu_expand_avx2,
     .gemm = cpu_gemm_avx2,
+    .gemm_plain = true,
     .mix = cpu_mix_avx2,
     .softmax = cpu_softmax_avx2,
     .to_f32 = to_f32,
