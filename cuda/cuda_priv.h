@@ -119,7 +119,7 @@ int cuda_sumsq(fl_backend *be, const fl_tensor *out, const fl_tensor *x, fl_err 
 int cuda_sample(fl_backend *be, const fl_sample *s, fl_err *err);
 
 /* tensor.c */
-int cuda_map(fl_backend *be, const fl_map *m, fl_err *err);
+int cuda_map(fl_backend *be, const fl_tensor_map *m, fl_err *err);
 int cuda_softmax(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
 int cuda_encode(fl_backend *be, const fl_encode *e, fl_err *err);
 

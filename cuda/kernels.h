@@ -159,7 +159,7 @@ typedef struct cuda_attend_args {
 cudaError_t fl_cuda_attend(const cuda_attend_args *a, cudaStream_t s);
 cudaError_t fl_cuda_attend_merge(const cuda_attend_args *a, cudaStream_t s); /* of splits apart */
 
-/* ---- users' tensors: see fl_map and fl_encode ---- */
+/* ---- users' tensors: see fl_tensor_map and fl_encode ---- */
 
 enum { CUDA_MAP_ADD, CUDA_MAP_MUL, CUDA_MAP_COPY, CUDA_MAP_FILL };
 

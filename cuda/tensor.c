@@ -19,7 +19,7 @@ static const int map_ops[] = {[FL_MAP_ADD] = CUDA_MAP_ADD,
                               [FL_MAP_COPY] = CUDA_MAP_COPY,
                               [FL_MAP_FILL] = CUDA_MAP_FILL};
 
-int cuda_map(fl_backend *be, const fl_map *m, fl_err *err) {
+int cuda_map(fl_backend *be, const fl_tensor_map *m, fl_err *err) {
     const bool tensor = m->b.dtype != FL_DTYPE_NONE;
     int rc = cuda_current(be, "map", err);
     if (rc || (rc = check_type("map", &m->t, err)) || (rc = check_type("map", &m->x, err)) ||

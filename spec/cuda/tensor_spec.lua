@@ -207,6 +207,8 @@ describe("a tensor on the device", function()
     end
     local t = make("f32", { 2 }, 1):to "cuda"
     assert.matches("a tensor on cpu is needed, argument 1 is on cuda:0", select(2, pcall(t.address, t)))
+    local sampler = fp8llm.sampler {}
+    assert.matches("argument 2 is on cuda:0", select(2, pcall(sampler.sample, sampler, t)))
   end)
 
   it("gives its memory back when it is closed, or collected", function()

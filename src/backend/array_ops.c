@@ -33,7 +33,7 @@ static void fill(double *out, double v, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = v;
 }
 
-static void host_map(const fl_map *m) {
+static void host_map(const fl_tensor_map *m) {
     double x[BLOCK], b[BLOCK];
     const bool tensor = m->b.dtype != FL_DTYPE_NONE;
     if (!tensor) fill(b, m->number, fl_min_i64(BLOCK, m->n));
@@ -109,7 +109,7 @@ static void host_encode(const fl_encode *e) {
 
 /* ---- wherever they are ---- */
 
-static int map(const fl_array *t, const fl_map *m, fl_err *err) {
+static int map(const fl_array *t, const fl_tensor_map *m, fl_err *err) {
     const fl_device *d = fl_array_device(t);
     if (d) return d->ops->map(d->be, m, err);
     host_map(m);
@@ -140,21 +140,22 @@ int fl_array_apply(fl_array *t, fl_map_op op, const fl_array *b, double number, 
         if ((rc = fl_array_copy(&own, b, fl_array_device(b), b->t.dtype, err))) return rc;
         b = own;
     }
-    const fl_map m = {.op = op,
-                      .t = t->t,
-                      .x = t->t,
-                      .b = b->t,
-                      .n = n,
-                      .row = period,
-                      .group = 1,
-                      .number = number};
+    const fl_tensor_map m = {.op = op,
+                             .t = t->t,
+                             .x = t->t,
+                             .b = b->t,
+                             .n = n,
+                             .row = period,
+                             .group = 1,
+                             .number = number};
     rc = map(t, &m, err);
     fl_array_free(own);
     return rc;
 }
 
 int fl_array_apply_number(fl_array *t, fl_map_op op, double number, fl_err *err) {
-    const fl_map m = {.op = op, .t = t->t, .x = t->t, .n = fl_array_numel(t), .number = number};
+    const fl_tensor_map m = {
+        .op = op, .t = t->t, .x = t->t, .n = fl_array_numel(t), .number = number};
     int rc = fl_array_writable(t, err);
     return rc ? rc : map(t, &m, err);
 }
@@ -162,7 +163,7 @@ int fl_array_apply_number(fl_array *t, fl_map_op op, double number, fl_err *err)
 int fl_array_apply_at(fl_array *t, fl_map_op op, int64_t at, double number, fl_err *err) {
     void *data = (char *)t->t.data + at * fl_dtype_bytes(t->t.dtype);
     const fl_tensor one = fl_tensor_1d(data, t->t.dtype, 1);
-    const fl_map m = {.op = op, .t = one, .x = one, .n = 1, .number = number};
+    const fl_tensor_map m = {.op = op, .t = one, .x = one, .n = 1, .number = number};
     int rc = fl_array_writable(t, err);
     return rc ? rc : map(t, &m, err);
 }
@@ -268,7 +269,7 @@ int fl_array_dequantize(fl_array **out, const fl_array *q, const fl_array *scale
                        (long long)rows);
     int rc = fl_array_new(&y, fl_array_device(q), dtype, q->t.dim, q->t.ndim, err);
     if (rc) return rc;
-    fl_map m = {.op = FL_MAP_MUL, .t = y->t, .x = q->t, .b = scale->t, .n = total};
+    fl_tensor_map m = {.op = FL_MAP_MUL, .t = y->t, .x = q->t, .b = scale->t, .n = total};
     m.row = scales == 1 ? total : n;
     m.per_row = scales == 1 ? 0 : groups;
     m.group = scales == 1 || groups == 1 ? m.row : FL_ACT_GROUP_K;

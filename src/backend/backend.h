@@ -150,13 +150,13 @@ typedef struct fl_rope {
  * of b; COPY: b; FILL: number where b's element is not 0, else x[i]. */
 typedef enum { FL_MAP_ADD, FL_MAP_MUL, FL_MAP_COPY, FL_MAP_FILL } fl_map_op;
 
-typedef struct fl_map {
+typedef struct fl_tensor_map {
     fl_map_op op;
     fl_tensor t, x, b; /* any shape; x may be t; b absent: number                        */
     int64_t n;         /* elements of t and x                                            */
     int64_t row, per_row, group;
     double number;
-} fl_map;
+} fl_tensor_map;
 
 /* Rows as E4M3 in groups of `group` columns (0: whole rows) with a scale each: absmax / 448, at
  * least 1 / (448 * 512), or with `weight` 1 where that is 0; NaN for a group that has a NaN or an
@@ -268,7 +268,7 @@ typedef struct fl_backend_ops {
     void (*recording_free)(fl_backend *be, fl_recording *r);
 
     /* Optional, all three or none: NULL where users' tensors are host memory. */
-    int (*map)(fl_backend *be, const fl_map *m, fl_err *err);
+    int (*map)(fl_backend *be, const fl_tensor_map *m, fl_err *err);
     /* t [T,n]: softmax(row / temperature) in f32 */
     int (*softmax)(fl_backend *be, const fl_tensor *t, double temperature, fl_err *err);
     int (*encode)(fl_backend *be, const fl_encode *e, fl_err *err);
