@@ -9,35 +9,6 @@ INLINE void convert(void *dst, fl_dtype to, const void *src, fl_dtype from, int6
     FOR8(i, n) store8(dst, to, i, n, load8(src, from, i, n));
 }
 
-static void to_f32(float *dst, const void *src, fl_dtype t, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_E4M3:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_E4M3, n);
-        break;
-    case FL_DTYPE_BF16:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_BF16, n);
-        break;
-    case FL_DTYPE_F16:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F16, n);
-        break;
-    default:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
-    }
-}
-
-static void from_f32(void *dst, fl_dtype t, const float *src, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_BF16:
-        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_F32, n);
-        break;
-    case FL_DTYPE_F16:
-        convert(dst, FL_DTYPE_F16, src, FL_DTYPE_F32, n);
-        break;
-    default:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
-    }
-}
-
 INLINE __m256i choose(__m256i mask, __m256i yes, __m256i no) {
     return _mm256_blendv_epi8(no, yes, mask);
 }
@@ -74,38 +45,11 @@ INLINE void quantize_form(uint8_t *q, const void *x, fl_dtype t, int64_t n, floa
     }
 }
 
-static void quantize(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide) {
-    if (t == FL_DTYPE_BF16) {
-        if (divide)
-            quantize_form(q, x, FL_DTYPE_BF16, n, scale, true);
-        else
-            quantize_form(q, x, FL_DTYPE_BF16, n, scale, false);
-    } else if (t == FL_DTYPE_F16) {
-        if (divide)
-            quantize_form(q, x, FL_DTYPE_F16, n, scale, true);
-        else
-            quantize_form(q, x, FL_DTYPE_F16, n, scale, false);
-    } else {
-        quantize_form(q, x, FL_DTYPE_F32, n, scale, divide);
-    }
-}
-
 INLINE float absmax_form(const void *x, fl_dtype t, int64_t n) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 top = _mm256_setzero_ps();
     FOR8(i, n) top = _mm256_max_ps(_mm256_andnot_ps(sign, load8(x, t, i, n)), top);
     return max8(top);
-}
-
-static float absmax(const void *x, fl_dtype t, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_BF16:
-        return absmax_form(x, FL_DTYPE_BF16, n);
-    case FL_DTYPE_F16:
-        return absmax_form(x, FL_DTYPE_F16, n);
-    default:
-        return absmax_form(x, FL_DTYPE_F32, n);
-    }
 }
 
 INLINE void norm_form(const cpu_norm_row *r, fl_dtype t) {
@@ -126,13 +70,6 @@ INLINE void norm_form(const cpu_norm_row *r, fl_dtype t) {
     }
 }
 
-static void norm(const cpu_norm_row *r) {
-    if (r->dtype == FL_DTYPE_F16)
-        norm_form(r, FL_DTYPE_F16);
-    else
-        norm_form(r, FL_DTYPE_BF16);
-}
-
 INLINE void silu_form(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
     const __m256 one = _mm256_set1_ps(1.0f);
     FOR8(i, n) {
@@ -141,13 +78,6 @@ INLINE void silu_form(void *out, const void *gate, const void *up, fl_dtype t, i
         __m256 s = _mm256_div_ps(g, _mm256_add_ps(one, e));
         store8(out, t, i, n, _mm256_mul_ps(s, load8(up, t, i, n)));
     }
-}
-
-static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
-    if (t == FL_DTYPE_F16)
-        silu_form(out, gate, up, FL_DTYPE_F16, n);
-    else
-        silu_form(out, gate, up, FL_DTYPE_BF16, n);
 }
 
 INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
@@ -163,14 +93,7 @@ INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
     }
 }
 
-static void finish(const cpu_finish *f) {
-    if (f->t == FL_DTYPE_BF16)
-        finish_form(f, FL_DTYPE_BF16);
-    else if (f->t == FL_DTYPE_F16)
-        finish_form(f, FL_DTYPE_F16);
-    else
-        finish_form(f, FL_DTYPE_F32);
-}
+#include "cpu/vec_types.inc"
 
 const cpu_isa cpu_isa_avx2 = {
     .name = "avx2",

@@ -9,42 +9,6 @@ INLINE void convert(void *dst, fl_dtype to, const void *src, fl_dtype from, int6
     FOR16(i, n) store16(dst, to, i, lanes(i, n), load16(src, from, i, lanes(i, n)));
 }
 
-static void to_f32(float *dst, const void *src, fl_dtype t, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_E4M3:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_E4M3, n);
-        break;
-    case FL_DTYPE_BF16:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_BF16, n);
-        break;
-    case FL_DTYPE_F16:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F16, n);
-        break;
-    default:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
-    }
-}
-
-static void to_bf16(uint16_t *dst, const void *src, fl_dtype t, int64_t n) {
-    if (t == FL_DTYPE_BF16)
-        __builtin_memcpy(dst, src, (size_t)n * 2);
-    else
-        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_E4M3, n);
-}
-
-static void from_f32(void *dst, fl_dtype t, const float *src, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_BF16:
-        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_F32, n);
-        break;
-    case FL_DTYPE_F16:
-        convert(dst, FL_DTYPE_F16, src, FL_DTYPE_F32, n);
-        break;
-    default:
-        convert(dst, FL_DTYPE_F32, src, FL_DTYPE_F32, n);
-    }
-}
-
 /* As fl_f32_to_e4m3. */
 INLINE __m128i e4m3_codes(__m512 x) {
     const __m512i one = _mm512_set1_epi32(1);
@@ -75,37 +39,10 @@ INLINE void quantize_form(uint8_t *q, const void *x, fl_dtype t, int64_t n, floa
     }
 }
 
-static void quantize(uint8_t *q, const void *x, fl_dtype t, int64_t n, float scale, bool divide) {
-    if (t == FL_DTYPE_BF16) {
-        if (divide)
-            quantize_form(q, x, FL_DTYPE_BF16, n, scale, true);
-        else
-            quantize_form(q, x, FL_DTYPE_BF16, n, scale, false);
-    } else if (t == FL_DTYPE_F16) {
-        if (divide)
-            quantize_form(q, x, FL_DTYPE_F16, n, scale, true);
-        else
-            quantize_form(q, x, FL_DTYPE_F16, n, scale, false);
-    } else {
-        quantize_form(q, x, FL_DTYPE_F32, n, scale, divide);
-    }
-}
-
 INLINE float absmax_form(const void *x, fl_dtype t, int64_t n) {
     __m512 top = _mm512_setzero_ps();
     FOR16(i, n) top = _mm512_max_ps(_mm512_abs_ps(load16(x, t, i, lanes(i, n))), top);
     return _mm512_reduce_max_ps(top);
-}
-
-static float absmax(const void *x, fl_dtype t, int64_t n) {
-    switch (t) {
-    case FL_DTYPE_BF16:
-        return absmax_form(x, FL_DTYPE_BF16, n);
-    case FL_DTYPE_F16:
-        return absmax_form(x, FL_DTYPE_F16, n);
-    default:
-        return absmax_form(x, FL_DTYPE_F32, n);
-    }
 }
 
 INLINE void norm_form(const cpu_norm_row *r, fl_dtype t) {
@@ -127,13 +64,6 @@ INLINE void norm_form(const cpu_norm_row *r, fl_dtype t) {
     }
 }
 
-static void norm(const cpu_norm_row *r) {
-    if (r->dtype == FL_DTYPE_F16)
-        norm_form(r, FL_DTYPE_F16);
-    else
-        norm_form(r, FL_DTYPE_BF16);
-}
-
 INLINE void silu_form(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
     const __m512 one = _mm512_set1_ps(1.0f);
     FOR16(i, n) {
@@ -143,13 +73,6 @@ INLINE void silu_form(void *out, const void *gate, const void *up, fl_dtype t, i
         __m512 s = _mm512_div_ps(g, _mm512_add_ps(one, e));
         store16(out, t, i, m, _mm512_mul_ps(s, load16(up, t, i, m)));
     }
-}
-
-static void silu_mul(void *out, const void *gate, const void *up, fl_dtype t, int64_t n) {
-    if (t == FL_DTYPE_F16)
-        silu_form(out, gate, up, FL_DTYPE_F16, n);
-    else
-        silu_form(out, gate, up, FL_DTYPE_BF16, n);
 }
 
 INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
@@ -166,13 +89,13 @@ INLINE void finish_form(const cpu_finish *f, fl_dtype t) {
     }
 }
 
-static void finish(const cpu_finish *f) {
-    if (f->t == FL_DTYPE_BF16)
-        finish_form(f, FL_DTYPE_BF16);
-    else if (f->t == FL_DTYPE_F16)
-        finish_form(f, FL_DTYPE_F16);
+#include "cpu/vec_types.inc"
+
+static void to_bf16(uint16_t *dst, const void *src, fl_dtype t, int64_t n) {
+    if (t == FL_DTYPE_BF16)
+        __builtin_memcpy(dst, src, (size_t)n * 2);
     else
-        finish_form(f, FL_DTYPE_F32);
+        convert(dst, FL_DTYPE_BF16, src, FL_DTYPE_E4M3, n);
 }
 
 #define SHARED                                                                                     \
