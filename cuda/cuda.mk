@@ -26,14 +26,14 @@ $(BUILD)/cuda.flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_FLAGS) $(CUDA_GEN)' > $@
 
-# The same objects that a GPU runs, on the emulated one; all architectures beside each other.
-CUDA_OP_TESTS := copy ops linear attend layer record sample
-CUDA_SPECS    := model quantize tensor
+# The same objects that a GPU runs, on the emulated one: the longest runs first, as many at a time as there are cores.
+CUDA_OP_TESTS := layer linear attend record sample copy ops
+CUDA_SPECS    := quantize tensor
+CUDA_ONCE     := memory launch bench failure
 CUDA_SEEDS    := 1 2 3
-CUDA_ONCE     := failure memory bench launch
-CUDA_RUNS     := $(foreach a,$(CUDA_ARCH),$(patsubst %,$(BUILD)/emu/log/$(a)-%,$(CUDA_OP_TESTS) $(CUDA_SPECS))) \
-    $(CUDA_ONCE:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-%) \
-    $(CUDA_SEEDS:%=$(BUILD)/emu/log/$(lastword $(CUDA_ARCH))-model-%)
+log_of         = $(foreach t,$(2),$(patsubst %,$(BUILD)/emu/log/%-$(t),$(1)))
+CUDA_RUNS     := $(call log_of,$(lastword $(CUDA_ARCH)),$(CUDA_SEEDS:%=model-%) $(CUDA_ONCE)) \
+    $(call log_of,$(CUDA_ARCH),model $(CUDA_OP_TESTS) $(CUDA_SPECS))
 test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
 	@mkdir -p $(BUILD)/emu/log
 	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/cuda/run.sh $(BUILD) {} ; \

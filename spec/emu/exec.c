@@ -344,8 +344,24 @@ static void run_grid(emu_block *b, uint64_t blocks) { /* in a shuffled order */
     }
 }
 
+/* Registers of a warp stay from launch to launch too. */
+enum { MAX_WARPS = 1024 / 32 };
+static struct {
+    uint32_t *at;
+    size_t bytes;
+} registers[MAX_WARPS];
+
+static uint32_t *take_registers(int warp, size_t bytes) {
+    if (registers[warp].bytes < bytes) {
+        free(registers[warp].at);
+        registers[warp].at = aligned_alloc(128, registers[warp].bytes = bytes);
+        memset(registers[warp].at, 0xff, bytes);
+    }
+    return registers[warp].at;
+}
+
 static void alloc_block(emu_block *b) {
-    size_t registers = 128 * (size_t)(b->k->n_slots + 1), shared = b->shared_bytes + 16u;
+    size_t bytes = 128 * (size_t)(b->k->n_slots + 1), shared = b->shared_bytes + 16u;
     b->shared = malloc(shared);
     b->shared_init = malloc(shared);
     if (b->race && shared > shadow_bytes) {
@@ -355,16 +371,14 @@ static void alloc_block(emu_block *b) {
     b->shadow = shadow;
     b->w = calloc((size_t)b->n_warps, sizeof(*b->w));
     for (int i = 0; i < b->n_warps; i++) {
-        b->w[i].reg = aligned_alloc(128, registers);
+        b->w[i].reg = take_registers(i, bytes);
         b->w[i].local = malloc((size_t)b->k->local_bytes * 32 + 1);
-        memset(b->w[i].reg, 0xff, registers);
         memset(b->w[i].local, 0xff, (size_t)b->k->local_bytes * 32 + 1);
     }
 }
 
 static void free_block(emu_block *b) {
     for (int i = 0; i < b->n_warps; i++) {
-        free(b->w[i].reg);
         free(b->w[i].local);
         free(b->w[i].copy);
     }
