@@ -63,10 +63,15 @@ local function best(row)
   return at, top - second
 end
 
--- A code that falls on the other side of a tie moves a logit by about 1/16 of an activation's
--- share in it, and attention's weights are rounded to BF16, which makes a few more fall: fbgemm
--- gave 0.052; fp8-block 0.034 with the 13-bit sums of Hopper's FP8 units (EMU_MMA=13bit).
-local BOUND = 0.08 -- of the largest logit
+-- How far logits may be from the CPU's, as a part of the largest: what rounding the weights of attention to the act
+-- dtype, as tensor cores want it, does to the CPU's own.  Measured with the CPU backend whose attend rounds them and
+-- sums them as rounded: the largest of 40 prompts (seeds 1 to 40) in each of the flavours below.  A code that falls on
+-- the other side of a tie moves a logit by about 1/16 of an activation's share, so FP8 activations are further apart
+-- (fbgemm 0.0843, the others 0.044 to 0.060) than 16-bit ones (tied 0.0147, the others 0.008 to 0.010; f16 0.0012).
+-- The 13-bit sums of Hopper's FP8 units (EMU_MMA=13bit) stay within: fp8-block 0.048, sparse 0.046.
+local BOUND = { f16 = 0.0012, bits16 = 0.0147, fp8 = 0.0843 }
+local bound_of = { f16 = BOUND.f16, bf16 = BOUND.bits16, tied = BOUND.bits16, ["ct-weight-only"] = BOUND.bits16,
+  ["modelopt-block"] = BOUND.bits16 }
 
 local flavours = {
   bf16 = {},
@@ -93,7 +98,7 @@ describe("a model on the GPU", function()
       local steps = { 3, 40, 1, 1, 1, 9, 1, 2 }
       local worst, spread, rows = compare(name, flavours[name], steps)
       assert.same(rows.plain, rows.cuda)
-      assert.is_true(worst <= BOUND * spread, ("%g of %g"):format(worst, spread))
+      assert.is_true(worst <= (bound_of[name] or BOUND.fp8) * spread, ("%g of %g"):format(worst, spread))
       for i, row in ipairs(rows.cpu) do
         local id, gap = best(row)
         if gap > 4 * worst then assert.equal(id, (best(rows.cuda[i]))) end
@@ -101,7 +106,8 @@ describe("a model on the GPU", function()
     end)
   end
 
-  -- Given what a request has said so far, its next token is one of the CPU's best, or it is named here.
+  -- Given what a request has said so far, its next token is one of the CPU's best, or it is named here: the GPU's best
+  -- is at most twice the bound below the CPU's, once for each of the two.
   local function doubtful(name, said, prompt_of)
     local model = assert(fp8llm.load(dir .. name, { device = "cpu", context = 64 }))
     local found = ""
@@ -113,7 +119,7 @@ describe("a model on the GPU", function()
         for _, logit in ipairs(row) do
           top, spread = math.max(top, logit), math.max(spread, math.abs(logit))
         end
-        if row[id + 1] < top - 2 * BOUND * spread then found = found .. (" %d of %d"):format(n, i) end
+        if row[id + 1] < top - 2 * BOUND.fp8 * spread then found = found .. (" %d of %d"):format(n, i) end
         row = assert(seq:feed { id }):totable()
       end
       seq:close()
