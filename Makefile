@@ -188,7 +188,7 @@ test-cuda:
 	@$(if $(WITH_CUDA),$(MAKE) --no-print-directory -s test-emu test-cuda-ops,echo "1..0 # SKIP no nvcc, or CUDA=0")
 
 # The tests of the CUDA backend against planted bugs: minutes.
-test-cuda-bugs: $(if $(WITH_CUDA),$(BUILD)/fp8llm.so cuda emu-tests $(TESTS))
+test-cuda-bugs: $(if $(WITH_CUDA),all emu-tests $(TESTS))
 	@$(if $(WITH_CUDA),luajit spec/cuda/bugs.lua $(CUDA_HOME),echo "1..0 # SKIP no nvcc, or CUDA=0")
 
 lint:

@@ -665,7 +665,7 @@ function safetensors:close() end
 ---@field max_running? integer completions that hold KV pages at a time (default 256)
 ---@field max_queued? integer requests that may wait; beyond it submit says BUSY (default 1024)
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
----@field max_unread? integer tokens a request may be ahead of its reader (default 4096)
+---@field max_unread? integer tokens a request without policy may be ahead of its reader (default 4096)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
 ---@field max_policy_rows? integer rows of logits for policies with policy_logits or logprobs, at a time (default 64)
 ---@field num_speculative_tokens? integer guesses a step by prompt lookup, 0 to 32; results stay the same (default 0)
@@ -833,7 +833,9 @@ function request:result() end
 ---@return table<string, number>
 function request:usage() end
 
----Iterator over the completions of this request that wait for a policy, until it ends.
+---Iterator over the completions of this request that wait for a policy, until it ends. A policy that is
+---alone makes the step after its answer here, on the caller's thread; if nobody comes back for the next
+---completion, the engine makes it within 20 ms.
 ---@return fun(): fp8llm.step?
 function request:steps() end
 

@@ -67,6 +67,80 @@ describe("a policy in Lua", function()
     eng:close()
   end)
 
+  it("makes its steps on its own thread: none of its tokens wakes the engine's", function()
+    local eng = assert(model:engine{})
+    local mine = assert(eng:submit{ids = {5, 6}, policy = true, max_tokens = 200, ignore_eos = true})
+    local own, engines, n = 0, 0, 0
+    for step in mine:steps() do
+      n = n + 1
+      if n == 20 then own, engines = fp8llm.thread_clock(), eng:stats().thread_s end
+      assert(step:sample())
+    end
+    own, engines = fp8llm.thread_clock() - own, eng:stats().thread_s - engines
+    assert.equal(200, n)
+    assert.is_true(engines < own / 2, engines .. " s of the engine, " .. own .. " s of ours")
+    eng:close()
+  end)
+
+  it("is given its step when nobody waits for it there: others, readers and the clock see to it", function()
+    local function parked_again(eng, _, steps)
+      return eventually(function() return eng:stats().steps > steps and eng:stats().parked == 1 end)
+    end
+    local ways = {
+      parked_again,
+      function(eng, request, steps)
+        local other = assert(eng:submit{ids = {1, 2}, max_tokens = 5, ignore_eos = true})
+        return #other:result().choices[1].t == 5 and parked_again(eng, request, steps)
+      end,
+      function(_, request)
+        request:cancel()
+        return request:result().choices[1].fin == "cancelled"
+      end,
+      function(eng, request)
+        eng:close()
+        return request:result().choices[1].fin == "cancelled"
+      end,
+    }
+    for i = 1, 2 * #ways do -- after the first answer, and when the engine is used to answers
+      local eng = assert(model:engine{})
+      local request = assert(eng:submit{ids = {7}, policy = true, max_tokens = 100, ignore_eos = true})
+      local n, steps = 0, nil
+      for step in request:steps() do
+        while request:poll() do end
+        request:wait(3) -- nothing comes before the answer: time for the engine to fall asleep
+        n, steps = n + 1, eng:stats().steps
+        assert(step:accept(n))
+        if n == (i > #ways and 30 or 1) then break end
+      end
+      assert.is_true(ways[(i - 1) % #ways + 1](eng, request, steps), "way " .. i)
+      eng:close()
+    end
+  end)
+
+  it("keeps the time of its request", function()
+    local eng = assert(model:engine{})
+    local request = assert(eng:submit{ids = {7}, policy = true, max_tokens = 200, ignore_eos = true, timeout_ms = 60})
+    for step in request:steps() do
+      while request:poll() do end
+      request:wait(2) -- nothing comes before the answer: it sleeps
+      step:accept(3)
+    end
+    assert.equal("timeout", request:result().choices[1].fin)
+    eng:close()
+  end)
+
+  it("needs no other reader: max_unread does not hold it up", function()
+    local eng = assert(model:engine{max_unread = 3})
+    local request = assert(eng:submit{ids = {7}, policy = true, max_tokens = 20, ignore_eos = true})
+    local n = 0
+    for step in request:steps() do
+      assert(step:accept(n))
+      n = n + 1
+    end
+    assert.equal(20, n)
+    eng:close()
+  end)
+
   it("may serve all parked requests of an engine in one loop", function()
     local eng = assert(model:engine{})
     local list = {}

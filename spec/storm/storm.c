@@ -1,6 +1,6 @@
 /* A storm over one model: clients that submit and then read, cancel, go away, run late, ask for
  * nonsense or answer a policy wrongly, while sequences take pages and engines are closed and
- * made anew.  In the end every page and every block of memory is back, undisturbed requests had
+ * made anew; and a policy nearly alone on an engine of its own, whose steps it makes itself.  In the end every page and every block of memory is back, undisturbed requests had
  * the tokens and log-probabilities they have alone, and (from a minute on) memory was flat.
  *
  *     storm MODEL_DIR REQUESTS SECONDS [SEED]
@@ -20,7 +20,8 @@
 #include "util/mem.h"
 #include "util/rng.h"
 
-enum { CLIENTS = 6, SLOTS = 6, KNOWN = 16, OUTPUT = 24, KV_TOKENS = 1024, MAX_SAMPLES = 4096 };
+enum { CLIENTS = 6, FEEDER = CLIENTS, CLOSER, SOLOIST, HECKLER, THREADS };
+enum { SLOTS = 6, KNOWN = 16, OUTPUT = 24, KV_TOKENS = 1024, MAX_SAMPLES = 4096 };
 
 typedef enum {
     PLAIN,    /* read to its end and compared */
@@ -45,8 +46,9 @@ typedef struct answer {
 typedef struct storm {
     fl_model *model;
     fl_tokenizer *tokenizer;
-    pthread_mutex_t lock; /* covers engine */
-    fl_engine *engine;
+    pthread_mutex_t lock; /* covers the next three */
+    fl_engine *engine, *stage;
+    fl_request *solo; /* the one that is answered on the stage, or NULL */
     answer known[KNOWN];
     uint64_t seed;
     long requests;
@@ -54,7 +56,7 @@ typedef struct storm {
     atomic_bool over;
     atomic_long submitted, refused_full, wrong, odd_errors, engines;
     atomic_long ended[KINDS][FL_FINISH_ERROR + 1];
-    atomic_long preemptions, stale_refused, fed;
+    atomic_long preemptions, stale_refused, fed, solos, heckled;
 } storm;
 
 typedef struct client {
@@ -65,7 +67,7 @@ typedef struct client {
     struct slot {
         fl_request *request;
         kind kind;
-        int known;
+        int known; /* whose request it is, or -1 */
     } slot[SLOTS];
     fl_update update;
 } client;
@@ -184,7 +186,7 @@ static void settle(client *c, struct slot *slot) {
             continue;
         }
         atomic_fetch_add(&c->s->ended[slot->kind][c->update.finish], 1);
-        if (slot->kind <= PIECES) compare(c, slot);
+        if (slot->known >= 0) compare(c, slot);
         if (c->update.finish != FL_FINISH_ERROR || slot->kind == POLICY) continue;
         /* The only thing that may go wrong here is that others hold all the pages. */
         if (strncmp(fl_request_error(r)->msg, "kv: ", 4)) {
@@ -223,7 +225,7 @@ static void begin(client *c, struct slot *slot) {
     fl_err err;
     fl_engine *e = current(c->s);
     slot->kind = (kind)pick(c, KINDS);
-    slot->known = (int)pick(c, KNOWN);
+    slot->known = slot->kind <= PIECES ? (int)pick(c, KNOWN) : -1;
     fl_bytes_puts(&text, "{");
     if (slot->kind <= PIECES)
         put_known(&text, slot->known);
@@ -376,6 +378,94 @@ static void *closer_run(void *arg) {
     return NULL;
 }
 
+/* ---- a policy alone with the sleeping thread of its engine, but for a heckler ---- */
+
+static fl_engine *stage(storm *s) {
+    pthread_mutex_lock(&s->lock);
+    fl_engine *e = fl_engine_ref(s->stage);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+static void show(storm *s, fl_request *r) {
+    pthread_mutex_lock(&s->lock);
+    s->solo = r;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The known answers, token by token, are what their request has without a policy. */
+static void *soloist_run(void *arg) {
+    client *c = arg;
+    while (!atomic_load(&c->s->over)) {
+        struct slot slot = {NULL, POLICY, (int)pick(c, KNOWN)};
+        fl_engine *e = stage(c->s);
+        fl_bytes text = {0};
+        fl_parked p;
+        fl_err err;
+        fl_bytes_puts(&text, "{\"policy\":true,");
+        put_known(&text, slot.known);
+        fl_bytes_puts(&text, "}");
+        if (!submit(c, e, &slot.request, text.data, text.len, &err)) {
+            const fl_parked_choice own = {-1, NULL};
+            const int64_t leave = pick(c, 2) ? -1 : pick(c, OUTPUT);
+            fl_pick got;
+            show(c->s, slot.request);
+            for (int64_t i = 0; i != leave && fl_engine_next_parked(e, slot.request, &p); i++) {
+                if (!pick(c, 10)) nap(pick(c, 3000));
+                fl_parked_answer(&p, &own, &got, &err);
+                fl_request_unref(p.request);
+            }
+            show(c->s, NULL);
+            if (leave >= 0) nap(pick(c, 3000)); /* an answer is owed a turn */
+            if (leave >= 0 && pick(c, 2)) fl_request_cancel(slot.request);
+            atomic_fetch_add(&c->s->solos, 1);
+            fl_request_wait_end(slot.request);
+            settle(c, &slot);
+        }
+        fl_bytes_free(&text);
+        fl_engine_unref(e);
+    }
+    return NULL;
+}
+
+static void *heckler_run(void *arg) {
+    client *c = arg;
+    storm *s = c->s;
+    while (!atomic_load(&s->over)) {
+        nap(pick(c, 8000));
+        const int64_t way = pick(c, 12);
+        pthread_mutex_lock(&s->lock);
+        fl_request *r = s->solo ? fl_request_ref(s->solo) : NULL;
+        pthread_mutex_unlock(&s->lock);
+        fl_engine *e = stage(s), *next;
+        struct slot slot = {NULL, PLAIN, (int)pick(c, KNOWN)};
+        fl_bytes text = {0};
+        fl_err err;
+        fl_bytes_puts(&text, "{");
+        put_known(&text, slot.known);
+        fl_bytes_puts(&text, "}");
+        if (way == 0 && r) fl_request_cancel(r);
+        if (way == 1 && r) fl_request_wait(r, pick(c, 3));
+        if (way == 2 && !open_engine(s, &next, &err)) {
+            pthread_mutex_lock(&s->lock);
+            s->stage = next;
+            pthread_mutex_unlock(&s->lock);
+            fl_engine_close(e, pick(c, 2));
+            fl_engine_unref(e);
+        }
+        if (way > 8 && !submit(c, e, &slot.request, text.data, text.len, &err)) {
+            if (way == 9) fl_request_cancel(slot.request);
+            fl_request_wait_end(slot.request);
+            settle(c, &slot);
+        }
+        atomic_fetch_add(&s->heckled, 1);
+        fl_bytes_free(&text);
+        fl_request_unref(r);
+        fl_engine_unref(e);
+    }
+    return NULL;
+}
+
 static bool learn(client *c) {
     fl_err err;
     for (int i = 0; i < KNOWN; i++) {
@@ -425,16 +515,18 @@ static void watch_memory(storm *s) {
 }
 
 static void run_threads(storm *s, client *clients) {
-    pthread_t thread[CLIENTS + 2];
+    static void *(*const run[THREADS])(void *) = {[FEEDER] = feeder_run,
+                                                  [CLOSER] = closer_run,
+                                                  [SOLOIST] = soloist_run,
+                                                  [HECKLER] = heckler_run};
+    pthread_t thread[THREADS];
     s->begin = now();
-    for (int i = 0; i < CLIENTS; i++) pthread_create(&thread[i], NULL, client_run, &clients[i]);
-    pthread_create(&thread[CLIENTS], NULL, feeder_run, &clients[CLIENTS]);
-    pthread_create(&thread[CLIENTS + 1], NULL, closer_run, &clients[CLIENTS + 1]);
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&thread[i], NULL, run[i] ? run[i] : client_run, &clients[i]);
     watch_memory(s);
     for (int i = 0; i < CLIENTS; i++) pthread_join(thread[i], NULL);
     atomic_store(&s->over, true);
-    pthread_join(thread[CLIENTS], NULL);
-    pthread_join(thread[CLIENTS + 1], NULL);
+    for (int i = CLIENTS; i < THREADS; i++) pthread_join(thread[i], NULL);
     printf("# %.1f s\n", now() - s->begin);
 }
 
@@ -458,6 +550,9 @@ static void report(storm *s) {
           atomic_load(&s->preemptions));
     check(atomic_load(&s->stale_refused) > 0, "%ld stale answers refused",
           atomic_load(&s->stale_refused));
+    check(atomic_load(&s->solos) > 0 && atomic_load(&s->heckled) > 0,
+          "%ld policies on an engine of their own, heckled %ld times", atomic_load(&s->solos),
+          atomic_load(&s->heckled));
     printf("# %ld engines, %ld refused by a full queue, %ld sequences fed beside\n",
            atomic_load(&s->engines), atomic_load(&s->refused_full), atomic_load(&s->fed));
 }
@@ -468,7 +563,8 @@ static int open_all(storm *s, const char *dir, client *clients, fl_err *err) {
     int rc = fl_model_load(&s->model, dir, &o, err);
     if (!rc) rc = fl_tokenizer_load(&s->tokenizer, dir, err);
     if (!rc) rc = open_engine(s, &s->engine, err);
-    for (int i = 0; i < CLIENTS + 2; i++) {
+    if (!rc) rc = open_engine(s, &s->stage, err);
+    for (int i = 0; i < THREADS; i++) {
         clients[i].s = s;
         clients[i].number = i;
         if (!rc) rc = fl_tokenizer_ctx_new(&clients[i].ctx, s->tokenizer, err);
@@ -478,7 +574,7 @@ static int open_all(storm *s, const char *dir, client *clients, fl_err *err) {
 
 int main(int argc, char **argv) {
     static storm s;
-    static client clients[CLIENTS + 2];
+    static client clients[THREADS];
     fl_err err;
     if (argc < 4) {
         fprintf(stderr, "usage: storm MODEL_DIR REQUESTS SECONDS [SEED]\n");
@@ -495,16 +591,18 @@ int main(int argc, char **argv) {
     }
     if (learn(&clients[0])) run_threads(&s, clients);
     fl_engine_close(s.engine, false);
+    fl_engine_close(s.stage, false);
     report(&s);
     fl_step_pool pool;
     fl_step_pool_get(s.model, &pool);
     check(pool.free_pages == pool.pages, "every page is back: %d of %d", (int)pool.free_pages,
           (int)pool.pages);
-    for (int i = 0; i < CLIENTS + 2; i++) {
+    for (int i = 0; i < THREADS; i++) {
         fl_update_free(&clients[i].update);
         fl_tokenizer_ctx_free(clients[i].ctx);
     }
     fl_engine_unref(s.engine);
+    fl_engine_unref(s.stage);
     fl_tokenizer_unref(s.tokenizer);
     fl_model_unref(s.model);
     check(fl_mem_live() == live, "every block is back: %lld left",

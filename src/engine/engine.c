@@ -161,6 +161,11 @@ static void signal_fd(int fd) {
     }
 }
 
+void fl_engine_call(fl_engine *e) {
+    e->called = true;
+    pthread_cond_signal(&e->work);
+}
+
 void fl_engine_notify(fl_engine *e, fl_request *r) {
     pthread_cond_broadcast(&r->news);
     if (e->attached >= 0) signal_fd(e->attached);
@@ -320,7 +325,7 @@ static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
         e->queue_end = &r->next;
         e->n_queued++;
         e->stats.requests++;
-        pthread_cond_signal(&e->work);
+        fl_engine_call(e);
     }
     pthread_mutex_unlock(&e->lock);
     return rc;
@@ -348,7 +353,7 @@ void fl_request_cancel(fl_request *r) {
     fl_engine *e = r->engine;
     atomic_store(&r->cancelled, true);
     pthread_mutex_lock(&e->lock);
-    pthread_cond_signal(&e->work);
+    fl_engine_call(e);
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -374,7 +379,7 @@ void fl_request_unref(fl_request *r) {
         pthread_mutex_lock(&e->lock);
         if (--r->handles == 0 && r->n_done < r->params.n) {
             atomic_store(&r->cancelled, true);
-            pthread_cond_signal(&e->work);
+            fl_engine_call(e);
         }
         pthread_mutex_unlock(&e->lock);
     }
@@ -388,15 +393,22 @@ void fl_engine_close(fl_engine *e, bool drain) {
     e->closing = true;
     e->draining = drain;
     e->started = false;
-    pthread_cond_signal(&e->work);
+    fl_engine_call(e);
     pthread_mutex_unlock(&e->lock);
     if (join) pthread_join(e->thread, NULL);
 }
 
+static bool is_behind(const fl_request *r) {
+    for (int64_t i = 0; i < r->params.n; i++)
+        if (fl_choice_unread(&r->choice[i]) >= r->engine->options.max_unread) return true;
+    return false;
+}
+
 int fl_request_read(fl_request *r, fl_update *u, fl_read_result *result, fl_err *err) {
     pthread_mutex_lock(&r->engine->lock);
+    const bool behind = is_behind(r);
     int rc = fl_request_take(r, u, result, err);
-    if (!rc && *result == FL_READ_UPDATE) pthread_cond_signal(&r->engine->work);
+    if (behind) fl_engine_call(r->engine);
     pthread_mutex_unlock(&r->engine->lock);
     return rc;
 }
@@ -442,7 +454,7 @@ bool fl_request_wait(fl_request *r, int64_t ms) {
 void fl_request_wait_end(fl_request *r) {
     pthread_mutex_lock(&r->engine->lock);
     r->wants_all = true;
-    pthread_cond_signal(&r->engine->work);
+    fl_engine_call(r->engine);
     while (r->n_done < r->params.n) pthread_cond_wait(&r->ended, &r->engine->lock);
     pthread_mutex_unlock(&r->engine->lock);
 }
@@ -450,7 +462,7 @@ void fl_request_wait_end(fl_request *r) {
 void fl_request_collect(fl_request *r) {
     pthread_mutex_lock(&r->engine->lock);
     r->wants_all = true;
-    pthread_cond_signal(&r->engine->work);
+    fl_engine_call(r->engine);
     pthread_mutex_unlock(&r->engine->lock);
 }
 

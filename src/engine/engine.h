@@ -2,8 +2,10 @@
  *
  * All functions may be called from any thread; none blocks but fl_request_wait,
  * fl_engine_next_parked and fl_engine_close.  The thread starts with the first request and
- * sleeps when idle.  In a child after a fork there is no such thread: fl_engine_check_owner
- * says so, and only unref and close may be called. */
+ * sleeps when idle; a policy that is alone makes the steps that follow its answers itself.  In a
+ * child after a fork there is no such thread: fl_engine_check_owner says so, and only unref and
+ * close may be called.
+ */
 #ifndef FL_ENGINE_ENGINE_H
 #define FL_ENGINE_ENGINE_H
 
@@ -20,7 +22,7 @@ typedef struct fl_engine_options {  /* 0: the default */
     int64_t max_running;            /* completions that hold KV pages; 256              */
     int64_t max_queued;             /* requests not begun; beyond FL_E_BUSY; 1024      */
     int64_t max_step_tokens;        /* rows of a step; the model's max_step_rows        */
-    int64_t max_unread;             /* tokens ahead of the reader before it pauses; 4096 */
+    int64_t max_unread;             /* unread tokens before it pauses, without policy; 4096 */
     int64_t policy_timeout_ms;      /* silence of a policy that ends its request; 30000 */
     int64_t max_policy_rows;        /* whole rows of logits lent to policies; 64        */
     int64_t num_speculative_tokens; /* guesses a step, for requests that do not say; 0 */
@@ -132,7 +134,9 @@ typedef struct fl_parked {
 } fl_parked;
 /* Waits for a parked completion that has not been handed out yet, of `only` or (NULL) of
  * all; false when there can be none any more: that request, or all, have ended and no server
- * is attached. */
+ * is attached.  When the engine has nothing else to do, the step after an answer is made here:
+ * waking another thread for each token would cost more than most policies.  It is made by the
+ * engine's thread if nobody comes here within 20 ms. */
 bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out);
 /* Valid until the answer. */
 void fl_parked_history(const fl_parked *p, fl_history *out);

@@ -125,9 +125,13 @@ bool fl_engine_next_parked(fl_engine *e, fl_request *only, fl_parked *out) {
     pthread_mutex_lock(&e->lock);
     bool found = hand_parked(e, only, out);
     while (!found && may_park(e, only)) {
-        pthread_cond_wait(&e->parked, &e->lock);
+        if (!fl_engine_drive(e)) {
+            if (e->owed) fl_engine_call(e);
+            pthread_cond_wait(&e->parked, &e->lock);
+        }
         found = hand_parked(e, only, out);
     }
+    if (e->owed) fl_engine_call(e);
     pthread_mutex_unlock(&e->lock);
     return found;
 }
@@ -196,15 +200,20 @@ static int pick(fl_choice *c, const fl_parked_choice *a, fl_err *err) {
 }
 
 /* Ends the parking with c->pick. */
-static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
+static void answer(fl_engine *e, fl_choice *c) {
     const double now = fl_now();
+    fl_err err;
     c->parked = false;
-    int rc = fl_choice_append(c, c->pick, err);
-    if (rc) return rc;
-    fl_histogram_add(&e->stats.policy_s, now - c->parked_at, 1);
-    fl_engine_count_tokens(e, c, 1, now);
+    e->answered_at = now;
+    if (fl_choice_append(c, c->pick, &err)) {
+        c->request->error = err;
+        fl_choice_finish(c, FL_FINISH_ERROR);
+    } else {
+        fl_histogram_add(&e->stats.policy_s, now - c->parked_at, 1);
+        fl_engine_count_tokens(e, c, 1, now);
+    }
     fl_engine_notify(e, c->request);
-    return FL_OK;
+    fl_engine_answered(e);
 }
 
 int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *chosen, fl_err *err) {
@@ -218,10 +227,11 @@ int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *cho
     rc = c ? pick(c, a, err) : FL_E_CANCELLED;
     if (!rc) {
         *chosen = *c->pick;
-        rc = answer(e, c, err);
+        answer(e, c);
     }
+    const bool call = e->called;
     pthread_mutex_unlock(&e->lock);
-    if (!rc) pthread_cond_signal(&e->work); /* here: it would wake only to wait for the lock */
+    if (call) pthread_cond_signal(&e->work); /* here: it would wake only to wait for the lock */
     return rc;
 }
 
@@ -236,8 +246,8 @@ int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err) {
             fl_fail(&c->request->error, FL_E_CANCELLED, "policy: a step was left unanswered");
         fl_choice_finish(c, why);
         fl_engine_notify(e, c->request);
+        fl_engine_call(e);
     }
     pthread_mutex_unlock(&e->lock);
-    if (c) pthread_cond_signal(&e->work);
     return c ? FL_OK : FL_E_CANCELLED;
 }

@@ -29,7 +29,7 @@ struct fl_engine {
 
     /* The lock covers what follows up to `thread`, and the outputs of all requests. */
     pthread_mutex_t lock;
-    pthread_cond_t work;   /* for the thread: submit, cancel, answer, close */
+    pthread_cond_t work;   /* for the thread: it is called, or nobody else drives any more */
     pthread_cond_t parked; /* for policies: a completion parked, or a request ended */
     fl_request *queue, **queue_end;
     int64_t n_queued;
@@ -40,11 +40,16 @@ struct fl_engine {
     int64_t n_active, cap_active;
     fl_engine_stats stats;
     fl_sampler_work *answering; /* of policies' answers */
+    bool called;                /* the thread has something to look at: fl_engine_call */
+    bool driven;                /* somebody makes a turn, with the lock released in its step */
+    bool owed;                  /* a turn, to whoever answered: the thread was not called */
+    bool asleep, dozing;        /* the thread; dozing: it looks soon whether a turn is owed */
+    double answered_at;         /* the last answer of a policy */
     bool has_parked;            /* a completion, and `parked` has not been told */
     bool fd_set;                /* readable: nobody has cleared it since */
     pthread_t thread;
 
-    /* The thread's own. */
+    /* Of whoever makes the turn. */
     fl_sched_item *items;   /* [cap_active] */
     fl_choice **scheduled;  /* [cap_active] whom items[i] is about */
     fl_step_entry *entries; /* [cap_active] */
@@ -70,6 +75,11 @@ void fl_engine_on_sampled(void *choice, const fl_sampled *token);
 /* With the lock held: the token that was picked joins its completion. */
 int fl_choice_commit(fl_choice *c, fl_err *err);
 void *fl_engine_thread(void *engine);
+void fl_engine_call(fl_engine *e);     /* wake the thread; lock held */
+void fl_engine_answered(fl_engine *e); /* a policy has: the turn is owed, or the thread called */
+/* With the lock held, which its step releases: the turn that an answer is owed, made by the
+ * caller's thread while the engine's sleeps.  false: none is owed, or the engine's thread makes it. */
+bool fl_engine_drive(fl_engine *e);
 /* n more tokens of c, at `now`. */
 void fl_engine_count_tokens(fl_engine *e, fl_choice *c, int64_t n, double now);
 

@@ -1,4 +1,6 @@
-/* The engine's thread: take what is new, schedule, step, commit; sleep when idle. */
+/* Turns of the engine: take what is new, schedule, step, commit.  Its thread makes them and sleeps
+ * when idle; whoever waits for a policy's next step makes those that follow its own answers. */
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -10,6 +12,10 @@
 
 /* How long to sleep when pages are missing that a sequence may give back. */
 static const double POLL_S = 5e-3;
+/* So long the turn after a policy's answer is left to whoever waits for the next step. */
+static const double OWED_S = 20e-3;
+/* So long after an answer the thread dozes: wakes each OWED_S, to see whether one is owed a turn. */
+static const double DOZE_S = 1.0;
 
 static bool before(const fl_choice *a, const fl_choice *b) {
     const fl_request *x = a->request, *y = b->request;
@@ -130,9 +136,11 @@ static int64_t known(const fl_choice *c) {
     return c->request->n_prompt + c->n_output;
 }
 
-/* Too far ahead of its reader.  Draining waits for no reader: it may be the one who drains. */
+/* Too far ahead of its reader.  Draining waits for no reader: it may be the one who drains; and a
+ * policy has seen every token. */
 static bool is_paused(const fl_engine *e, const fl_choice *c) {
-    if (c->finish || c->parked || c->request->wants_all || e->draining) return false;
+    const fl_request *r = c->request;
+    if (c->finish || r->params.policy || r->wants_all || e->draining) return false;
     return fl_choice_unread(c) >= e->options.max_unread;
 }
 
@@ -427,10 +435,30 @@ static bool fail_stuck(fl_engine *e) {
     return true;
 }
 
+static bool anybody_wants_rows(const fl_engine *e) {
+    for (int64_t i = 0; i < e->n_active; i++)
+        if (wants_rows(e, e->active[i])) return true;
+    return false;
+}
+
+/* false: nothing could run. */
+static bool make_turn(fl_engine *e) {
+    e->driven = true;
+    e->owed = false;
+    take_queue(e);
+    check_clock(e);
+    sweep(e);
+    const bool ran = run_step(e) || fail_stuck(e);
+    e->driven = false; /* before: whom it wakes may make the next turn */
+    tell_parked(e);
+    return ran;
+}
+
 /* Seconds until the clock alone can change something; INFINITY: never. */
 static double patience(const fl_engine *e) {
     const double now = fl_now();
-    double until = INFINITY;
+    double until = e->dozing ? now + OWED_S : INFINITY;
+    if (e->driven || e->owed) return OWED_S;
     for (int64_t i = 0; i < e->n_active; i++) {
         const fl_choice *c = e->active[i];
         if (wants_rows(e, c)) return POLL_S; /* it lacks pages, which a sequence may give back */
@@ -441,30 +469,54 @@ static double patience(const fl_engine *e) {
     return fmax(until - now, 0.0) + 1e-3;
 }
 
-static void sleep_for_work(fl_engine *e) {
+/* Until called or out of patience: true then. */
+static bool wait_for_call(fl_engine *e) {
     struct timespec until;
     const double s = patience(e);
-    if (s == INFINITY) {
-        pthread_cond_wait(&e->work, &e->lock);
-        return;
-    }
+    if (s == INFINITY) return pthread_cond_wait(&e->work, &e->lock) != 0;
     clock_gettime(CLOCK_REALTIME, &until);
     const int64_t ns = until.tv_nsec + (int64_t)(s * 1e9);
     until.tv_sec += ns / 1000000000;
     until.tv_nsec = ns % 1000000000;
-    pthread_cond_timedwait(&e->work, &e->lock, &until);
+    return pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT;
+}
+
+static void sleep_for_work(fl_engine *e) {
+    bool late = false;
+    e->asleep = true;
+    while (e->driven || !(e->called || late)) {
+        e->dozing = fl_now() - e->answered_at < DOZE_S;
+        late = wait_for_call(e);
+    }
+    e->asleep = false;
+}
+
+/* Most likely the caller waits for the next step at once, and makes it: where nothing else is to be
+ * done and the thread will look after it, it is not called. */
+void fl_engine_answered(fl_engine *e) {
+    int64_t wanting = 0;
+    for (int64_t i = 0; i < e->n_active; i++) wanting += wants_rows(e, e->active[i]);
+    if (wanting == 1 && (!e->asleep || e->dozing))
+        e->owed = true;
+    else
+        e->called = true;
+}
+
+bool fl_engine_drive(fl_engine *e) {
+    if (!e->owed || e->driven || e->called) return false;
+    make_turn(e);
+    if (e->called || e->queue || anybody_wants_rows(e)) fl_engine_call(e);
+    return true;
 }
 
 void *fl_engine_thread(void *engine) {
     fl_engine *e = engine;
+    bool ran = true;
     pthread_mutex_lock(&e->lock);
-    for (;;) {
-        take_queue(e);
-        check_clock(e);
-        sweep(e);
-        if (e->closing && !e->n_active && !e->queue) break;
-        if (!run_step(e) && !fail_stuck(e)) sleep_for_work(e);
-        tell_parked(e);
+    while (!e->closing || e->n_active || e->queue) {
+        if (!ran || e->driven || (e->owed && !e->called)) sleep_for_work(e);
+        e->called = false;
+        ran = make_turn(e);
     }
     pthread_mutex_unlock(&e->lock);
     return NULL;

@@ -32,7 +32,7 @@ typedef struct fl_choice { /* one completion; the scheduler's unit */
     int32_t stop_id;          /* FL_FINISH_STOP by an id, else -1 */
     const fl_text *stop_text; /* FL_FINISH_STOP by a text, else NULL */
     bool finish_seen;
-    /* Of the step that runs, the engine thread's own: guesses stand behind the output, picks
+    /* Of the step that runs, of whoever makes it: guesses stand behind the output, picks
      * are what was chosen at their places and, when all were right, after them. */
     int64_t n_guesses, n_picks;
     fl_pick *pick; /* [1 + params.num_speculative_tokens] */

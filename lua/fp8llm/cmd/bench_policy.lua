@@ -8,9 +8,9 @@ local must = common.must
 local M = {
   text = [[
 processor time that a policy in Lua adds to a token, of the engine's and of Lua's thread, with
-candidates and with whole rows: on a model of MODEL's vocabulary and nearly nothing else; what of
-it is the price of waking a sleeping thread and being woken by it, in the same run; and what 31
-requests lose to one policy that sleeps 50 ms a token, beside an ordinary request]],
+candidates and with whole rows: on a model of MODEL's vocabulary and nearly nothing else; what it
+would cost more to wake a sleeping thread and be woken by it, in the same run; and what 31 requests
+lose to one policy that sleeps 50 ms a token, beside an ordinary request]],
   options = {
     {"tokens", "integer", "N", "decode, ops, policy: tokens per measurement (default 64; policy 400)"},
     {"osl", "integer", "N", "throughput, schedule, policy: tokens of an answer (default 192; policy 64; schedule 128)"},
@@ -132,7 +132,7 @@ function M.show(r)
   line("model      %s: %s, on %s", r.model, r.quantization, r.device)
   line("added      %.1f us of processor time a token with candidates, %.1f us with whole rows of %d",
     1e6 * r.candidates_s, 1e6 * r.rows_s, r.vocab_size)
-  line("           (waking a thread and being woken by it, with nothing else, costs %.1f us in this run)",
+  line("           (waking a thread and being woken by it would cost %.1f us more in this run)",
     1e6 * r.handover_s)
   line("           to %.1f us of a request without a policy on a model that is all vocabulary", 1e6 * r.plain_s)
   line("others     %d requests beside one that sleeps 50 ms a token: %.1f tokens/s, %.1f %% of beside an ordinary one",
