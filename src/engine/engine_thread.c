@@ -485,7 +485,7 @@ static void sleep_for_work(fl_engine *e) {
     bool late = false;
     e->asleep = true;
     while (e->driven || !(e->called || late)) {
-        e->dozing = fl_now() - e->answered_at < DOZE_S;
+        e->dozing = e->n_active && fl_now() - e->answered_at < DOZE_S;
         late = wait_for_call(e);
     }
     e->asleep = false;
