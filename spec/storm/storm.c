@@ -1,7 +1,8 @@
 /* A storm over one model: clients that submit and then read, cancel, go away, run late, ask for
  * nonsense or answer a policy wrongly, while sequences take pages and engines are closed and
- * made anew; and a policy nearly alone on an engine of its own, whose steps it makes itself.  In the end every page and every block of memory is back, undisturbed requests had
- * the tokens and log-probabilities they have alone, and (from a minute on) memory was flat.
+ * made anew; and a policy nearly alone on an engine of its own, whose steps it makes itself.  In
+ * the end every page and every block of memory is back, undisturbed requests had the tokens and
+ * log-probabilities they have alone, and (from a minute on) memory was flat.
  *
  *     storm MODEL_DIR REQUESTS SECONDS [SEED]
  *
@@ -155,6 +156,18 @@ static int submit(client *c, fl_engine *e, fl_request **out, const char *text, s
     s.params = &params;
     if (!rc) return fl_engine_submit(e, out, &s, err);
     fl_arena_free(&s.arena);
+    return rc;
+}
+
+/* The request whose answer is known, with more members before its own. */
+static int submit_known(client *c, fl_engine *e, fl_request **out, const char *members, int known,
+                        fl_err *err) {
+    fl_bytes text = {0};
+    fl_bytes_printf(&text, "{%s", members);
+    put_known(&text, known);
+    fl_bytes_puts(&text, "}");
+    int rc = submit(c, e, out, text.data, text.len, err);
+    fl_bytes_free(&text);
     return rc;
 }
 
@@ -399,13 +412,9 @@ static void *soloist_run(void *arg) {
     while (!atomic_load(&c->s->over)) {
         struct slot slot = {NULL, POLICY, (int)pick(c, KNOWN)};
         fl_engine *e = stage(c->s);
-        fl_bytes text = {0};
         fl_parked p;
         fl_err err;
-        fl_bytes_puts(&text, "{\"policy\":true,");
-        put_known(&text, slot.known);
-        fl_bytes_puts(&text, "}");
-        if (!submit(c, e, &slot.request, text.data, text.len, &err)) {
+        if (!submit_known(c, e, &slot.request, "\"policy\":true,", slot.known, &err)) {
             const fl_parked_choice own = {-1, NULL};
             const int64_t leave = pick(c, 2) ? -1 : pick(c, OUTPUT);
             fl_pick got;
@@ -422,7 +431,6 @@ static void *soloist_run(void *arg) {
             fl_request_wait_end(slot.request);
             settle(c, &slot);
         }
-        fl_bytes_free(&text);
         fl_engine_unref(e);
     }
     return NULL;
@@ -439,11 +447,7 @@ static void *heckler_run(void *arg) {
         pthread_mutex_unlock(&s->lock);
         fl_engine *e = stage(s), *next;
         struct slot slot = {NULL, PLAIN, (int)pick(c, KNOWN)};
-        fl_bytes text = {0};
         fl_err err;
-        fl_bytes_puts(&text, "{");
-        put_known(&text, slot.known);
-        fl_bytes_puts(&text, "}");
         if (way == 0 && r) fl_request_cancel(r);
         if (way == 1 && r) fl_request_wait(r, pick(c, 3));
         if (way == 2 && !open_engine(s, &next, &err)) {
@@ -453,13 +457,12 @@ static void *heckler_run(void *arg) {
             fl_engine_close(e, pick(c, 2));
             fl_engine_unref(e);
         }
-        if (way > 8 && !submit(c, e, &slot.request, text.data, text.len, &err)) {
+        if (way > 8 && !submit_known(c, e, &slot.request, "", slot.known, &err)) {
             if (way == 9) fl_request_cancel(slot.request);
             fl_request_wait_end(slot.request);
             settle(c, &slot);
         }
         atomic_fetch_add(&s->heckled, 1);
-        fl_bytes_free(&text);
         fl_request_unref(r);
         fl_engine_unref(e);
     }
@@ -469,13 +472,8 @@ static void *heckler_run(void *arg) {
 static bool learn(client *c) {
     fl_err err;
     for (int i = 0; i < KNOWN; i++) {
-        fl_bytes text = {0};
         fl_request *r;
-        fl_bytes_puts(&text, "{");
-        put_known(&text, i);
-        fl_bytes_puts(&text, "}");
-        int rc = submit(c, c->s->engine, &r, text.data, text.len, &err);
-        fl_bytes_free(&text);
+        int rc = submit_known(c, c->s->engine, &r, "", i, &err);
         if (rc) return check(false, "alone: %s", err.msg);
         fl_request_wait_end(r);
         rc = fl_request_result(r, 0, &c->update, &err);

@@ -4,8 +4,7 @@
  * fl_engine_next_parked and fl_engine_close.  The thread starts with the first request and
  * sleeps when idle; a policy that is alone makes the steps that follow its answers itself.  In a
  * child after a fork there is no such thread: fl_engine_check_owner says so, and only unref and
- * close may be called.
- */
+ * close may be called. */
 #ifndef FL_ENGINE_ENGINE_H
 #define FL_ENGINE_ENGINE_H
 

@@ -200,13 +200,15 @@ static int pick(fl_choice *c, const fl_parked_choice *a, fl_err *err) {
 }
 
 /* Ends the parking with c->pick. */
-static void answer(fl_engine *e, fl_choice *c) {
+static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
     const double now = fl_now();
-    fl_err err;
+    fl_err why;
     c->parked = false;
     e->answered_at = now;
-    if (fl_choice_append(c, c->pick, &err)) {
-        c->request->error = err;
+    int rc = fl_choice_append(c, c->pick, &why);
+    if (rc) {
+        fl_fail(err, rc, "%s", why.msg);
+        c->request->error = why;
         fl_choice_finish(c, FL_FINISH_ERROR);
     } else {
         fl_histogram_add(&e->stats.policy_s, now - c->parked_at, 1);
@@ -214,6 +216,7 @@ static void answer(fl_engine *e, fl_choice *c) {
     }
     fl_engine_notify(e, c->request);
     fl_engine_answered(e);
+    return rc;
 }
 
 int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *chosen, fl_err *err) {
@@ -227,7 +230,7 @@ int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *cho
     rc = c ? pick(c, a, err) : FL_E_CANCELLED;
     if (!rc) {
         *chosen = *c->pick;
-        answer(e, c);
+        rc = answer(e, c, err);
     }
     const bool call = e->called;
     pthread_mutex_unlock(&e->lock);

@@ -29,7 +29,7 @@ struct fl_engine {
 
     /* The lock covers what follows up to `thread`, and the outputs of all requests. */
     pthread_mutex_t lock;
-    pthread_cond_t work;   /* for the thread: it is called, or nobody else drives any more */
+    pthread_cond_t work;   /* for the thread: fl_engine_call */
     pthread_cond_t parked; /* for policies: a completion parked, or a request ended */
     fl_request *queue, **queue_end;
     int64_t n_queued;
