@@ -667,7 +667,8 @@ function safetensors:close() end
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request without policy may be ahead of its reader (default 4096)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
----@field max_policy_rows? integer rows of logits for policies with policy_logits or logprobs, at a time (default 64)
+---@field max_policy_rows? integer rows of logits for policies with policy_logits or logprobs, at a time; a request
+--- beyond is BUSY (default 64)
 ---@field num_speculative_tokens? integer guesses a step by prompt lookup, 0 to 32; results stay the same (default 0)
 ---@field prompt_lookup_min? integer equal tokens a guess needs (default 2)
 ---@field prompt_lookup_max? integer tokens compared at most (default 4)
@@ -846,8 +847,8 @@ function request:cancel() end
 function request:close() end
 
 ---One token to be chosen. With `policy_logits` the row of logits is `step.logits`, a tensor that is
----writable until the answer closes it. A step that is dropped without an answer ends its completion
----with an error; using one that has been answered raises.
+---writable until an answer, even a refused one, closes it. A step that is dropped without an answer ends its
+---completion with an error; using one that has been answered raises.
 ---@class fp8llm.step
 ---@field logits fp8llm.tensor
 local step = {}

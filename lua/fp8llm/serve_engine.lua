@@ -4,8 +4,8 @@ local must = common.must
 
 local function log(...) io.stderr:write("fp8llm: ", string.format(...), "\n") end
 
--- The operator's module, a file X.lua or what require finds: function(step), which answers the step, or
--- {step = function(step), logits = true} when it works on whole rows.
+-- The operator's module, a file X.lua or what require finds: function(step, model), which answers the step, or
+-- {step = function(step, model), logits = true} when it works on whole rows.
 local function load_policy(module)
   local policy = module:match "%.lua$" and assert(loadfile(module))() or require(module)
   return type(policy) == "function" and {step = policy} or policy
@@ -30,9 +30,10 @@ local function load_policies(list)
 end
 
 -- A policy that fails ends its own request, nobody else's.
-local function answer(policies, step)
-  local ok, trouble = pcall(policies[step:policy()], step)
-  if not ok then log("policy %s: %s", step:policy(), tostring(trouble)) end
+local function answer(policies, step, model)
+  local name = step:policy()
+  local ok, trouble = pcall(policies[name], step, model)
+  if not ok then log("policy %s: %s", name, tostring(trouble)) end
   step:fail()
 end
 
@@ -50,7 +51,7 @@ return function(dir, socket, names, opt)
     notify = os.getenv "NOTIFY_SOCKET", drain_ms = opt.drain and opt.drain * 1000,
   }))
   log("%s listens on %s", names[1], socket)
-  for step in engine:steps() do answer(policies, step) end
+  for step in engine:steps() do answer(policies, step, model) end
   engine:close()
   log("%s has ended", names[1])
 end

@@ -443,7 +443,7 @@ static void *serve_policies(void *steps) {
         const fl_parked_choice a = {65, NULL};
         fl_pick got;
         fl_parked_answer(&p, &a, &got, NULL);
-        fl_request_unref(p.request);
+        fl_parked_release(&p);
     }
     return NULL;
 }

@@ -223,13 +223,16 @@ describe("a policy in Lua", function()
 
   it("has its rows to itself: closed with the answer, counted, no more than the engine lends", function()
     local eng = assert(model:engine{max_policy_rows = 2})
-    local function ask()
-      return eng:submit{ids = {1}, policy = true, policy_logits = true, max_tokens = 4, ignore_eos = true}
+    local function ask(n)
+      return eng:submit{ids = {1}, policy = true, policy_logits = true, max_tokens = 4, ignore_eos = true, n = n}
     end
     local one, two = assert(ask()), assert(ask())
     local _, message, code = ask()
-    assert.equal("LIMIT", code)
+    assert.equal("BUSY", code)
     assert.is_true(message:find("limit 2", 1, true) ~= nil)
+    _, message, code = ask(3)
+    assert.equal("LIMIT", code)
+    assert.is_true(message:find("n: 3", 1, true) ~= nil)
     two:close()
     assert.is_true(eventually(function() return eng:stats().running <= 1 end))
     local before
@@ -241,6 +244,31 @@ describe("a policy in Lua", function()
     end
     assert.is_true(before ~= nil)
     assert.equal(4, #one:result().choices[1].t)
+    eng:close()
+  end)
+
+  it("lends its row for no longer than it runs, whatever a collector has left lying about", function()
+    local eng = assert(model:engine{max_policy_rows = 1})
+    collectgarbage "stop"
+    for how = 1, 12 do
+      local request = assert(eng:submit{
+        ids = {1}, policy = true, policy_logits = how % 2 == 0, logprobs = 0, max_tokens = 2, ignore_eos = true})
+      for step in request:steps() do
+        local row = how % 2 == 0 and step.logits
+        if how % 3 == 0 then step:stop()
+        elseif how % 5 == 0 then step:fail()
+        elseif how == 7 or how == 8 then -- its client leaves
+          request:cancel()
+          request:result()
+          assert.is_nil(step:accept(5))
+          step:fail()
+        else step:accept(5)
+        end
+        assert.is_true(not row or not pcall(row.get, row, 1))
+        assert.is_true(not pcall(step.index, step))
+      end
+    end
+    collectgarbage "restart"
     eng:close()
   end)
 

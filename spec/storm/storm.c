@@ -229,7 +229,7 @@ static void run_policy(client *c, fl_engine *e, fl_request *r) {
         if (rc && way == 0) fl_parked_stop(&p, FL_FINISH_ERROR, NULL);
         if (way > 30 && fl_parked_answer(&p, &own, &got, &err) == FL_E_CANCELLED)
             atomic_fetch_add(&c->s->stale_refused, 1);
-        fl_request_unref(p.request);
+        fl_parked_release(&p);
     }
 }
 
@@ -422,7 +422,7 @@ static void *soloist_run(void *arg) {
             for (int64_t i = 0; i != leave && fl_engine_next_parked(e, slot.request, &p); i++) {
                 if (!pick(c, 10)) nap(pick(c, 3000));
                 fl_parked_answer(&p, &own, &got, &err);
-                fl_request_unref(p.request);
+                fl_parked_release(&p);
             }
             show(c->s, NULL);
             if (leave >= 0) nap(pick(c, 3000)); /* an answer is owed a turn */

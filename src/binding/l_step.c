@@ -6,9 +6,8 @@
 #include "util/mem.h"
 
 typedef struct lua_step {
-    fl_parked parked; /* request: one handle */
-    bool answered;
-    int logits; /* LUA_NOREF, or the tensor that shows the row */
+    fl_parked parked; /* request: NULL after the answer */
+    int logits;       /* LUA_NOREF, or the tensor that shows the row */
 } lua_step;
 
 static lua_step *check_step(lua_State *L) {
@@ -18,7 +17,7 @@ static lua_step *check_step(lua_State *L) {
 /* What it shows is gone with the answer: using it then is a mistake of the caller's. */
 static lua_step *check_open(lua_State *L) {
     lua_step *s = check_step(L);
-    if (s->answered) luaL_error(L, "stale step: it has been answered");
+    if (!s->parked.request) luaL_error(L, "stale step: it has been answered");
     return s;
 }
 
@@ -50,8 +49,9 @@ int fl_l_engine_steps(lua_State *L) {
     return 2;
 }
 
-/* The tensor of the row is closed, so that nobody reads the next row by it.  Lua may raise in
- * the last call only, when everything of ours is done. */
+/* The tensor of the row is closed, so that nobody reads the next row by it, and before the answer,
+ * after which the engine looks whether anybody still holds the row.  Lua may raise in the last call
+ * only, when everything of ours is done. */
 static void close_logits(lua_State *L, int *logits) {
     const int ref = *logits;
     if (ref == LUA_NOREF) return;
@@ -67,11 +67,12 @@ static void close_logits(lua_State *L, int *logits) {
 static int answer(lua_State *L, lua_step *s, const fl_parked_choice *a) {
     fl_pick chosen;
     fl_err err;
-    if (fl_parked_answer(&s->parked, a, &chosen, &err)) return fl_push_err(L, &err);
-    s->answered = true;
+    const bool logprobs = fl_request_params(s->parked.request)->logprobs >= 0;
     close_logits(L, &s->logits);
+    if (fl_parked_answer(&s->parked, a, &chosen, &err)) return fl_push_err(L, &err);
+    fl_parked_release(&s->parked);
     lua_pushinteger(L, chosen.id);
-    if (fl_request_params(s->parked.request)->logprobs < 0) return 1;
+    if (!logprobs) return 1;
     lua_pushnumber(L, (lua_Number)chosen.logprob);
     return 2;
 }
@@ -111,9 +112,9 @@ static int l_sample(lua_State *L) {
 static int l_stop(lua_State *L) {
     lua_step *s = check_open(L);
     fl_err err;
-    if (fl_parked_stop(&s->parked, FL_FINISH_STOP, &err)) return fl_push_err(L, &err);
-    s->answered = true;
     close_logits(L, &s->logits);
+    if (fl_parked_stop(&s->parked, FL_FINISH_STOP, &err)) return fl_push_err(L, &err);
+    fl_parked_release(&s->parked);
     lua_pushboolean(L, true);
     return 1;
 }
@@ -121,9 +122,9 @@ static int l_stop(lua_State *L) {
 /* step:fail() ends the completion with an error; nothing when it has been answered */
 static int l_fail(lua_State *L) {
     lua_step *s = check_step(L);
-    if (!s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
-    s->answered = true;
     close_logits(L, &s->logits);
+    if (s->parked.request) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
+    fl_parked_release(&s->parked);
     return 0;
 }
 
@@ -179,19 +180,19 @@ static int l_history(lua_State *L) {
 
 /* step:index() -> which completion of its request, from 0 */
 static int l_index(lua_State *L) {
-    fl_push_number(L, (double)check_step(L)->parked.index);
+    fl_push_number(L, (double)check_open(L)->parked.index);
     return 1;
 }
 
 /* step:arrival() -> number of its request, in the order of submission, from 0 */
 static int l_arrival(lua_State *L) {
-    fl_push_number(L, (double)fl_request_arrival(check_step(L)->parked.request));
+    fl_push_number(L, (double)fl_request_arrival(check_open(L)->parked.request));
     return 1;
 }
 
 /* step:policy() -> name of the policy a socket client chose, or nil */
 static int l_policy(lua_State *L) {
-    const fl_text *name = &fl_request_params(check_step(L)->parked.request)->policy_name;
+    const fl_text *name = &fl_request_params(check_open(L)->parked.request)->policy_name;
     if (name->data)
         lua_pushlstring(L, name->data, name->len);
     else
@@ -205,8 +206,8 @@ static int l_gc(lua_State *L) {
     lua_step *s = *box;
     *box = NULL;
     if (!s) return 0;
-    if (s->parked.request && !s->answered) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
-    fl_request_unref(s->parked.request);
+    if (s->parked.request) fl_parked_stop(&s->parked, FL_FINISH_ERROR, NULL);
+    fl_parked_release(&s->parked);
     int logits = s->logits;
     fl_free(s);
     close_logits(L, &logits);

@@ -56,9 +56,9 @@ typedef struct fl_submission {
 } fl_submission;
 
 /* One reference for the caller.  FL_E_ARG: empty prompt, ids outside the vocabulary, stop
- * texts without a tokenizer; FL_E_BUSY: queue full; FL_E_LIMIT: the prompt fills the context
- * or the whole KV pool; FL_E_DEVICE: see fl_engine_check_device.  The arena is the engine's from
- * the call on, also on failure. */
+ * texts without a tokenizer; FL_E_BUSY: the queue is full, or all rows of logits are lent;
+ * FL_E_LIMIT: the prompt fills the context or the whole KV pool; FL_E_DEVICE: see
+ * fl_engine_check_device.  The arena is the engine's from the call on, also on failure. */
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err);
 fl_request *fl_request_ref(fl_request *r);
 void fl_request_unref(fl_request *r);              /* a request nobody holds is cancelled */
@@ -117,19 +117,19 @@ const float *fl_request_prompt_logprobs(fl_request *r, const fl_top **top, int64
 /* ---- policies: a parked completion waits for somebody to choose its next token ---- */
 
 /* A row of logits lent to a policy.  Counted: it stays readable after the answer, and the
- * completion is given another one; FL_E_LIMIT ends it when there are too many. */
+ * completion is given another one; FL_E_BUSY ends it when there are too many. */
 typedef struct fl_row fl_row;
 fl_row *fl_row_ref(fl_row *r);
 void fl_row_unref(fl_row *r);
 float *fl_row_logits(fl_row *r);
 
 typedef struct fl_parked {
-    fl_request *request; /* counted: unref it */
+    fl_request *request; /* counted, until fl_parked_release */
     int64_t index;
     uint64_t ticket; /* names this one parking: answers with an old one are refused */
     int32_t vocab;
     fl_top_list candidates; /* descending, valid until the answer; none with policy_logits */
-    fl_row *row;            /* with policy_logits: yours to change until the answer, not counted */
+    fl_row *row; /* with policy_logits: yours to change until answer or release, not counted */
 } fl_parked;
 /* Waits for a parked completion that has not been handed out yet, of `only` or (NULL) of
  * all; false when there can be none any more: that request, or all, have ended and no server
@@ -154,6 +154,7 @@ typedef struct fl_parked_choice {
  * FL_E_CANCELLED: the completion has ended. */
 int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *chosen, fl_err *err);
 int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err);
+void fl_parked_release(fl_parked *p); /* its end, answered or not; twice is fine */
 
 void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out);
 

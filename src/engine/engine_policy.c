@@ -1,6 +1,7 @@
 /* Policies: completions that wait for somebody outside to choose their next token. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/engine_priv.h"
 #include "util/clock.h"
@@ -41,7 +42,7 @@ static int row_new(fl_row **out, fl_engine *e, fl_err *err) {
     const size_t vocab = (size_t)fl_model_config(e->model)->vocab_size;
     if (atomic_fetch_add(&e->n_rows, 1) >= e->options.max_policy_rows) {
         atomic_fetch_sub(&e->n_rows, 1);
-        return fl_fail(err, FL_E_LIMIT, "policy: %lld rows of logits are in use, limit %lld",
+        return fl_fail(err, FL_E_BUSY, "policy: %lld rows of logits are in use, limit %lld",
                        (long long)atomic_load(&e->n_rows), (long long)e->options.max_policy_rows);
     }
     fl_row *r = fl_alloc(sizeof(*r) + vocab * sizeof(float));
@@ -65,7 +66,18 @@ int fl_policy_init(fl_choice *c, fl_engine *e, fl_err *err) {
         if (!c->candidate.id || !c->candidate.logit)
             return fl_fail(err, FL_E_NOMEM, "policy: %zu candidates", n);
     }
-    return needs_row(p) ? row_new(&c->row, e, err) : FL_OK;
+    if (!needs_row(p)) return FL_OK;
+    if (p->n > e->options.max_policy_rows)
+        return fl_fail(err, FL_E_LIMIT, "n: %lld completions need a row of logits each, limit %lld",
+                       (long long)p->n, (long long)e->options.max_policy_rows);
+    return row_new(&c->row, e, err);
+}
+
+/* The row of an ended completion is for others, unless a step still shows it. */
+void fl_policy_end(fl_choice *c) {
+    if (!c->finish || c->handed) return;
+    fl_row_unref(c->row);
+    c->row = NULL;
 }
 
 void fl_policy_deinit(fl_choice *c) {
@@ -203,7 +215,7 @@ static int pick(fl_choice *c, const fl_parked_choice *a, fl_err *err) {
 static int answer(fl_engine *e, fl_choice *c, fl_err *err) {
     const double now = fl_now();
     fl_err why;
-    c->parked = false;
+    c->parked = c->handed = false;
     e->answered_at = now;
     int rc = fl_choice_append(c, c->pick, &why);
     if (rc) {
@@ -247,10 +259,27 @@ int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err) {
     if (c) {
         if (why == FL_FINISH_ERROR)
             fl_fail(&c->request->error, FL_E_CANCELLED, "policy: a step was left unanswered");
+        c->handed = false;
         fl_choice_finish(c, why);
         fl_engine_notify(e, c->request);
         fl_engine_call(e);
     }
     pthread_mutex_unlock(&e->lock);
     return c ? FL_OK : FL_E_CANCELLED;
+}
+
+void fl_parked_release(fl_parked *p) {
+    fl_request *r = p->request;
+    if (!r) return;
+    fl_choice *c = &r->choice[p->index];
+    p->request = NULL;
+    if (r->engine->owner == getpid()) { /* in a forked child the lock may be held for ever */
+        pthread_mutex_lock(&r->engine->lock);
+        if (c->ticket == p->ticket) {
+            c->handed = false;
+            fl_policy_end(c);
+        }
+        pthread_mutex_unlock(&r->engine->lock);
+    }
+    fl_request_unref(r);
 }

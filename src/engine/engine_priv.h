@@ -95,6 +95,7 @@ void fl_engine_fill_top(fl_sampler_work *work, const fl_scored_row *row, fl_top 
 int fl_policy_init(fl_choice *c, fl_engine *e, fl_err *err); /* not held: before the submission */
 void fl_policy_deinit(fl_choice *c);                         /* not held: after the end */
 int fl_policy_prepare(fl_choice *c, fl_err *err);            /* before a step: room for its row */
+void fl_policy_end(fl_choice *c);                            /* the completion has ended */
 /* The row, if the policy will need it (banned ids at -inf; raw is without).  Not held. */
 void fl_policy_keep(fl_choice *c, const float *row, const float *raw);
 void fl_policy_park(fl_choice *c);

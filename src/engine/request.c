@@ -141,6 +141,7 @@ void fl_choice_finish(fl_choice *c, fl_finish why) {
     c->finish = why;
     c->released = shows_prompt(c) ? c->text.len : 0;
     c->parked = false;
+    fl_policy_end(c);
     c->request->n_done++;
     pthread_cond_broadcast(&c->request->engine->parked);
     if (c->request->n_done == c->request->params.n) pthread_cond_broadcast(&c->request->ended);

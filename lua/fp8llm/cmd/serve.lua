@@ -16,7 +16,7 @@ lua/resty/fp8llm.lua. The socket appears when the model is loaded, and replaces 
 
 --api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit.
 --policy: MODULE, a file X.lua or what require finds, returns a function that gets each step of a request that
-chose NAME, see step in meta.lua.]],
+chose NAME, see step in meta.lua, and the model.]],
   options = common.join({
     {"port", "integer", "N", "where HTTP clients connect (default 8000)"},
     {"host", "string", "ADDRESS", "of which interface (default 127.0.0.1; 0.0.0.0 is all)"},
