@@ -164,6 +164,7 @@ function batch.run_file(eng, input, output, options)
     if result then
       response.body, message, code = openai.response(request.kind, result, {
         model_name = options.model_name, tokenizer = options.tokenizer, echo = request.body.echo == true,
+        start = request.body,
       })
       report.tokens = report.tokens + result.usage.completion_tokens
     end

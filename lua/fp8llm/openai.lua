@@ -53,16 +53,21 @@ function openai.add_texts(event, tokenizer)
   end
 end
 
-local function chat_logprobs(event)
-  local function describe(logprob, s)
-    return {token = token_text(s), logprob = logprob, bytes = token_bytes(s)}
+-- What a token is called in log-probabilities.
+local function token_name(id, s, start)
+  return start and start.return_tokens_as_token_ids == true and "token_id:" .. id or token_text(s)
+end
+
+local function chat_logprobs(event, start)
+  local function describe(id, logprob, s)
+    return {token = token_name(id, s, start), logprob = logprob, bytes = token_bytes(s)}
   end
   local content = json.array {}
   for i, s in ipairs(event.s) do
-    local entry = describe(event.lp[i], s)
+    local entry = describe(event.t[i], event.lp[i], s)
     entry.top_logprobs = json.array {}
     for k, alternative in ipairs(event.top and event.top[i] or {}) do
-      entry.top_logprobs[k] = describe(alternative[2], alternative[3])
+      entry.top_logprobs[k] = describe(alternative[1], alternative[2], alternative[3])
     end
     content[i] = entry
   end
@@ -70,21 +75,21 @@ local function chat_logprobs(event)
 end
 
 -- offset: characters of the choice before this event; returned as it is after it.
-local function completion_logprobs(event, offset)
+local function completion_logprobs(event, start, offset)
   local out = {
     tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = json.array {}, text_offset = json.array {},
   }
   for i, s in ipairs(event.s) do
-    local text = token_text(s)
-    out.tokens[i], out.token_logprobs[i], out.text_offset[i] = text, event.lp[i], offset
-    offset = offset + characters(text)
+    local name = token_name(event.t[i], s, start)
+    out.tokens[i], out.token_logprobs[i], out.text_offset[i] = name, event.lp[i], offset
+    offset = offset + characters(token_text(s))
     out.top_logprobs[i] = json.null
     if given(event.lp[i]) then
       local top = {}
       for _, alternative in ipairs(event.top and event.top[i] or {}) do
-        top[token_text(alternative[3])] = alternative[2]
+        top[token_name(alternative[1], alternative[3], start)] = alternative[2]
       end
-      top[text] = event.lp[i] -- last: two tokens may have the same text
+      top[name] = event.lp[i] -- last: two tokens may have the same text
       out.top_logprobs[i] = top
     end
   end
@@ -98,10 +103,10 @@ local function stop_reason(event)
   return event.fin == "timeout" and "timeout" or event.reason or json.null
 end
 
-local function logprobs_of(kind, event, offset)
+local function logprobs_of(kind, event, start, offset)
   if not event.lp then return json.null, offset end
-  if kind == "chat" then return chat_logprobs(event), offset end
-  return completion_logprobs(event, offset)
+  if kind == "chat" then return chat_logprobs(event, start), offset end
+  return completion_logprobs(event, start, offset)
 end
 
 -- vLLM's form: for each token of the prompt {id: {logprob, decoded_token}} of itself and the alternatives.
@@ -124,7 +129,7 @@ end
 -- Members of a choice that only those get who asked for them.
 local function extras(event, start)
   local more, prompt = {}, event.prompt
-  if start and start.return_token_ids then
+  if start and start.return_token_ids == true then
     more.token_ids = json.array(event.t)
     more.prompt_token_ids = prompt and json.array(prompt.t)
   end
@@ -140,11 +145,14 @@ local function usage_object(u)
   }
 end
 
-local function object_id(kind, id) return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (id or "0") end
+local function object_id(kind, options, start)
+  local own = start and given(start.request_id) and start.request_id
+  return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (own or options.id or "0")
+end
 
 --- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
--- options: model_name; id; start, of a generation's first line; tokenizer, and echo as the request had it, for
--- events of eng:submit.
+-- options: model_name; id; start, of a generation's first line, or the body of the request; tokenizer, and echo as the
+-- request had it, for events of eng:submit.
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
@@ -155,7 +163,7 @@ function openai.response(kind, result, options)
     -- Nothing predicts the first token of a prompt.
     if event.lp and options.echo and event.lp[1] then event.lp[1] = json.null end
     local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
-    choice.logprobs = logprobs_of(kind, event, 0)
+    choice.logprobs = logprobs_of(kind, event, options.start, 0)
     for name, value in pairs(extras(event, options.start)) do choice[name] = value end
     if kind == "chat" then
       choice.message = {role = "assistant", content = event.d}
@@ -165,7 +173,7 @@ function openai.response(kind, result, options)
     choices[event.i + 1] = choice
   end
   return {
-    id = object_id(kind, options.id), object = kind == "chat" and "chat.completion" or "text_completion",
+    id = object_id(kind, options, options.start), object = kind == "chat" and "chat.completion" or "text_completion",
     created = os.time(), model = options.model_name, choices = choices, usage = usage_object(result.usage),
   }
 end
@@ -188,7 +196,7 @@ local after = {
 -- options: model_name, id.
 function openai.stream(kind, start, options)
   local head = string.format('data: {"id":%s,"object":"%s","created":%d,"model":%s,',
-    json.encode(object_id(kind, options.id)), kind == "chat" and "chat.completion.chunk" or "text_completion",
+    json.encode(object_id(kind, options, start)), kind == "chat" and "chat.completion.chunk" or "text_completion",
     os.time(), json.encode(options.model_name))
   local self = setmetatable({
     kind = kind, head = head, start = start, offsets = {}, completion_tokens = 0,
@@ -215,13 +223,16 @@ function stream:opening()
   return table.concat(out)
 end
 
+--- The tokens of this answer so far: {prompt_tokens =, completion_tokens =}
+function stream:usage()
+  return {prompt_tokens = self.start.prompt_tokens, completion_tokens = self.completion_tokens}
+end
+
 -- The member `usage` of a chunk, after n more tokens.
 function stream:usage_member(n)
   self.completion_tokens = self.completion_tokens + n
   if not self.start.continuous_usage_stats then return self.start.include_usage and ',"usage":null' or "" end
-  return ',"usage":' .. json.encode(usage_object {
-    prompt_tokens = self.start.prompt_tokens, completion_tokens = self.completion_tokens,
-  })
+  return ',"usage":' .. json.encode(usage_object(self:usage()))
 end
 
 -- An event that is more than new text.
@@ -232,7 +243,7 @@ function stream:event(line)
     return self:failure(event.message or ("ended by " .. event.fin), event.code or "CANCELLED")
   end
   local logprobs
-  logprobs, self.offsets[event.i] = logprobs_of(self.kind, event, self.offsets[event.i] or 0)
+  logprobs, self.offsets[event.i] = logprobs_of(self.kind, event, self.start, self.offsets[event.i] or 0)
   local finish, stop = "null", ""
   if event.fin then
     finish = '"' .. finish_reasons[event.fin] .. '"'
@@ -249,10 +260,17 @@ function stream:event(line)
   return out .. done
 end
 
+local function count_ids(ids)
+  if not ids:find(",", 1, true) then return ids == "" and 0 or 1 end -- nearly always
+  local _, commas = ids:gsub(",", "")
+  return commas + 1
+end
+
 function stream:line(line)
   if not self.usual then return self:event(line) end
-  local i, text = line:match '^{"i":(%d+),"t":%[[%d,]*%],"d":(".*")}$' -- new text only, and it is JSON already
+  local i, ids, text = line:match '^{"i":(%d+),"t":%[([%d,]*)%],"d":(".*")}$' -- new text only, and it is JSON already
   if not i then return self:event(line) end
+  self.completion_tokens = self.completion_tokens + count_ids(ids)
   if text == '""' then return "" end -- the beginning of a character, or of what may become a stop text
   return self.heads[i] .. text .. self.tail
 end

@@ -136,6 +136,30 @@ describe("fp8llm serve", function()
     assert.same({2, 1}, {ids, scored})
   end)
 
+  it("names tokens by their ids to who asks", function()
+    local body = {prompt = "hello", max_tokens = 3, logprobs = 2, echo = true, return_tokens_as_token_ids = true}
+    local _, r = post("/v1/completions", body)
+    local told = r.choices[1].logprobs
+    assert.same({"token_id:256", "token_id:259", "token_id:111"}, {told.tokens[1], told.tokens[2], told.tokens[3]})
+    assert.equal(told.token_logprobs[3], told.top_logprobs[3]["token_id:111"])
+    assert.same({0, 2, 4}, {told.text_offset[1], told.text_offset[2], told.text_offset[3]})
+    body = {messages = hello, max_tokens = 2, logprobs = true, top_logprobs = 2, return_tokens_as_token_ids = true}
+    _, r = post("/v1/chat/completions", body)
+    for _, token in ipairs(r.choices[1].logprobs.content) do
+      assert.truthy(token.token:match "^token_id:%d+$")
+      assert.truthy(token.top_logprobs[2].token:match "^token_id:%d+$")
+    end
+    body.stream = true
+    local n = 0
+    for _, e in ipairs(events("/v1/chat/completions", body)) do
+      for _, token in ipairs(e.choices[1].logprobs ~= json.null and e.choices[1].logprobs.content or {}) do
+        assert.truthy(token.token:match "^token_id:%d+$")
+        n = n + 1
+      end
+    end
+    assert.equal(2, n)
+  end)
+
   it("chats", function()
     local status, r = post("/v1/chat/completions", {
       model = "alias", messages = hello, max_completion_tokens = 3, temperature = 0, logprobs = true, top_logprobs = 2,
@@ -221,6 +245,8 @@ describe("fp8llm serve", function()
     assert.equal("AAAA", r.choices[1].text)
     _, r = post("/v1/completions", {prompt = "hello", max_tokens = 4, policy = "rows"})
     assert.equal("BBBB", r.choices[1].text)
+    local body = json.encode {prompt = "hello", max_tokens = 1, policy = "rows"}
+    for _ = 1, 70 do assert.equal(200, (post("/v1/completions", body))) end -- 64 rows can be lent at a time
     local status, refused = post("/v1/completions", {prompt = "hello", policy = "os.exit()"})
     assert.equal(400, status)
     assert.equal("policy", refused.error.param)
@@ -260,6 +286,14 @@ describe("fp8llm serve", function()
     assert.equal("abc-1.2", headers["x-request-id"])
     _, _, headers = http.ask(port, "GET", "/health", nil, {["X-Request-Id"] = "a b<script>"})
     assert.truthy(headers["x-request-id"]:match "^%x+$")
+    local _, r = post("/v1/completions", '{"prompt":"a","max_tokens":1,"request_id":"mine"}')
+    assert.equal("cmpl-mine", r.id)
+    local body = {messages = hello, max_tokens = 2, request_id = "mine", stream = true}
+    for _, e in ipairs(events("/v1/chat/completions", body)) do
+      assert.equal("chatcmpl-mine", e.id)
+    end
+    local status, refused = post("/v1/completions", '{"prompt":"a","request_id":7}')
+    assert.same({400, "request_id"}, {status, refused.error.param})
   end)
 
   it("allows no other site's pages", function()

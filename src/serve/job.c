@@ -162,11 +162,17 @@ static void put_start(fl_bytes *out, const fl_server *s, const fl_openai_request
     }
     fl_bytes_printf(out,
                     "{\"start\":{\"stream\":%s,\"include_usage\":%s,\"continuous_usage_stats\":%s,"
-                    "\"return_token_ids\":%s,\"choices\":%lld,\"prompt_tokens\":%lld,\"model\":",
+                    "\"return_token_ids\":%s,\"return_tokens_as_token_ids\":%s,"
+                    "\"choices\":%lld,\"prompt_tokens\":%lld,\"model\":",
                     bool_text(o->stream), bool_text(o->include_usage),
                     bool_text(o->continuous_usage_stats), bool_text(o->return_token_ids),
-                    (long long)g->n_unfinished, (long long)tokens);
+                    bool_text(o->return_tokens_as_token_ids), (long long)g->n_unfinished,
+                    (long long)tokens);
     fl_put_text(out, model, strlen(model));
+    if (o->request_id.data) {
+        fl_bytes_puts(out, ",\"request_id\":");
+        fl_put_text(out, o->request_id.data, o->request_id.len);
+    }
     fl_bytes_puts(out, "}}\n");
 }
 

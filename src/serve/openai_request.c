@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+enum { MAX_REQUEST_ID = 128 }; /* bytes, as of the header X-Request-Id */
+
 /* Members that would change the answer, and that nothing here acts upon. */
 static const char *const not_offered[] = {"suffix",          "structured_outputs",
                                           "guided_json",     "guided_regex",
@@ -76,6 +78,8 @@ static int read_stream(const reading *r) {
     fl_openai_request *o = r->out;
     int rc = read_bool(r, r->body, "stream", &o->stream);
     if (!rc) rc = read_bool(r, r->body, "return_token_ids", &o->return_token_ids);
+    if (!rc)
+        rc = read_bool(r, r->body, "return_tokens_as_token_ids", &o->return_tokens_as_token_ids);
     const fl_jv *options = member(r->body, "stream_options");
     if (rc || !options) return rc;
     if (options->kind != FL_JV_OBJECT) return refuse(r, "stream_options", "need an object");
@@ -87,11 +91,15 @@ static int read_stream(const reading *r) {
 
 static int read_names(const reading *r) {
     const fl_jv *model = member(r->body, "model"), *policy = member(r->body, "policy");
+    const fl_jv *id = member(r->body, "request_id");
     if (model && model->kind != FL_JV_STRING) return refuse(r, "model", "need a string");
     if (policy && policy->kind != FL_JV_STRING)
         return refuse(r, "policy", "need the name of a policy");
+    if (id && (id->kind != FL_JV_STRING || !id->string.len || id->string.len > MAX_REQUEST_ID))
+        return refuse(r, "request_id", "need a string of 1 to 128 bytes");
     r->out->model = model ? model->string.data : NULL;
     if (policy) r->out->policy = (fl_text){policy->string.data, policy->string.len};
+    if (id) r->out->request_id = (fl_text){id->string.data, id->string.len};
     return FL_OK;
 }
 

@@ -21,7 +21,9 @@ typedef struct fl_openai_request { /* values live in the arena of the body */
     uint32_t n_prompts;   /* >= 1 */
     const char *model;    /* NULL: not said */
     fl_text policy;       /* {NULL, 0}: none */
-    bool stream, include_usage, continuous_usage_stats, return_token_ids;
+    fl_text request_id;   /* likewise */
+    bool stream, include_usage, continuous_usage_stats;
+    bool return_token_ids, return_tokens_as_token_ids;
 } fl_openai_request;
 
 /* defaults (may be NULL): the model's own sampling parameters, for what the body leaves out.

@@ -9,8 +9,9 @@
  *
  * key = {"name", "max_running", "tokens_per_minute"}: on whose account, 0 or absent = no limit.
  * A generation is answered by
- *   {"start": {"stream", "include_usage", "continuous_usage_stats", "return_token_ids", "choices",
- *              "prompt_tokens", "model"}}       model: the name the client used
+ *   {"start": {"stream", "include_usage", "continuous_usage_stats", "return_token_ids",
+ *              "return_tokens_as_token_ids", "choices", "prompt_tokens", "model", "request_id"}}
+ * (model: the name the client used; request_id: only if it gave one), and then events
  *   {"i": choice, "t": [ids], "lp": [...], "s": [texts], "top": [[[id, lp, text], ...], ...],
  *    "d": "text"}
  * with "prompt": {"t", "lp", "s", "top"} before "t" in a choice's first event, when asked for; with

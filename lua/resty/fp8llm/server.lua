@@ -76,10 +76,13 @@ local function fail(status, message, param, code)
   return ngx.exit(status)
 end
 
-local function refuse(refusal)
+--- End this request as the engine refuses one: {code =, message =, param =, retry_after =}, see openai.status.
+function _M.refuse(refusal)
   if refusal.retry_after then ngx.header["Retry-After"] = string.format("%d", refusal.retry_after) end
   return fail(openai.status(refusal.code, refusal.param), refusal.message, refusal.param, refusal.code)
 end
+
+local refuse = _M.refuse
 
 local function answer_line(line, refusal)
   if not line then return refuse(refusal) end
@@ -113,6 +116,7 @@ local function whole(kind, stream, options)
     end
   end
   stream:finish()
+  ngx.ctx.usage = result.usage
   local response, message, code = openai.response(kind, result, options)
   if not response then return refuse {code = code, message = message} end
   return answer(json.encode(response) .. "\n")
@@ -121,6 +125,7 @@ end
 local function pieces(kind, stream, options)
   local deadline = ngx.now() + config.timeout
   local sse = openai.stream(kind, stream.start, options)
+  ngx.ctx.sse = sse
   ngx.header["Content-Type"] = "text/event-stream; charset=utf-8"
   ngx.header["Cache-Control"] = "no-cache"
   ngx.header["X-Accel-Buffering"] = "no"
@@ -268,12 +273,15 @@ function _M.access()
   ngx.req.read_body()
 end
 
-local function body_of_request()
-  return ngx.req.get_body_data() or read_file(ngx.req.get_body_file())
-end
+--- The body, after access() | nil when there is none.
+function _M.body() return ngx.req.get_body_data() or read_file(ngx.req.get_body_file()) end
 
 --- content_by_lua
-function _M.content() return ngx.ctx.route[2](body_of_request()) end
+function _M.content() return ngx.ctx.route[2](_M.body()) end
+
+--- For log_by_lua: what a generation took, {prompt_tokens =, completion_tokens =}; of a stream that was broken off
+-- what had been sent. nil where nobody knows: an answer that is not streamed and was broken off, or no generation.
+function _M.usage() return ngx.ctx.sse and ngx.ctx.sse:usage() or ngx.ctx.usage end
 
 --- For error_page: what nginx itself refuses, as OpenAI's error object.
 function _M.refused()
