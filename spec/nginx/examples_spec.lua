@@ -1,6 +1,7 @@
 -- examples/nginx works as it stands, but for paths and the port.
 package.path = "./?.lua;" .. package.path
 local http = require "spec.nginx.http"
+local json = require "fp8llm.json"
 local server = require "spec.nginx.server"
 
 local here = server.shell "pwd"
@@ -9,10 +10,53 @@ local user = server.shell "id -u" == "0" and "user root;" or "" -- else the work
 
 describe("examples/nginx", function()
   local engine, nginx
+  local found = assert(require("fp8llm.serve_nginx").find())
+
+  local function start(name, conf)
+    server.write(dir .. "/" .. name .. ".conf", string.format("%sdaemon off; pid %s/%s.pid; error_log stderr; %s\n%s",
+      found.modules, dir, name, user, conf))
+    local command = "%s -e stderr -p %s -c %s/%s.conf"
+    return server.spawn(name .. "-nginx", command:format(found.binary, dir, dir, name))
+  end
+
+  -- An nginx on a port of its own, with these lines in http { } and server { }.
+  local function start_server(name, in_http, in_server)
+    local port = server.port()
+    local process = start(name, string.format([[
+      events {}
+      http {
+        access_log off; lua_package_path "%s/lua/?.lua;%s/examples/nginx/?.lua;;"; %s
+        server { listen 127.0.0.1:%d; location = /up { return 204; } %s }
+      }
+    ]], here, here, in_http, port, in_server))
+    process.port = port
+    server.await("nginx " .. server.read(process.log), function()
+      local connected, status = pcall(http.ask, port, "GET", "/up")
+      return connected and status == 204
+    end)
+    return process
+  end
+
+  -- A file of examples/nginx, with sockets where the tests have them.
+  local function example(name)
+    return (server.read("examples/nginx/" .. name):gsub("/run/fp8llm/", dir .. "/")
+      :gsub("/usr/local/share/lua/5.1/", here .. "/lua/"))
+  end
+
+  local function configure(socket)
+    return string.format([[init_by_lua_block { require("resty.fp8llm.server").configure {
+      models = {{name = "model", socket = "unix:%s/%s"}}, page = "%s/lua/fp8llm/page.html"} }]], dir, socket, here)
+  end
+
+  local function chat(text, options)
+    local request = {messages = {{role = "user", content = text}}}
+    for key, value in pairs(options or {}) do request[key] = value end
+    return json.encode(request)
+  end
 
   setup(function()
     server.shell("mkdir -p " .. dir)
-    server.model "tiny"
+    server.model("roomy", "context=2048 seed=8") -- of which both answers can be had
   end)
 
   it("has a systemd unit whose command starts an engine that says when it is ready", function()
@@ -22,25 +66,19 @@ describe("examples/nginx", function()
     os.remove "build/spec/nginx/notify"
     assert(told:bind "build/spec/nginx/notify")
     told:settimeout(20)
-    command = command:gsub("/usr/local/bin/", "build/"):gsub("/var/lib/fp8llm/%%i", "build/spec/nginx/tiny")
+    command = command:gsub("/usr/local/bin/", "build/"):gsub("/var/lib/fp8llm/%%i", "build/spec/nginx/roomy")
       :gsub("/run/fp8llm/", "build/spec/nginx/example/"):gsub("%%i", "model")
     engine = server.spawn("example-engine", command, "NOTIFY_SOCKET=build/spec/nginx/notify")
     assert.equal("READY=1", told:receive())
-    assert.equal("ok", require("fp8llm.json").decode(assert(server.ask(dir .. "/model.sock", "health"))).status)
+    assert.equal("ok", json.decode(assert(server.ask(dir .. "/model.sock", "health"))).status)
     engine.told = told
   end)
 
   it("has a configuration for an nginx of one's own", function()
-    local found = assert(require("fp8llm.serve_nginx").find())
     local port = server.port()
-    local conf = server.read "examples/nginx/nginx.conf"
     local temporary = ("client_body proxy fastcgi uwsgi scgi"):gsub("[%a_]+", "%0_temp_path " .. dir .. "/%0;")
-    conf = conf:gsub("/usr/local/share/lua/5.1/", here .. "/lua/"):gsub("/run/fp8llm/", dir .. "/")
-      :gsub("127.0.0.1:8000", "127.0.0.1:" .. port):gsub("http {", "http {\naccess_log off;" .. temporary, 1)
-    server.write(dir .. "/nginx.conf", found.modules .. "daemon off; pid " .. dir .. "/nginx.pid; error_log stderr; " ..
-      user .. "\n" .. conf)
-    local command = "%s -e stderr -p %s -c %s/nginx.conf"
-    nginx = server.spawn("example-nginx", command:format(found.binary, dir, dir))
+    nginx = start("whole", (example "nginx.conf":gsub("127.0.0.1:8000", "127.0.0.1:" .. port)
+      :gsub("http {", "http {\naccess_log off;" .. temporary, 1)))
     nginx.port = port
     server.ready(nginx)
     local body = '{"model":"model","prompt":"hello","max_tokens":2}'
@@ -49,68 +87,237 @@ describe("examples/nginx", function()
     assert.truthy(text:find '"completion_tokens":2')
   end)
 
+  it("and for a location in a server that is there", function()
+    local process = start_server("location", configure "model.sock", example "location.conf")
+    local status, text = http.ask(process.port, "POST", "/llm/v1/completions", '{"prompt":"hello","max_tokens":2}')
+    assert.equal(200, status)
+    assert.truthy(text:find '"completion_tokens":2')
+    status, text = http.ask(process.port, "GET", "/llm/")
+    assert.equal(200, status)
+    assert.equal(server.read "lua/fp8llm/page.html", text)
+    status, text = http.ask(process.port, "GET", "/llm/metrics")
+    assert.equal(200, status) -- from here
+    assert.truthy(text:find "\nfp8llm_up{model=\"model\"} 1\n")
+    status = http.ask(process.port, "GET", "/llm/none")
+    assert.equal(404, status)
+    status = http.ask(process.port, "GET", "/v1/models")
+    assert.equal(404, status)
+    assert.equal(0, server.stop(process, "QUIT"))
+  end)
+
   it("and README a handler of one's own, over the client", function()
-    local port = server.port()
-    local found = assert(require("fp8llm.serve_nginx").find())
     local handler = assert(server.read("README.md"):match "```lua\n(local engine = require%(\"resty.-)```")
-    handler = handler:gsub("/run/fp8llm/", dir .. "/")
-    server.write(dir .. "/own.conf", found.modules .. string.format([[
-      daemon off; pid %s/own.pid; error_log stderr; %s
-      events {}
-      http {
-        access_log off; lua_package_path "%s/lua/?.lua;;";
-        server {
-          listen 127.0.0.1:%d;
-          location /chat {
-            content_by_lua_block { local messages = {{role = "user", content = ngx.var.arg_q}} %s }
-          }
-          location /count {
-            content_by_lua_block {
-              local engine = require("resty.fp8llm").new {socket = "unix:%s/model.sock"}
-              ngx.print(engine:count("hello"), " ", engine:count("hello", {add_special_tokens = false}))
-              local _, refusal = engine:completion {prompt = "a", temperature = -1}
-              ngx.print(" ", refusal.code, " ", refusal.param)
-              local gone, why = require("resty.fp8llm").new({socket = "unix:%s/none.sock"}):chat {messages = {}}
-              ngx.print(" ", tostring(gone), " ", why.code)
-            }
-          }
+    local process = start_server("own", "", string.format([[
+      location /chat {
+        content_by_lua_block { local messages = {{role = "user", content = ngx.var.arg_q}} %s }
+      }
+      location /count {
+        content_by_lua_block {
+          local engine = require("resty.fp8llm").new {socket = "unix:%s/model.sock"}
+          ngx.print(engine:count("hello"), " ", engine:count("hello", {add_special_tokens = false}))
+          local _, refusal = engine:completion {prompt = "a", temperature = -1}
+          ngx.print(" ", refusal.code, " ", refusal.param)
+          local gone, why = require("resty.fp8llm").new({socket = "unix:%s/none.sock"}):chat {messages = {}}
+          ngx.print(" ", tostring(gone), " ", why.code)
         }
       }
-    ]], dir, user, here, port, handler, dir, dir))
-    local own = server.spawn("own-nginx", string.format("%s -e stderr -p %s -c %s/own.conf", found.binary, dir, dir))
-    local count = server.await("nginx " .. server.read(own.log), function()
-      local connected, status, text = pcall(http.ask, port, "GET", "/count")
-      return connected and status == 200 and text
-    end)
+    ]], handler:gsub("/run/fp8llm/", dir .. "/"), dir, dir))
+    local _, count = http.ask(process.port, "GET", "/count")
     assert.equal("3 3 ARG temperature nil UNREACHABLE", count)
-    local status, text = http.ask(port, "GET", "/chat?q=hello")
+    local status, text = http.ask(process.port, "GET", "/chat?q=hello")
     assert.equal(200, status)
     assert.is_true(#text > 0)
-    assert.equal(0, server.stop(own, "QUIT"))
+    assert.equal(0, server.stop(process, "QUIT"))
+  end)
+
+  it("a guard that asks the model, whose answer a policy of the operator's makes yes or no", function()
+    local fp8llm = require "fp8llm"
+    local model = assert(fp8llm.load "build/spec/nginx/roomy")
+    local question = assert(example "guard.conf":match 'question = "([^"]+)"')
+    local otherwise = assert(example "guard.conf":match 'otherwise = "([^"]+)"')
+    -- What yes_no.lua is to find, from the logits of the same prompt.
+    local function expected(text)
+      local prompt = {{role = "user", content = question .. "\n\n" .. text}}
+      local ids = assert(model:template():encode(prompt, {add_generation_prompt = true}))
+      local sequence = assert(model:sequence())
+      local logits = assert(sequence:feed(ids))
+      local function weight(letters)
+        local sum, max = 0, select(2, logits:argmax())
+        for letter in letters:gmatch "." do
+          local id = model:tokenizer():encode(letter, {add_special_tokens = false})[1]
+          sum = sum + math.exp(logits:get(id + 1) - max)
+        end
+        return sum
+      end
+      local yes = weight "yY " > weight "nN " -- this tokenizer knows bytes only
+      sequence:close()
+      return yes and 200 or 400
+    end
+
+    local guarded = server.engine("guarded", "build/spec/nginx/roomy --policy yes_no=examples/nginx/yes_no.lua")
+    local socket = server.shell("readlink -f " .. guarded.path)
+    local conf = example "guard.conf":gsub("unix:[^\"]+", "unix:" .. socket)
+    local process = start_server("guard", configure("../guarded.sock"), conf)
+    local seen = {[200] = 0, [400] = 0}
+    for i = 1, 40 do
+      local message = ("%d is what I ask"):rep(1 + i % 3):format(i, i, i)
+      local status, text = http.ask(process.port, "POST", "/v1/chat/completions", chat(message, {max_tokens = 1}))
+      assert.equal(expected(message), status)
+      seen[status] = seen[status] + 1
+      if status == 400 then assert.equal("messages: " .. otherwise, json.decode(text).error.message) end
+      if seen[200] > 1 and seen[400] > 1 then break end
+    end
+    assert.is_true(seen[200] > 1 and seen[400] > 1)
+    local status, text = http.ask(process.port, "POST", "/v1/chat/completions", '{"messages":"none"}')
+    assert.equal(400, status)
+    assert.equal("messages", json.decode(text).error.param)
+    assert.equal(0, server.stop(process, "QUIT"))
+    assert.equal(0, server.stop(guarded))
+  end)
+
+  describe("limits the tokens of a minute", function()
+    local process
+    setup(function()
+      local conf = example "rate_limit.conf":gsub("tokens_per_minute = 20000", "tokens_per_minute = 1000")
+        :gsub("max_tokens = 512", "max_tokens = 20"):gsub("who = ngx.var.remote_addr", "who = ngx.var.arg_who")
+      process = start_server("limited", "lua_shared_dict tokens 1m;" .. configure "model.sock", conf .. [[
+        location = /taken {
+          content_by_lua_block {
+            local sum = 0
+            for _, key in ipairs(ngx.shared.tokens:get_keys()) do
+              if key:find(ngx.var.arg_who .. " ", 1, true) == 1 then sum = sum + ngx.shared.tokens:get(key) end
+            end
+            ngx.print(sum)
+          }
+        }
+      ]])
+    end)
+    teardown(function() assert.equal(0, server.stop(process, "QUIT")) end)
+
+    local function taken(who) return tonumber((select(2, http.ask(process.port, "GET", "/taken?who=" .. who)))) end
+    local function ask(who, path, body)
+      local status, text, headers = http.ask(process.port, "POST", path .. "?who=" .. who, body)
+      return status, json.decode(text), headers
+    end
+    local total = 0
+    local function add(_, answer) total = total + answer.usage.total_tokens end
+
+    it("to what prompts and answers took", function()
+      local first, _, headers = ask("a", "/v1/completions", '{"prompt":"hello","max_tokens":7}')
+      assert.equal(200, first)
+      assert.equal("1000", headers["x-ratelimit-limit-tokens"])
+      total = 1000 - tonumber(headers["x-ratelimit-remaining-tokens"])
+      server.await("settling", function() return taken "a" == total end)
+      add(ask("a", "/v1/completions", '{"prompt":["hello","good day"],"max_tokens":5,"n":2}'))
+      add(ask("a", "/v1/completions", '{"prompt":[[1,2,3],[4]],"max_tokens":5}'))
+      add(ask("a", "/v1/completions", '{"prompt":[1,2,3],"max_tokens":5}'))
+      add(ask("a", "/v1/completions", '{"prompt":"hello"}'))
+      local _, answer = ask("a", "/v1/chat/completions", chat("hello", {ignore_eos = true}))
+      assert.equal(20, answer.usage.completion_tokens)
+      add(_, answer)
+      add(ask("a", "/v1/chat/completions", chat("hello", {max_tokens = 9, n = 2, stop = "a"})))
+      server.await("settling", function() return taken "a" == total end)
+      assert.equal(total, taken "a")
+    end)
+
+    it("of streams too, also those whose client leaves", function()
+      local before = taken "a"
+      local _, text = http.ask(process.port, "POST", "/v1/completions?who=a",
+        '{"prompt":"hello","max_tokens":30,"ignore_eos":true,"stream":true,"stream_options":{"include_usage":true}}')
+      assert.equal(30, tonumber(text:match '"completion_tokens":(%d+)'))
+      local all = before + tonumber(text:match '"total_tokens":(%d+)')
+      server.await("settling", function() return taken "a" == all end)
+      local c = http.connect(process.port)
+      c:send(http.request("POST", "/v1/completions?who=left",
+        '{"prompt":"hello","max_tokens":900,"ignore_eos":true,"stream":true}'))
+      assert.equal(200, http.head(c).status)
+      http.chunk(c)
+      assert.equal(903, taken "left")
+      c:close()
+      server.await("settling", function() return taken "left" < 903 end)
+      assert.is_true(taken "left" > 3)
+    end)
+
+    it("and refuses what would go beyond, with all that runs counted in full", function()
+      local status, refused, headers = ask("b", "/v1/completions", '{"prompt":"hello","max_tokens":998}')
+      assert.equal(429, status)
+      assert.equal("rate_limit_error", refused.error.type)
+      assert.equal("tokens: this may take 1001, and of 1000 a minute 0 are taken", refused.error.message)
+      assert.is_true(tonumber(headers["retry-after"]) <= 60)
+      assert.equal(0, taken "b")
+      status = ask("b", "/v1/completions", '{"prompt":"hello","max_tokens":100,"n":10}')
+      assert.equal(429, status)
+    end)
+
+    it("and gives back what a refused request had set aside", function()
+      for _, body in ipairs {'{"prompt":"hello","temperature":-1}', '{"prompt":"a","max_tokens":-5000}', '{"prompt":7}',
+        '{"prompt":[]}', '{"n":"x","prompt":"a"}', "[]", "no", '{"prompt":null}'} do
+        assert.equal(400, (ask("c", "/v1/completions", body)))
+      end
+      server.await("settling", function() return taken "c" == 0 end)
+      assert.equal(400, (ask("c", "/v1/chat/completions", '{"messages":[]}')))
+      assert.equal(0, taken "c")
+    end)
+  end)
+
+  it("has a dashboard whose every figure is there", function()
+    local dashboard = assert(json.decode(server.read "examples/nginx/grafana.json"))
+    local _, text = http.ask(nginx.port, "GET", "/metrics")
+    local ids, cells = {}, {}
+    for _, panel in ipairs(dashboard.panels) do
+      assert.is_nil(ids[panel.id])
+      ids[panel.id] = true
+      assert.is_true(#panel.targets > 0)
+      for _, target in ipairs(panel.targets) do
+        for name in target.expr:gmatch "fp8llm_[%w_]+" do
+          if not text:find("\n" .. name .. "{model=\"model\"", 1, true) then error("no such figure: " .. name) end
+        end
+      end
+      local at = panel.gridPos
+      for x = at.x, at.x + at.w - 1 do
+        assert.is_true(x < 24)
+        assert.is_nil(cells[x .. " " .. at.y])
+        cells[x .. " " .. at.y] = true
+      end
+    end
+    local source = server.read "examples/nginx/grafana.json"
+    for name in text:gmatch "\n# TYPE (fp8llm_[%w_]+) histogram" do
+      if not source:find(name .. "_bucket", 1, true) then error("not shown: " .. name) end
+    end
   end)
 
   it("an engine can also live in the only worker of an nginx", function()
-    local found = assert(require("fp8llm.serve_nginx").find())
-    server.write(dir .. "/inside.conf", found.modules .. string.format([[
-      daemon off; pid %s/inside.pid; error_log stderr; worker_processes 1; %s
+    local inside = start("inside", string.format([[
+      worker_processes 1;
       events {}
       http {
         lua_package_cpath "%s/build/?.so;;";
         init_worker_by_lua_block {
           local fp8llm = require "fp8llm"
-          engine = assert(assert(fp8llm.load("%s/build/spec/nginx/tiny", {threads = 1})):engine {})
+          engine = assert(assert(fp8llm.load("%s/build/spec/nginx/roomy", {threads = 1})):engine {})
           assert(engine:listen("%s/inside.sock", {names = {"tiny"}}))
         }
       }
-    ]], dir, user, here, here, dir))
-    local command = "%s -e stderr -p %s -c %s/inside.conf"
-    local inside = server.spawn("inside-nginx", command:format(found.binary, dir, dir))
+    ]], here, here, dir))
     local answer = server.await("the worker's engine " .. server.read(inside.log), function()
       local connected, line = pcall(server.ask, dir .. "/inside.sock", "health")
       return connected and line
     end)
     assert.equal('{"status":"ok"}', answer)
     assert.equal(0, server.stop(inside, "QUIT"))
+  end)
+
+  it("examples/client.lua and README's Lua client talk to the server", function()
+    local url = "http://127.0.0.1:" .. nginx.port
+    local request = chat("hello", {temperature = 0, max_tokens = 200})
+    local _, text = http.ask(nginx.port, "POST", "/v1/chat/completions", request)
+    local expected = json.decode(text).choices[1].message.content
+    local paths = "LUA_PATH='lua/?.lua;;' "
+    assert.equal(expected, server.shell(paths .. "luajit examples/client.lua " .. url .. " hello; true"))
+    assert.truthy(server.shell(paths .. "luajit examples/client.lua " .. url .. "/none hello"):find "no such path")
+    local snippet = assert(server.read("README.md"):match "```lua\n(local http.-)```")
+    server.write(dir .. "/snippet.lua", (snippet:gsub("http://127.0.0.1:8000", url)))
+    assert.truthy(server.shell(paths .. "luajit " .. dir .. "/snippet.lua; echo status $?"):find "status 0$")
   end)
 
   it("ends as a service manager expects", function()

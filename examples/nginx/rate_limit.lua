@@ -1,0 +1,89 @@
+-- Tokens a minute for each client, counted exactly: the engine counts a prompt, as the model reads it, before it is let
+-- in, and the answer's usage says what it took. As much as an answer may take is set aside while it runs, so that many
+-- requests at a time spend no more than one after another. rate_limit.conf shows how to use it. (Limits for each API
+-- key are the engine's own: fp8llm serve --api-keys.)
+local json = require "fp8llm.json"
+local server = require "resty.fp8llm.server"
+
+local rate_limit = {}
+
+local function tokenize(engine, body)
+  local line, refusal = engine:ask("tokenize", body)
+  if not line then return nil, refusal end
+  return json.decode(line)
+end
+
+-- A text, a list of ids, or a list of either -> the list of either
+local function list_of_prompts(prompt)
+  if type(prompt) == "table" and type(prompt[1]) ~= "number" then return prompt end
+  return {prompt}
+end
+
+-- What a chat takes at most -> tokens of the prompt, tokens of the answer, body | nil, refusal
+local function weigh_chat(options, request, body)
+  local prompt, refusal = tokenize(options.engine, body)
+  if not prompt then return nil, refusal end
+  local most = tonumber(request.max_completion_tokens) or tonumber(request.max_tokens)
+  if not most then
+    most = math.max(1, math.min(options.max_tokens, prompt.max_model_len - prompt.count))
+    body = body:gsub("{", '{"max_completion_tokens":' .. most .. ",", 1)
+  end
+  return prompt.count, most, body
+end
+
+local function weigh_completion(options, request, body)
+  local prompts, sum = list_of_prompts(request.prompt), 0
+  for _, prompt in ipairs(prompts) do
+    if type(prompt) == "table" then
+      sum = sum + #prompt
+    else
+      local text, refusal = tokenize(options.engine, json.encode {
+        prompt = prompt, add_special_tokens = request.add_special_tokens,
+      })
+      if not text then return nil, refusal end
+      sum = sum + text.count
+    end
+  end
+  return sum, (tonumber(request.max_tokens) or 16) * #prompts, body
+end
+
+local generations = {["/v1/chat/completions"] = weigh_chat, ["/v1/completions"] = weigh_completion}
+
+--- access_by_lua; options: engine; who, the client; tokens_per_minute; max_tokens, of a chat that does not say;
+-- dict, the lua_shared_dict (tokens).
+function rate_limit.access(options)
+  server.access()
+  local weigh, body = generations[ngx.var.uri], server.body()
+  local request = weigh and body and json.decode(body)
+  if type(request) ~= "table" then return end -- it takes nothing, or the server will say what is wrong with it
+  local prompt, answer, new_body = weigh(options, request, body)
+  if not prompt then return server.refuse(answer) end
+  if new_body ~= body then ngx.req.set_body_data(new_body) end
+  local need = prompt + math.max(0, answer) * math.max(1, tonumber(request.n) or 1)
+
+  local minute, left = math.floor(ngx.time() / 60), 60 - ngx.time() % 60
+  local dict, key = ngx.shared[options.dict or "tokens"], options.who .. " " .. minute
+  local taken, trouble = dict:incr(key, need, 0, 120)
+  if not taken then return server.refuse {code = "NOMEM", message = "rate limit: " .. trouble} end
+  if taken > options.tokens_per_minute then
+    dict:incr(key, -need)
+    return server.refuse {code = "BUSY", retry_after = left, message = string.format(
+      "tokens: this may take %d, and of %d a minute %d are taken", need, options.tokens_per_minute, taken - need)}
+  end
+  ngx.header["X-RateLimit-Limit-Tokens"] = options.tokens_per_minute
+  ngx.header["X-RateLimit-Remaining-Tokens"] = options.tokens_per_minute - taken
+  ngx.header["X-RateLimit-Reset-Tokens"] = left .. "s"
+  ngx.ctx.reserved = {dict = dict, key = key, tokens = need}
+end
+
+--- log_by_lua: give back what was set aside and not taken.
+function rate_limit.log()
+  local reserved, usage = ngx.ctx.reserved, server.usage()
+  if not reserved then return end
+  local took = usage and usage.prompt_tokens + usage.completion_tokens
+  -- Broken off before anybody knew: it may have taken all.
+  if not took then took = (ngx.status == 499 or ngx.status == 504) and reserved.tokens or 0 end
+  reserved.dict:incr(reserved.key, took - reserved.tokens)
+end
+
+return rate_limit
