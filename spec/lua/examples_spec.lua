@@ -77,6 +77,11 @@ describe("examples on a tiny model", function()
     engine:close()
   end)
 
+  it("client.lua says so when no server answers (spec/nginx has one that does)", function()
+    local _, err, status = run("examples/" .. "client.lua")("http://127.0.0.1:1")
+    assert.is_true(status ~= 0 and err:find("connection refused", 1, true) ~= nil)
+  end)
+
   it("are all named here", function()
     local me = files.read "spec/lua/examples_spec.lua"
     for path in io.popen "ls examples/*.lua":lines() do
