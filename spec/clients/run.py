@@ -1,6 +1,6 @@
 """What PyPI's clients and Chromium do with the server; run by `make test-clients`.
 
-    python3 spec/clients/run.py [--url URL] [openai] [lm_eval] [page]
+    python3 spec/clients/run.py [--url URL] [readme] [openai] [lm_eval] [page]
 
 Starts `fp8llm serve` with SmolLM2 and a tiny model (or uses the server at URL, which must have them), runs the
 parts named, or all, and ends with "N passed, N failed".
@@ -10,9 +10,11 @@ import sys
 import lm_eval_test
 import openai_test
 import page_test
+import readme_test
 from support import TINY, Server
 
 PARTS = {
+    "readme": (readme_test.test, readme_test.Readme),
     "openai": (openai_test.test, openai_test.Client),
     "lm_eval": (lm_eval_test.test, lm_eval_test.Harness),
     "page": (page_test.test, page_test.Page),

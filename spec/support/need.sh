@@ -7,7 +7,7 @@ model="python3 python3-venv ca-certificates"
 test="clang libclang-rt-dev clang-format binutils lua-busted lua-check luarocks
       lua5.1 lua5.2 lua5.3 lua5.4 liblua5.2-dev liblua5.3-dev liblua5.4-dev
       nginx libnginx-mod-http-lua lua-socket"
-clients="chromium-headless-shell|chromium"
+clients="curl chromium-headless-shell|chromium"
 
 wanted=
 for purpose in "$@"; do
