@@ -1,6 +1,7 @@
 --- Command-line options declared as data, so that parsing and --help cannot disagree.
 -- An option is {name, kind, argument, help}: name without dashes; kind "flag", "number",
--- "integer", "string", "list" (a string each time it is given) or a table of allowed words.
+-- "integer", "string", "list" (a string each time it is given) or a table of allowed words. A number may also have
+-- min and max.
 local options = {}
 
 local function convert(option, text)
@@ -16,6 +17,10 @@ local function convert(option, text)
   if not value or (kind == "integer" and value ~= math.floor(value)) then
     local what = kind == "integer" and "whole number" or "number"
     return nil, string.format("--%s: %s expected, got '%s'", name, what, text)
+  end
+  if value < (option.min or value) or value > (option.max or value) then
+    return nil, string.format("--%s: a number from %.14g to %.14g expected, got '%s'", name, option.min or -math.huge,
+      option.max or math.huge, text)
   end
   return value
 end

@@ -34,7 +34,7 @@ local template = [[
 # Written by fp8llm serve at each start.
 %(modules)
 daemon off;
-pid %(run)/nginx.pid;
+pid "%(run)/nginx.pid";
 error_log stderr warn;
 worker_processes %(workers);
 worker_rlimit_nofile 16384;
@@ -54,11 +54,11 @@ http {
   send_timeout 60s;               # a client that does not read
   keepalive_timeout 75s;
   keepalive_requests 100000;
-  client_body_temp_path %(run)/tmp-body;
-  proxy_temp_path %(run)/tmp-proxy;
-  fastcgi_temp_path %(run)/tmp-fastcgi;
-  uwsgi_temp_path %(run)/tmp-uwsgi;
-  scgi_temp_path %(run)/tmp-scgi;
+  client_body_temp_path "%(run)/tmp-body";
+  proxy_temp_path "%(run)/tmp-proxy";
+  fastcgi_temp_path "%(run)/tmp-fastcgi";
+  uwsgi_temp_path "%(run)/tmp-uwsgi";
+  scgi_temp_path "%(run)/tmp-scgi";
   init_by_lua_block {
     require("resty.fp8llm.server").configure %(options)
   }

@@ -3,6 +3,7 @@ describe("fp8llm.options", function()
   local list = {
     {"top-p", "number", "P", "a number"},
     {"count", "integer", "N", "a whole number"},
+    {"port", "integer", "N", "a whole number within limits", min = 1, max = 65535},
     {"json", "flag", "", "a flag"},
     {"kv", {"bf16", "fp8"}, "TYPE", "one of two words"},
     {"text", "string", "TEXT", "any text"},
@@ -16,6 +17,11 @@ describe("fp8llm.options", function()
     assert.same({"a", "b", "--json"}, words)
   end)
 
+  it("takes numbers on their limits", function()
+    assert.same({port = 1}, (parse("--port", "1")))
+    assert.same({port = 65535}, (parse("--port=65535")))
+  end)
+
   it("collects an option that may be repeated", function()
     assert.same({skip = {"a", "b", ""}}, (parse("--skip", "a", "--skip=b", "--skip=")))
     assert.same({}, (parse()))
@@ -26,6 +32,8 @@ describe("fp8llm.options", function()
     {{"--top-p"}, "--top-p: a value is missing"},
     {{"--top-p", "x"}, "--top-p: number expected, got 'x'"},
     {{"--count", "1.5"}, "--count: whole number expected, got '1.5'"},
+    {{"--port", "0"}, "--port: a number from 1 to 65535 expected, got '0'"},
+    {{"--port", "65536"}, "--port: a number from 1 to 65535 expected, got '65536'"},
     {{"--kv", "int4"}, "--kv: bf16 or fp8 expected, got 'int4'"},
     {{"--json=1"}, "--json takes no value"},
   }

@@ -280,6 +280,35 @@ describe("the command", function()
   it("ends with 2 when called wrongly", function()
     assert.equal(2, (status_of "--model nonsense"))
     assert.equal(2, (status_of "x --listen /no/prefix"))
+    local tiny = server.model "tiny"
+    for option, word in pairs {port = "65536", host = "'a;b'", timeout = "0", drain = "-1"} do
+      local status, said = status_of(tiny .. " --" .. option .. " " .. word)
+      assert.equal(2, status)
+      assert.truthy(said:find("--" .. option, 1, true), said)
+    end
+    local status, said = status_of(tiny .. " --api-keys build/spec/no-keys")
+    assert.equal(1, status)
+    assert.truthy(said:find "build/spec/no%-keys")
+  end)
+
+  it("takes any directory to run in, and the interfaces of IPv6", function()
+    local run, port = "build/spec/nginx/a b{c", server.port()
+    local probe = socket.bind("::1", 0) -- not every machine has it
+    local host, shown = probe and "::1" or "127.0.0.1", probe and "[::1]" or "127.0.0.1"
+    if probe then probe:close() end
+    local command = "build/fp8llm serve %s --port %d --host %s --run-dir '%s' --threads 1"
+    local process = server.spawn("odd", command:format(server.model "tiny", port, host, run))
+    local answer = server.await("health of " .. server.read(process.log), function()
+      local sock = socket.connect(host, port)
+      if not sock then return nil end
+      sock:send "GET /health HTTP/1.0\r\n\r\n"
+      local text = sock:receive "*a"
+      sock:close()
+      return text and text:find("200 OK", 1, true) and text
+    end)
+    assert.truthy(answer:find('"ok"', 1, true))
+    assert.truthy(server.read(process.log):find("http://" .. shown .. ":" .. port, 1, true))
+    assert.equal(0, server.stop(process))
   end)
 
   it("ends with 1 when nginx dies, or the engine", function()

@@ -18,8 +18,8 @@ lua/resty/fp8llm.lua. The socket appears when the model is loaded, and replaces 
 --policy: MODULE, a file X.lua or what require finds, returns a function that gets each step of a request that
 chose NAME, see step in meta.lua, and the model.]],
   options = common.join({
-    {"port", "integer", "N", "where HTTP clients connect (default 8000)"},
-    {"host", "string", "ADDRESS", "of which interface (default 127.0.0.1; 0.0.0.0 is all)"},
+    {"port", "integer", "N", "where HTTP clients connect (default 8000)", min = 1, max = 65535},
+    {"host", "string", "ADDRESS", "of which interface (default 127.0.0.1; 0.0.0.0 or :: is all)"},
     {"listen", "string", "unix:PATH", "no nginx: be the engine on this socket"},
     {"model", "list", "NAME=MODEL", "a model and what clients call it; several"},
     {"served-model-name", "list", "NAME", "what clients call MODEL (default: its directory's name)"},
@@ -31,8 +31,8 @@ chose NAME, see step in meta.lua, and the model.]],
       "tokens of all sequences together (default: four times --context; on a GPU what its memory holds)"},
     {"max-running", "integer", "N", "completions computed at a time (default 256)"},
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
-    {"timeout", "integer", "S", "seconds for a request (default 3600)"},
-    {"drain", "integer", "S", "seconds a stop waits for generations (default 30)"},
+    {"timeout", "integer", "S", "seconds for a request (default 3600)", min = 1, max = 1e6},
+    {"drain", "integer", "S", "seconds a stop waits for generations (default 30)", min = 0, max = 1e6},
     {"run-dir", "string", "DIR", "sockets and nginx's files (default: $XDG_RUNTIME_DIR/fp8llm, or a temporary one)"},
   }, common.model_options),
 }
@@ -108,6 +108,15 @@ local function engine_command(model, socket, opt)
   return command
 end
 
+-- An address as nginx and URLs write it: with brackets where it has colons.
+local function check_host(host)
+  if not host:match "^[%w.:_-]+$" then common.usage("--host: an address or a name expected, got '%s'", host) end
+  return host:find(":", 1, true) and "[" .. host .. "]" or host
+end
+
+-- Where to go for one that is all interfaces.
+local local_hosts = {["0.0.0.0"] = "127.0.0.1", ["[::]"] = "[::1]"}
+
 local function write_file(path, text)
   local file = must(io.open(path, "wb"))
   must(file:write(text))
@@ -119,7 +128,7 @@ local function prepare(models, run, opt)
   local nginx, message = serve_nginx.find()
   if not nginx then common.fail("%s", message) end
   local _, _, lua_dir = self()
-  local host, port = opt.host or "127.0.0.1", opt.port or 8000
+  local host, port = check_host(opt.host or "127.0.0.1"), opt.port or 8000
   local conf = run .. "/nginx.conf"
   local commands = {{nginx.binary, "-e", "stderr", "-p", run, "-c", conf, stop = "QUIT"}}
   local upstreams = {}
@@ -134,11 +143,12 @@ local function prepare(models, run, opt)
     api_keys = opt.api_keys and absolute(opt.api_keys), allow_origin = opt.allow_origin,
     timeout = opt.timeout, drain = opt.drain or 30, page = lua_dir .. "/fp8llm/page.html",
   }))
-  return commands, string.format("http://%s:%d", host == "0.0.0.0" and "127.0.0.1" or host, port)
+  return commands, string.format("http://%s:%d", local_hosts[host] or host, port)
 end
 
 local function serve_all(models, opt)
   for _, model in ipairs(models) do model.dir = common.find(model.dir) end
+  if opt.api_keys then must(io.open(opt.api_keys, "rb")):close() end
   local run, temporary = make_run_dir(opt)
   if run == "" then common.fail "run directory: cannot be made" end
   local commands, url = prepare(models, run, opt)
