@@ -1,5 +1,6 @@
 --- Hours in minutes: 16 streams of all kinds with clients that leave when they like; memory must stay flat and no
--- page of the KV pool may be lost.
+-- page of the KV pool may be lost. (A worker's allocator keeps what its largest moment took: with each new peak of
+-- Lua's memory, never otherwise, it grows by about as much.)
 --
 --   luajit spec/nginx/soak.lua SECONDS [SEED]
 package.path = "./?.lua;lua/?.lua;" .. package.path
