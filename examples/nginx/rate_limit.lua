@@ -7,12 +7,6 @@ local server = require "resty.fp8llm.server"
 
 local rate_limit = {}
 
-local function tokenize(engine, body)
-  local line, refusal = engine:ask("tokenize", body)
-  if not line then return nil, refusal end
-  return json.decode(line)
-end
-
 -- A text, a list of ids, or a list of either -> the list of either
 local function list_of_prompts(prompt)
   if type(prompt) == "table" and type(prompt[1]) ~= "number" then return prompt end
@@ -21,8 +15,9 @@ end
 
 -- What a chat takes at most -> tokens of the prompt, tokens of the answer, body | nil, refusal
 local function weigh_chat(options, request, body)
-  local prompt, refusal = tokenize(options.engine, body)
-  if not prompt then return nil, refusal end
+  local line, refusal = options.engine:ask("tokenize", body)
+  if not line then return nil, refusal end
+  local prompt = json.decode(line)
   local most = tonumber(request.max_completion_tokens) or tonumber(request.max_tokens)
   if not most then
     most = math.max(1, math.min(options.max_tokens, prompt.max_model_len - prompt.count))
@@ -34,23 +29,21 @@ end
 local function weigh_completion(options, request, body)
   local prompts, sum = list_of_prompts(request.prompt), 0
   for _, prompt in ipairs(prompts) do
+    local count, refusal
     if type(prompt) == "table" then
-      sum = sum + #prompt
+      count = #prompt
     else
-      local text, refusal = tokenize(options.engine, json.encode {
-        prompt = prompt, add_special_tokens = request.add_special_tokens,
-      })
-      if not text then return nil, refusal end
-      sum = sum + text.count
+      count, refusal = options.engine:count(prompt, {add_special_tokens = request.add_special_tokens})
     end
+    if not count then return nil, refusal end
+    sum = sum + count
   end
   return sum, (tonumber(request.max_tokens) or 16) * #prompts, body
 end
 
 local generations = {["/v1/chat/completions"] = weigh_chat, ["/v1/completions"] = weigh_completion}
 
---- access_by_lua; options: engine; who, the client; tokens_per_minute; max_tokens, of a chat that does not say;
--- dict, the lua_shared_dict (tokens).
+--- access_by_lua; options: engine; who, the client; tokens_per_minute; max_tokens, of a chat that does not say.
 function rate_limit.access(options)
   server.access()
   local weigh, body = generations[ngx.var.uri], server.body()
@@ -62,7 +55,7 @@ function rate_limit.access(options)
   local need = prompt + math.max(0, answer) * math.max(1, tonumber(request.n) or 1)
 
   local minute, left = math.floor(ngx.time() / 60), 60 - ngx.time() % 60
-  local dict, key = ngx.shared[options.dict or "tokens"], options.who .. " " .. minute
+  local dict, key = ngx.shared.tokens, options.who .. " " .. minute
   local taken, trouble = dict:incr(key, need, 0, 120)
   if not taken then return server.refuse {code = "NOMEM", message = "rate limit: " .. trouble} end
   if taken > options.tokens_per_minute then

@@ -1,7 +1,7 @@
 --- Command-line options declared as data, so that parsing and --help cannot disagree.
 -- An option is {name, kind, argument, help}: name without dashes; kind "flag", "number",
 -- "integer", "string", "list" (a string each time it is given) or a table of allowed words. A number may also have
--- min and max.
+-- both min and max.
 local options = {}
 
 local function convert(option, text)
@@ -18,9 +18,9 @@ local function convert(option, text)
     local what = kind == "integer" and "whole number" or "number"
     return nil, string.format("--%s: %s expected, got '%s'", name, what, text)
   end
-  if value < (option.min or value) or value > (option.max or value) then
-    return nil, string.format("--%s: a number from %.14g to %.14g expected, got '%s'", name, option.min or -math.huge,
-      option.max or math.huge, text)
+  if option.min and (value < option.min or value > option.max) then
+    local message = "--%s: a number from %.14g to %.14g expected, got '%s'"
+    return nil, message:format(name, option.min, option.max, text)
   end
   return value
 end

@@ -57,6 +57,26 @@ describe("eng:map", function()
   end)
 end)
 
+describe("batch.run_file", function()
+  it("names tokens and answers as a line asks", function()
+    local body = chat "hello"
+    body.return_tokens_as_token_ids, body.return_token_ids, body.request_id = true, true, "mine"
+    files.write(input, line("a", body) .. line("b", {prompt = "hello", request_id = 7}, "/v1/completions"))
+    os.remove(output)
+    run_file {ordered = true}
+    local first, second = (table.unpack or unpack)(read_lines(output)) -- luacheck: ignore
+    local answer = first.response.body
+    assert.equal("chatcmpl-mine", answer.id)
+    local told = answer.choices[1].logprobs.content
+    assert.equal(#told, #answer.choices[1].token_ids)
+    for i, id in ipairs(answer.choices[1].token_ids) do
+      assert.equal("token_id:" .. id, told[i].token)
+      assert.is_true(told[i].top_logprobs[2].token:find("^token_id:%d+$") ~= nil)
+    end
+    assert.equal(400, second.response.status_code)
+  end)
+end)
+
 describe("eng:map on an engine with a short queue", function()
   it("submits again what the queue did not take", function()
     local eng = assert(model:engine {max_queued = 2, max_running = 2})
