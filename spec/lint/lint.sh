@@ -67,6 +67,12 @@ paths_exist() { # what a README names in backquotes with a folder in front
         done
     done
 }
+said_twice() { # headings, and lines long enough that no two are alike by chance; shown commands may be
+    find . -name build -prune -o -name '*.md' -print | while read -r document; do
+        awk -v document="$document" '(/^#/ || /^[^ ]/ && length > 40) && seen[$0]++ {
+            print document ":" FNR ": again: " $0 }' "$document"
+    done
+}
 shell_syntax() {
     for f in .ci/run lua/*.sh spec/*/*.sh; do sh -n "$f" || return 1; done
 }
@@ -82,6 +88,7 @@ rule "Lua passes luacheck" luacheck -q --no-color lua examples spec rockspec/*.r
 rule "the version is stated once" versions
 rule "nothing is marked unfinished" nothing unfinished
 rule "READMEs name files that exist" nothing paths_exist
+rule "documents say nothing twice" nothing said_twice
 rule "shell scripts parse" shell_syntax
 echo "1..$count"
 [ $failed = 0 ]
