@@ -21,7 +21,7 @@ local function weigh_chat(options, request, body)
   local most = tonumber(request.max_completion_tokens) or tonumber(request.max_tokens)
   if not most then
     most = math.max(1, math.min(options.max_tokens, prompt.max_model_len - prompt.count))
-    body = body:gsub("{", '{"max_completion_tokens":' .. most .. ",", 1)
+    body = body:gsub("}%s*$", ',"max_completion_tokens":' .. most .. "}") -- last: it goes before a null of the client's
   end
   return prompt.count, most, body
 end
