@@ -40,14 +40,18 @@ static int start(fl_process *p, const sigset_t *mask, fl_err *err) {
     return fl_fail(err, FL_E_IO, "%s: %s", p->argv[0], strerror(failed ? e : fork_errno));
 }
 
-/* Notes every child that has ended; which one did first now, or -1. */
+/* Notes every child that has ended, and ends what it left; which one did first now, or -1. */
 static int reap(fl_process *p, size_t n) {
     int first = -1;
     for (size_t i = 0; i < n; i++) {
-        if (p[i].pid > 0 && waitpid(p[i].pid, &p[i].status, WNOHANG) == p[i].pid) {
-            p[i].pid = 0;
-            if (first < 0) first = (int)i;
-        }
+        siginfo_t ended = {.si_pid = 0};
+        if (p[i].pid <= 0 || waitid(P_PID, (id_t)p[i].pid, &ended, WEXITED | WNOHANG | WNOWAIT))
+            continue;
+        if (ended.si_pid != p[i].pid) continue;
+        kill(-p[i].pid, SIGKILL); /* before the number of the group may be another's */
+        waitpid(p[i].pid, &p[i].status, 0);
+        p[i].pid = 0;
+        if (first < 0) first = (int)i;
     }
     return first;
 }

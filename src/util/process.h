@@ -18,8 +18,9 @@ typedef struct fl_process {
  * is starting may miss one, and SIGKILL to its group when grace_s are over or a second signal
  * comes.  *first: which process ended by itself, or -1 for a signal.  The processes are in groups
  * of their own, so that a terminal's Ctrl-C reaches the caller only, and get their stop_signal when
- * the caller dies.  Signals and children of the calling process must be nobody else's.  FL_E_IO:
- * one could not be started; none is left running then. */
+ * the caller dies; what is left of a group whose first process has ended is killed.  Signals and
+ * children of the calling process must be nobody else's.  FL_E_IO: one could not be started; none
+ * is left running then. */
 int fl_process_supervise(fl_process *p, size_t n, int grace_s, int *first, fl_err *err);
 
 #endif
