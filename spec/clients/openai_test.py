@@ -276,7 +276,7 @@ def _(_c):
             return openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60)
 
         def ask(key, **options):
-            return client(key).completions.create(model=NAME, prompt="abc", max_tokens=4, **options)
+            return client(key).completions.create(model=NAME, prompt="abc", max_tokens=4, temperature=0, **options)
 
         refused(openai.AuthenticationError, None, ask, "wrong")
         equal(4, ask("secret-a").usage.completion_tokens)

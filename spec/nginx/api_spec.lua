@@ -143,7 +143,10 @@ describe("fp8llm serve", function()
     assert.same({"token_id:256", "token_id:259", "token_id:111"}, {told.tokens[1], told.tokens[2], told.tokens[3]})
     assert.equal(told.token_logprobs[3], told.top_logprobs[3]["token_id:111"])
     assert.same({0, 2, 4}, {told.text_offset[1], told.text_offset[2], told.text_offset[3]})
-    body = {messages = hello, max_tokens = 2, logprobs = true, top_logprobs = 2, return_tokens_as_token_ids = true}
+    body = {
+      messages = hello, max_tokens = 2, ignore_eos = true, logprobs = true, top_logprobs = 2,
+      return_tokens_as_token_ids = true,
+    }
     _, r = post("/v1/chat/completions", body)
     for _, token in ipairs(r.choices[1].logprobs.content) do
       assert.truthy(token.token:match "^token_id:%d+$")

@@ -81,7 +81,7 @@ describe("examples/nginx", function()
       :gsub("http {", "http {\naccess_log off;" .. temporary, 1)))
     nginx.port = port
     server.ready(nginx)
-    local body = '{"model":"model","prompt":"hello","max_tokens":2}'
+    local body = '{"model":"model","prompt":"hello","max_tokens":2,"ignore_eos":true}'
     local status, text = http.ask(port, "POST", "/v1/completions", body)
     assert.equal(200, status)
     assert.truthy(text:find '"completion_tokens":2')
@@ -89,7 +89,8 @@ describe("examples/nginx", function()
 
   it("and for a location in a server that is there", function()
     local process = start_server("location", configure "model.sock", example "location.conf")
-    local status, text = http.ask(process.port, "POST", "/llm/v1/completions", '{"prompt":"hello","max_tokens":2}')
+    local body = '{"prompt":"hello","max_tokens":2,"ignore_eos":true}'
+    local status, text = http.ask(process.port, "POST", "/llm/v1/completions", body)
     assert.equal(200, status)
     assert.truthy(text:find '"completion_tokens":2')
     status, text = http.ask(process.port, "GET", "/llm/")
@@ -107,6 +108,7 @@ describe("examples/nginx", function()
 
   it("and README a handler of one's own, over the client", function()
     local handler = assert(server.read("README.md"):match "```lua\n(local engine = require%(\"resty.-)```")
+    handler = handler:gsub("/run/fp8llm/", dir .. "/"):gsub("stream = true", "%0, ignore_eos = true, max_tokens = 9", 1)
     local process = start_server("own", "", string.format([[
       location /chat {
         content_by_lua_block { local messages = {{role = "user", content = ngx.var.arg_q}} %s }
@@ -121,7 +123,7 @@ describe("examples/nginx", function()
           ngx.print(" ", tostring(gone), " ", why.code)
         }
       }
-    ]], handler:gsub("/run/fp8llm/", dir .. "/"), dir, dir))
+    ]], handler, dir, dir))
     local _, count = http.ask(process.port, "GET", "/count")
     assert.equal("3 3 ARG temperature nil UNREACHABLE", count)
     local status, text = http.ask(process.port, "GET", "/chat?q=hello")
