@@ -18,26 +18,40 @@ stream.__index = stream
 
 local _M = {}
 
---- options: socket; and in milliseconds connect_timeout, send_timeout, idle_timeout (how long read waits
--- before it says "idle"), keepalive; pool_size.
+--- options: socket; and in milliseconds connect_timeout, send_timeout, answer_timeout (of the first line, looked at
+-- when idle), idle_timeout (how long read waits before it says "idle"), keepalive; pool_size.
 function _M.new(options)
   return setmetatable({
     socket = options.socket,
     connect_timeout = options.connect_timeout or 1000,
     send_timeout = options.send_timeout or 10000,
+    answer_timeout = options.answer_timeout or 60000,
     idle_timeout = options.idle_timeout or 15000,
     keepalive = options.keepalive or 30000,
     pool_size = options.pool_size or 256,
   }, client)
 end
 
-local function unreachable(message)
+--- The refusal in place of an answer of an engine that cannot be reached.
+function _M.unreachable(message)
   return {code = "UNREACHABLE", message = "engine: " .. tostring(message), retry_after = 1}
+end
+local unreachable = _M.unreachable
+
+-- The first line of an answer -> line | nil, message. An engine that hangs still takes requests.
+local function first_line(s, deadline)
+  repeat
+    local line, message = s:line()
+    if line or message ~= "idle" then return line, message end
+  until ngx.now() >= deadline
+  s:cancel()
+  return nil, string.format("no answer within %g s", s.client.answer_timeout / 1000)
 end
 
 -- Connect and send. A pooled connection may have died with an engine that was restarted: then again.
 local function open(self, request)
   local message
+  local deadline = ngx.now() + self.answer_timeout / 1000
   for _ = 0, self.pool_size do -- all that a former engine left may be stale; then one is new
     local sock = tcp()
     sock:settimeouts(self.connect_timeout, self.send_timeout, self.idle_timeout)
@@ -48,14 +62,12 @@ local function open(self, request)
     sent, message = sock:send(request)
     if sent then
       local s = setmetatable({sock = sock, client = self, rest = ""}, stream)
-      local first, trouble
-      repeat first, trouble = s:line() until first or trouble ~= "idle"
+      local first
+      first, message = first_line(s, deadline)
       if first then return s, first end
-      if not reused then return nil, unreachable(trouble) end
-      message = trouble
     end
     sock:close()
-    if not reused then return nil, unreachable(message) end
+    if not reused or ngx.now() >= deadline then return nil, unreachable(message) end
   end
   return nil, unreachable(message)
 end

@@ -238,6 +238,27 @@ describe("an engine and nginx, each with its own life", function()
     seconds_to_idle()
   end)
 
+  it("gives an engine up that takes requests and is silent", function()
+    local impatient = server.nginx("impatient", engine.path, {timeout = 1, keep_alive = 0.2})
+    server.ready(impatient)
+    shell("kill -STOP " .. engine.pid)
+    local answers = {}
+    for _ = 1, 2 do -- on a connection that is there, and on a new one
+      answers[#answers + 1] = {http.ask(impatient.port, "GET", "/health")}
+      answers[#answers + 1] = {http.ask(impatient.port, "POST", path, body_of(1))}
+    end
+    shell("kill -CONT " .. engine.pid)
+    for i = 1, 4 do
+      local status, text, headers = answers[i][1], answers[i][2], answers[i][3]
+      assert.equal(503, status)
+      assert.equal("1", headers["retry-after"])
+      assert.truthy(text:find("no answer within 1 s", 1, true))
+    end
+    assert.equal(200, (http.ask(port, "POST", path, body_of(1))))
+    assert.equal(0, server.stop(impatient, "QUIT"))
+    seconds_to_idle()
+  end)
+
   it("sleeps when there is nothing to do", function()
     local function switches()
       local n = 0

@@ -44,7 +44,8 @@ end
 
 --- options: models, a list of {name = or names =, socket =}; and optionally
 -- api_keys: a file; allow_origin: for pages of other sites; page: a file for GET /;
--- keep_alive: seconds between comments in a silent stream (15); timeout: seconds for a request (3600).
+-- keep_alive: seconds between comments in a silent stream (15); timeout: seconds for a request (3600), of which the
+-- engine has at most 60 to take it.
 function _M.configure(options)
   config = {
     models = {}, by_name = {}, keys = options.api_keys and read_keys(options.api_keys),
@@ -55,6 +56,7 @@ function _M.configure(options)
     local names = m.names or {m.name}
     local model = {name = names[1], names = names, client = client.new {
       socket = m.socket, idle_timeout = 1000 * (options.keep_alive or 15),
+      answer_timeout = 1000 * math.min(config.timeout, 60),
     }}
     config.models[i] = model
     for _, name in ipairs(names) do config.by_name[name] = model end
@@ -112,7 +114,7 @@ local function whole(kind, stream, options)
       if event.error then return refuse(event.error) end
       result.choices[#result.choices + 1], result.usage = event, event.usage
     elseif message ~= "idle" then
-      return fail(503, "engine: " .. message)
+      return refuse(client.unreachable(message))
     end
   end
   stream:finish()
