@@ -9,7 +9,7 @@
 local json = require "fp8llm.json"
 
 local tcp = ngx.socket.tcp
-local byte, find, sub = string.byte, string.find, string.sub
+local concat, find, sub = table.concat, string.find, string.sub
 
 local client = {}
 client.__index = client
@@ -61,7 +61,7 @@ local function open(self, request)
     local reused = sock:getreusedtimes() > 0
     sent, message = sock:send(request)
     if sent then
-      local s = setmetatable({sock = sock, client = self, rest = ""}, stream)
+      local s = setmetatable({sock = sock, client = self, lines = ""}, stream)
       local first
       first, message = first_line(s, deadline)
       if first then return s, first end
@@ -115,48 +115,47 @@ function client:count(text, options)
   return json.decode(line).count
 end
 
--- More bytes behind those that are there -> true | nil, "idle" | nil, message
+-- Whole lines, when none are left -> true | nil, "idle" | nil, message
+-- The pieces of a line wait in a list: nginx hands out a few KB at a time, and a line may have many MB.
 local function receive(self)
-  local more, message = self.sock:receiveany(65536)
-  if more then
-    self.rest = self.rest == "" and more or self.rest .. more
-    return true
+  while self.lines == "" do
+    local more, message = self.sock:receiveany(65536)
+    if not more then
+      if message == "timeout" then return nil, "idle" end
+      self:cancel()
+      return nil, message
+    end
+    local _, last = find(more, "^.*\n")
+    if last then
+      local ended = sub(more, 1, last)
+      self.lines = self.parts and concat(self.parts) .. ended or ended
+      self.parts = last < #more and {sub(more, last + 1)} or nil
+    elseif self.parts then
+      self.parts[#self.parts + 1] = more
+    else
+      self.parts = {more}
+    end
   end
-  if message == "timeout" then return nil, "idle" end
-  self:cancel()
-  return nil, message
+  return true
 end
 
 --- Everything that has come, as lines: "...\n...\n" | nil, "idle" | nil, message
 function stream:read()
-  while true do
-    local rest = self.rest
-    if byte(rest, -1) == 10 then
-      self.rest = ""
-      return rest
-    end
-    local _, last = find(rest, "^.*\n")
-    if last then
-      self.rest = sub(rest, last + 1)
-      return sub(rest, 1, last)
-    end
-    local ok, message = receive(self)
-    if not ok then return nil, message end
-  end
+  local ok, message = receive(self)
+  if not ok then return nil, message end
+  local lines = self.lines
+  self.lines = ""
+  return lines
 end
 
 --- The next line, without its end; otherwise as read.
 function stream:line()
-  while true do
-    local at = find(self.rest, "\n", 1, true)
-    if at then
-      local line = sub(self.rest, 1, at - 1)
-      self.rest = sub(self.rest, at + 1)
-      return line
-    end
-    local ok, message = receive(self)
-    if not ok then return nil, message end
-  end
+  local ok, message = receive(self)
+  if not ok then return nil, message end
+  local at = find(self.lines, "\n", 1, true)
+  local line = sub(self.lines, 1, at - 1)
+  self.lines = sub(self.lines, at + 1)
+  return line
 end
 
 --- Iterator over events as tables; ends after the last one. When the engine is lost, an event with `error`.

@@ -222,6 +222,20 @@ describe("fp8llm serve", function()
     assert.equal(9, #tokens)
   end)
 
+  it("hands a line of many MB on for less than it takes to write it", function()
+    local nginx = server.children(process.pid, "nginx: master")
+    local workers, engine = server.children(nginx[1], "worker"), server.children(process.pid, "--listen")
+    local function cpu() return server.cpu(workers, "nginx"), server.cpu(engine, "fp8%-worker") end
+    local nginx_before, engine_before = cpu()
+    local status, text = http.ask(port, "POST", "/tokenize", json.encode {prompt = ("lorem ipsum "):rep(100000)})
+    local nginx_after, engine_after = cpu()
+    assert.equal(200, status)
+    assert.is_true(#text > 3e6)
+    local _, commas = text:gsub(",%d", "")
+    assert.equal(tonumber(text:match '"count":(%d+)'), commas + 1)
+    assert.is_true(nginx_after - nginx_before < engine_after - engine_before)
+  end)
+
   it("goes on with the last message", function()
     local _, a = post("/v1/chat/completions", {
       messages = {hello[1], {role = "assistant", content = "abc"}}, continue_final_message = true,
