@@ -144,8 +144,9 @@ function fp8llm.clock() end
 ---@return {name: string, type: string, min: number, max: number, default: any, doc: string}[]
 function fp8llm.request_fields() end
 ---Run programs until one of them ends, or SIGTERM or SIGINT comes; then end the others, one after the other, each
----with its `stop` signal ("TERM" or "QUIT") and after grace_s seconds with SIGKILL. For a command that consists of
----several programs: it blocks, and takes the signals and children of the process for itself.
+---with its `stop` signal ("TERM" or "QUIT") and after grace_s seconds with SIGKILL. Processes that a program leaves in
+---its group when it ends are killed. For a command that consists of several programs: it blocks, and takes the signals
+---and children of the process for itself.
 ---@param commands {[integer]: string, stop?: "TERM"|"QUIT"}[]
 ---@param grace_s integer
 ---@return integer? index of the one that ended by itself, 0: a signal came

@@ -1,6 +1,6 @@
 --- Hours in minutes: 16 streams of all kinds with clients that leave when they like; memory must stay flat and no
--- page of the KV pool may be lost. (A worker's allocator keeps what its largest moment took: its growth came with new
--- peaks of Lua's memory, while what was live between them stayed at 0.9 to 2.4 MB.)
+-- page of the KV pool may be lost. (A worker grows by steps for a while: LuaJIT's allocator keeps what its largest
+-- moment took.)
 --
 --   luajit spec/nginx/soak.lua SECONDS [SEED]
 package.path = "./?.lua;lua/?.lua;" .. package.path
