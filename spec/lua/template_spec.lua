@@ -102,7 +102,7 @@ describe("a chat template", function()
   it("prepares messages as servers do", function()
     local t = template("{% for m in messages %}[{{ m.content }}]" ..
       "{{ m.tool_calls[0].function.arguments.x if m.tool_calls }}{% endfor %}")
-    assert.equal("[a\nb][None]1.5", t:render {
+    assert.equal("[a\nb][]1.5", t:render {
       {role = "user", content = {{type = "text", text = "a"}, {type = "text", text = "b"}}},
       {role = "assistant", tool_calls = {{["function"] = {name = "f", arguments = '{"x": 1.5}'}}}},
     })
@@ -112,6 +112,10 @@ describe("a chat template", function()
     local t = template "{% for m in messages %}<{{ m.content|trim }}>{% endfor %}"
     local messages = {{role = "user", content = "Hi"}, {role = "assistant", content = "Sure, "}}
     assert.equal("<Hi><Sure,", t:render(messages, {continue_final_message = true}))
+    for _, text in ipairs {"", ">", "<|end|>", "Hi", "a>b"} do
+      messages[2].content = text
+      assert.equal("<Hi><" .. text, t:render(messages, {continue_final_message = true}))
+    end
   end)
 
   it("tells the time that it is given", function()

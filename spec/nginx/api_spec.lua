@@ -246,6 +246,42 @@ describe("fp8llm serve", function()
     })
     assert.equal(b.count, a.usage.prompt_tokens)
     assert.equal(99, b.tokens[#b.tokens])
+    -- What the template writes behind a message is no place to go on from.
+    for _, text in ipairs {"", "e", "<|end|>", "\n"} do
+      local _, whole = post("/tokenize", {
+        messages = {hello[1], {role = "assistant", content = text .. "~"}}, continue_final_message = true,
+      })
+      _, b = post("/tokenize", {
+        messages = {hello[1], {role = "assistant", content = text}}, continue_final_message = true,
+      })
+      table.remove(whole.tokens)
+      assert.same(whole.tokens, b.tokens)
+    end
+  end)
+
+  it("takes messages as OpenAI's library sends them", function()
+    local null = json.null
+    local function count(message)
+      local status, r = post("/tokenize", {messages = {hello[1], message, hello[1]}})
+      assert.equal(200, status)
+      return r.count
+    end
+    local bare = count {role = "assistant", content = ""}
+    assert.equal(bare, count {role = "assistant", content = null})
+    assert.equal(bare, count {role = "assistant"})
+    assert.equal(bare, count {
+      role = "assistant", content = null, refusal = null, audio = null, function_call = null,
+      tool_calls = null, annotations = json.array {}, name = null,
+    })
+    assert.equal(bare, count {role = "assistant", content = null, tool_calls = json.array {}})
+    for _, arguments in ipairs {null, "", "{not JSON", "{}"} do
+      local call = {id = "1", type = "function", ["function"] = {name = "f", arguments = arguments}}
+      assert.equal(bare, count {role = "assistant", content = null, tool_calls = {call}})
+    end
+    local status, r = post("/v1/chat/completions", {messages = {{role = "user", content = null}}, max_tokens = 1})
+    assert.equal(400, status)
+    assert.equal("messages", r.error.param)
+    assert.is_true(r.error.message:find("messages[0]: content: null", 1, true) ~= nil)
   end)
 
   it("stops where it should and says why", function()

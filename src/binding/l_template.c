@@ -200,6 +200,7 @@ static int render(lua_State *L, template_box *b, fl_err *err) {
             c.has_tools = c.members[i].value.kind != FL_JV_NULL;
     const fl_template *t = c.has_tools && b->with_tools ? b->with_tools : b->t;
     if ((rc = fl_chat_prepare(&messages, &c.messages, t, &b->arena, err)) ||
+        (c.continue_final && (rc = fl_chat_mark_final(&messages, &b->arena, err))) ||
         (rc = add_variable(&c, text_value("messages"), messages, err)))
         return rc;
     fl_jv values = {.kind = FL_JV_OBJECT, .n = c.n_members, .members = c.members};
@@ -209,7 +210,7 @@ static int render(lua_State *L, template_box *b, fl_err *err) {
         fl_template_context context = {.values = &values, .now = c.now};
         rc = fl_template_render(t, &context, &b->text, NULL, err);
     }
-    if (!rc && c.continue_final) rc = fl_chat_cut_after_final(&b->text, &messages, err);
+    if (!rc && c.continue_final) rc = fl_chat_cut_at_mark(&b->text, &messages, err);
     return rc;
 }
 

@@ -65,11 +65,18 @@ static fl_jv_member named(const char *name, fl_jv value) {
     return (fl_jv_member){{.kind = FL_JV_STRING, .string = {name, strlen(name)}}, value};
 }
 
+/* A list that is given and not empty: clients send empty ones for none. */
+static const fl_jv *list_member(const fl_jv *request, const char *name) {
+    const fl_jv *v = member(request, name);
+    return v && !(v->kind == FL_JV_ARRAY && !v->n) ? v : NULL;
+}
+
 /* The variables of the chat template: those of the request, then chat_template_kwargs. */
 static int variables(const fl_jv *request, fl_jv messages, bool generate, fl_arena *arena,
                      fl_jv *out, fl_err *err) {
     static const fl_jv none = {.kind = FL_JV_NULL};
-    const fl_jv *tools = member(request, "tools"), *documents = member(request, "documents");
+    const fl_jv *tools = list_member(request, "tools");
+    const fl_jv *documents = list_member(request, "documents");
     const fl_jv *more = member(request, "chat_template_kwargs");
     if (more && more->kind == FL_JV_ARRAY && !more->n) more = NULL; /* an empty Lua table */
     if (more && more->kind != FL_JV_OBJECT)
@@ -95,7 +102,7 @@ static int variables(const fl_jv *request, fl_jv messages, bool generate, fl_are
 
 static int encode_chat(const fl_prompter *p, const fl_jv *request, const fl_jv *messages,
                        fl_arena *arena, fl_ids *ids, fl_err *err) {
-    const fl_jv *tools = member(request, "tools");
+    const fl_jv *tools = list_member(request, "tools");
     const fl_template *t = tools && p->chat_with_tools ? p->chat_with_tools : p->chat;
     bool generate = true, go_on = false;
     fl_jv prepared, values;
@@ -106,9 +113,10 @@ static int encode_chat(const fl_prompter *p, const fl_jv *request, const fl_jv *
     if (!t || !p->tokenizer)
         return fl_fail(err, FL_E_ARG, "messages: the model has no chat template");
     if ((rc = fl_chat_prepare(&prepared, messages, t, arena, err))) return rc;
+    if (go_on && (rc = fl_chat_mark_final(&prepared, arena, err))) return rc;
     if ((rc = variables(request, prepared, generate && !go_on, arena, &values, err))) return rc;
     rc = fl_chat_render(p->tokenizer, t, &values, 0, &text, &bits, err);
-    if (!rc && go_on) rc = fl_chat_cut_after_final(&text, &prepared, err);
+    if (!rc && go_on) rc = fl_chat_cut_at_mark(&text, &prepared, err);
     if (!rc) {
         fl_encode_options o = {.special = FL_SPECIAL_ALL, .trusted = (const uint8_t *)bits.data};
         rc = fl_tokenizer_encode(p->tokenizer, p->ctx, text.data, text.len, &o, ids, err);

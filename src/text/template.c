@@ -45,6 +45,10 @@ bool fl_template_takes_parts(const fl_template *t) {
     return t->takes_parts;
 }
 
+bool fl_template_takes_text(const fl_template *t) {
+    return t->takes_text;
+}
+
 static const fl_jv *member(const fl_jv *object, const fl_tstr *name) {
     for (uint32_t i = 0; object && object->kind == FL_JV_OBJECT && i < object->n; i++) {
         const fl_jv *key = &object->members[i].key;

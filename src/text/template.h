@@ -45,5 +45,7 @@ int fl_template_render(const fl_template *t, const fl_template_context *c, fl_by
 
 /* Whether the template goes through the content of a message as a list of parts. */
 bool fl_template_takes_parts(const fl_template *t);
+/* Whether it asks if the content is a string: it takes texts beside lists of parts then. */
+bool fl_template_takes_text(const fl_template *t);
 
 #endif

@@ -13,7 +13,7 @@ static bool is_cased(uint32_t cp) {
 /* Whether a word starts behind this character: str.title and the filter title differ. */
 static bool ends_word(fl_tcase how, uint32_t cp) {
     if (how == FL_T_TITLE) return !is_cased(cp);
-    return fl_t_is_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp));
+    return fl_uc_is_str_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp));
 }
 
 static bool put_mapped(fl_trun *r, fl_ttext *t, const fl_tstr *s, size_t i, uint32_t cp,

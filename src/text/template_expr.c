@@ -354,12 +354,20 @@ fl_tnode *fl_t_parse_filter(fl_tparser *p, fl_tnode *input) {
     return n;
 }
 
+bool fl_t_is_content(const fl_tnode *n) {
+    if (n->kind == FL_TN_ITEM && n->b->kind == FL_TN_CONST && n->b->value.kind == FL_TV_STRING)
+        return fl_tstr_is(n->b->value.string, "content");
+    return (n->kind == FL_TN_NAME || n->kind == FL_TN_ATTRIBUTE) &&
+           fl_tstr_is(&n->name->text, "content");
+}
+
 /* Behind `is`: the test may take one plain argument without parentheses. */
 static fl_tnode *test(fl_tparser *p, fl_tnode *input) {
     bool negated = fl_t_eat_word(p, "not");
     fl_tnode *n = fl_t_node(p, FL_TN_TEST);
     if (!n || !take_function(p, n)) return NULL;
     n->a = input;
+    p->t->takes_text |= fl_tstr_is(&n->name->text, "string") && fl_t_is_content(input);
     const fl_ttoken *t = fl_t_current(p);
     bool starts = t->kind == FL_TT_STRING || t->kind == FL_TT_NUMBER || fl_t_is_op(p, '[') ||
                   fl_t_is_op(p, '{') ||

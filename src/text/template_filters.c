@@ -194,7 +194,7 @@ static bool parse_int(const fl_tstr *s, int64_t base, int64_t *out) {
         if (sign) buf[1] = buf[0];
         start = 1;
     }
-    if (fl_t_is_space((uint8_t)buf[sign]) || (sign && strchr("+-", buf[1]))) return false;
+    if (fl_uc_is_str_space((uint8_t)buf[sign]) || (sign && strchr("+-", buf[1]))) return false;
     long long v = strtoll(buf + start, &end, (int)base);
     *out = v;
     return end == buf + n;

@@ -44,7 +44,7 @@ static size_t skip_space(const lexer *x, size_t i) {
     uint32_t cp;
     while (i < x->n) {
         size_t k = fl_tstr_next(&source, i, &cp);
-        if (!fl_t_is_space(cp)) break;
+        if (!fl_uc_is_str_space(cp)) break;
         i += k;
     }
     return i;
@@ -58,7 +58,7 @@ static size_t back_over_space(const lexer *x, size_t from, size_t end) {
         size_t i = end - 1;
         while (i > from && ((uint8_t)x->s[i] & 0xc0) == 0x80) i--;
         fl_tstr_next(&source, i, &cp);
-        if (!fl_t_is_space(cp)) break;
+        if (!fl_uc_is_str_space(cp)) break;
         end = i;
     }
     return end;

@@ -148,14 +148,6 @@ static fl_tnode *parse_if(fl_tparser *p) {
     return first;
 }
 
-/* message.content, message['content'], or a variable of that name. */
-static bool is_content(const fl_tnode *n) {
-    if (n->kind == FL_TN_ITEM && n->b->kind == FL_TN_CONST && n->b->value.kind == FL_TV_STRING)
-        return fl_tstr_is(n->b->value.string, "content");
-    return (n->kind == FL_TN_NAME || n->kind == FL_TN_ATTRIBUTE) &&
-           fl_tstr_is(&n->name->text, "content");
-}
-
 static fl_tnode *parse_for(fl_tparser *p) {
     fl_tnode *n = fl_t_node(p, FL_TN_FOR);
     const char *ended_by;
@@ -166,7 +158,7 @@ static fl_tnode *parse_for(fl_tparser *p) {
         return NULL;
     }
     if (!(n->b = fl_t_parse_tuple(p, false))) return NULL;
-    p->t->takes_parts |= is_content(n->b);
+    p->t->takes_parts |= fl_t_is_content(n->b);
     p->optional = false;
     if (fl_t_eat_word(p, "if") && !(n->d = fl_t_parse_expression(p))) return NULL;
     n->uses = fl_t_eat_word(p, "recursive");

@@ -193,7 +193,7 @@ struct fl_template {
     fl_tnode *body;
     const fl_tname **names; /* by id */
     uint32_t n_names;
-    bool takes_parts; /* see fl_template_takes_parts */
+    bool takes_parts, takes_text; /* see fl_template_takes_parts */
 };
 
 typedef enum {
@@ -239,6 +239,8 @@ fl_tnode *fl_t_parse_expression(fl_tparser *p);
 fl_tnode *fl_t_parse_tuple(fl_tparser *p, bool conditional);
 fl_tnode *fl_t_parse_unary(fl_tparser *p);
 fl_tnode *fl_t_parse_filter(fl_tparser *p, fl_tnode *input); /* the current token is its name */
+/* Whether it is message.content, message['content'], or a variable of that name. */
+bool fl_t_is_content(const fl_tnode *n);
 fl_tnode *fl_t_node(fl_tparser *p, fl_tnode_kind kind);
 bool fl_t_add_kid(fl_tparser *p, fl_tnode *n, fl_tnode *kid);
 const fl_tname *fl_t_intern(fl_tparser *p, const char *data, size_t len); /* data must stay */

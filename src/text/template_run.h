@@ -4,6 +4,7 @@
 #define FL_TEXT_TEMPLATE_RUN_H
 
 #include "text/template_priv.h"
+#include "text/unicode.h"
 
 /* Text that grows: the output, or what a block or a filter collects. */
 typedef struct fl_ttext {
@@ -120,7 +121,6 @@ static inline bool fl_tv_is_sequence(const fl_tv *v) { /* list or tuple */
 
 bool fl_tstr_is(const fl_tstr *s, const char *text);
 size_t fl_tstr_next(const fl_tstr *s, size_t i, uint32_t *cp);    /* bytes of the character at i */
-bool fl_t_is_space(uint32_t cp);                                  /* Python's str.isspace */
 bool fl_tv_text(fl_trun *r, const char *p, size_t n, fl_tv *out); /* a trusted copy */
 bool fl_tstr_slice(fl_trun *r, const fl_tstr *s, size_t from, size_t to, fl_tv *out);
 bool fl_tstr_concat(fl_trun *r, const fl_tstr *a, const fl_tstr *b, fl_tv *out);

@@ -26,7 +26,7 @@ static bool is_absent(const fl_tv *v) {
 
 static bool in_set(const fl_tstr *set, uint32_t cp) {
     uint32_t other;
-    if (!set) return fl_t_is_space(cp);
+    if (!set) return fl_uc_is_str_space(cp);
     for (size_t i = 0; i < set->len;) {
         i += fl_tstr_next(set, i, &other);
         if (other == cp) return true;
@@ -219,7 +219,7 @@ static size_t skip(const fl_tstr *s, size_t i, bool space) {
     uint32_t cp;
     while (i < s->len) {
         size_t n = fl_tstr_next(s, i, &cp);
-        if (fl_t_is_space(cp) != space) break;
+        if (fl_uc_is_str_space(cp) != space) break;
         i += n;
     }
     return i;
@@ -230,7 +230,7 @@ static size_t skip_back(const fl_tstr *s, size_t i, bool space) {
     while (i) {
         size_t before = fl_uc_back(s->data, i);
         fl_tstr_next(s, before, &cp);
-        if (fl_t_is_space(cp) != space) break;
+        if (fl_uc_is_str_space(cp) != space) break;
         i = before;
     }
     return i;
@@ -437,7 +437,7 @@ static bool all_are(fl_trun *r, const fl_tcall *c, uint32_t categories, fl_tv *o
     for (size_t i = 0; is && i < s->len;) {
         i += fl_tstr_next(s, i, &cp);
         is = categories ? categories >> (fl_uc_prop(cp) & FL_UC_CATEGORY_MASK) & 1
-                        : fl_t_is_space(cp);
+                        : fl_uc_is_str_space(cp);
     }
     *out = fl_tv_bool(is);
     return fl_t_charge(r, 4 * s->len);

@@ -31,12 +31,6 @@ size_t fl_tstr_next(const fl_tstr *s, size_t i, uint32_t *cp) {
     return 1;
 }
 
-bool fl_t_is_space(uint32_t cp) {
-    if (cp < 0x80) return cp == ' ' || (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x1f);
-    return cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
-           cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
-}
-
 bool fl_tv_text(fl_trun *r, const char *p, size_t n, fl_tv *out) {
     fl_tstr *s = fl_t_alloc(r, sizeof(*s));
     char *data = s ? fl_t_alloc(r, n) : NULL;

@@ -21,3 +21,7 @@ uint32_t fl_uc_categories(const char *name, size_t n) {
     }
     return set;
 }
+
+bool fl_uc_is_str_space(uint32_t cp) {
+    return (cp >= 0x1c && cp <= 0x1f) || (cp <= 0x10ffff && fl_uc_prop(cp) & FL_UC_WHITE_SPACE);
+}

@@ -105,6 +105,8 @@ static inline size_t fl_uc_back(const char *s, size_t i) {
 /* Word character as Unicode regular expressions define \w (UTS #18 annex C):
  * Alphabetic, marks, Nd, Pc, Join_Control. */
 bool fl_uc_is_word(uint32_t cp);
+/* White space as Python's str.isspace has it: White_Space and U+001C to U+001F. */
+bool fl_uc_is_str_space(uint32_t cp);
 /* Bit set of categories for the name of a \p{..} class, "L" or "Lu"; 0: no such category. */
 uint32_t fl_uc_categories(const char *name, size_t n);
 
