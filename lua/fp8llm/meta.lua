@@ -364,6 +364,8 @@ local tokenizer = {}
 ---@return fp8llm.code? code
 function tokenizer:encode(text, options) end
 
+---Ids of the model's vocabulary that no token has, as padded rows give them, are no text; ids
+---outside the vocabulary are an error.
 ---@param ids fp8llm.ids
 ---@param options? {skip_special_tokens?: boolean} default false
 ---@return string?

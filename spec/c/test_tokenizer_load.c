@@ -178,22 +178,22 @@ static int encode_ab(fl_tokenizer *t, fl_ids *ids) {
 }
 
 static void test_config(void) {
-    static const int32_t want[] = {5, 2, 4, 5};
+    static const int32_t want[] = {5, 0, 1, 3, 0, 1, 5};
     const char *value;
     fl_ids ids = {0};
     fixture_text(&files, "tokenizer_config.json", config);
     fixture_text(&files, "special_tokens_map.json",
                  "{\"eos_token\":\"b\",\"pad_token\":{\"content\":\"a\"}}");
     fl_tokenizer *t = load();
-    check(fl_tokenizer_bos(t) == 5 && fl_tokenizer_eos(t) == 2 && fl_tokenizer_pad(t) == 0,
-          "named tokens: the config before the map");
+    check(fl_tokenizer_bos(t) == 5 && fl_tokenizer_eos(t) == 1 && fl_tokenizer_pad(t) == 0,
+          "named tokens: the map before the config");
     check(fl_tokenizer_n_named(t) == 3 && !strcmp(fl_tokenizer_named(t, 1, &value), "eos_token") &&
-              !strcmp(value, "ab"),
+              !strcmp(value, "b"),
           "named tokens in order");
     check(template_is(t, NULL, "D") && template_is(t, "tool_use", "T") && template_is(t, "x", NULL),
           "a list of templates");
-    check(!encode_ab(t, &ids) && ids.len == 4 && !memcmp(ids.data, want, sizeof(want)),
-          "add_bos_token without a post_processor");
+    check(!encode_ab(t, &ids) && ids.len == 7 && !memcmp(ids.data, want, sizeof(want)),
+          "add_bos_token without a post_processor or class, pieces that have names");
     fl_ids_free(&ids);
     fl_tokenizer_unref(t);
 
@@ -238,6 +238,14 @@ static void test_memory(void) {
         check(n > 20, "each of %d allocations may fail: %s", n, sweep_cases[i][1]);
     }
     fl_bytes_free(&text);
+    fixture_text(
+        &files, "tokenizer_config.json",
+        "{\"added_tokens_decoder\":{\"5\":{\"content\":\"<s>\"},\"6\":{\"content\":\"<e>\"}},"
+        "\"tokenizer_class\":\"GPT2Tokenizer\",\"extra_special_tokens\":[\"x1\",\"x2\",\"x3\","
+        "\"x4\",\"x5\",\"x6\",\"x7\",\"x8\",\"x9\",\"y0\",\"y1\",\"y2\",\"y3\",\"y4\","
+        "\"y5\",\"y6\",\"y7\",\"y8\",\"y9\",\"z0\",\"z1\",\"z2\",\"z3\",\"z4\"]}");
+    check(fixture_sweep(load_and_encode, NULL) > 20, "each allocation may fail: many added tokens");
+    fixture_text(&files, "tokenizer_config.json", config);
     fixture_text(&files, "tokenizer.json",
                  "{\"added_tokens\":[{\"id\":3,\"content\":\"<s>\",\"normalized\":true}],"
                  "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"

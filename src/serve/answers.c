@@ -168,9 +168,9 @@ static int answer_detokenize(fl_server *s, const fl_jv *body, fl_bytes *out, fl_
     if (!ids) return fl_fail(&why->err, FL_E_NOMEM, "tokens: %u", tokens->n);
     for (uint32_t i = 0; !rc && i < tokens->n; i++) {
         const fl_jv *v = &tokens->items[i];
-        if (v->kind != FL_JV_INT || v->integer < 0 || v->integer >= fl_tokenizer_size(t))
+        if (v->kind != FL_JV_INT || v->integer < 0 || v->integer >= fl_tokenizer_rows(t))
             rc = fl_fail(&why->err, FL_E_ARG, "tokens: element %u is no id below %d", i,
-                         fl_tokenizer_size(t));
+                         fl_tokenizer_rows(t));
         else
             ids[i] = (int32_t)v->integer;
     }

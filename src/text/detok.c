@@ -68,8 +68,11 @@ static void put_first(fl_detok *d, const char *s, size_t n, fl_bytes *out) {
 
 int fl_detok_push(fl_detok *d, int32_t id, fl_bytes *out, fl_err *err) {
     const fl_vocab *v = &d->tokenizer->vocab;
-    if (id < 0 || id >= v->n)
-        return fl_fail(err, FL_E_ARG, "token id %d outside the vocabulary of %d", id, v->n);
+    if (id < 0 || id >= fl_tokenizer_rows(d->tokenizer))
+        return fl_fail(err, FL_E_ARG, "token id %d outside the vocabulary of %d", id,
+                       fl_tokenizer_rows(d->tokenizer));
+    /* The model's vocabulary may be padded beyond the tokenizer's: such ids have no text. */
+    if (id >= v->n) return FL_OK;
     const fl_vocab_token *token = &v->tokens[id];
     if ((d->skip_special && token->special) || !token->n_bytes) return FL_OK;
     if (d->started) {

@@ -16,7 +16,8 @@ typedef struct fl_detok {
 } fl_detok;
 
 void fl_detok_init(fl_detok *d, const fl_tokenizer *t, bool skip_special);
-/* Appends complete characters to *out (maybe none). FL_E_ARG: id outside the vocabulary. */
+/* Appends complete characters to *out (maybe none); a row of the model without a token has none.
+ * FL_E_ARG: id outside fl_tokenizer_rows. */
 int fl_detok_push(fl_detok *d, int32_t id, fl_bytes *out, fl_err *err);
 void fl_detok_finish(fl_detok *d, fl_bytes *out); /* U+FFFD for a held incomplete character */
 

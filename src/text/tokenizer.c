@@ -302,6 +302,10 @@ int32_t fl_tokenizer_size(const fl_tokenizer *t) {
     return t->vocab.n;
 }
 
+int32_t fl_tokenizer_rows(const fl_tokenizer *t) {
+    return t->n_rows > t->vocab.n ? t->n_rows : t->vocab.n;
+}
+
 int32_t fl_tokenizer_id(const fl_tokenizer *t, const char *piece, size_t n) {
     return fl_vocab_find_piece(&t->vocab, piece, n);
 }

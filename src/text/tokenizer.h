@@ -23,9 +23,10 @@
 typedef struct fl_tokenizer fl_tokenizer;
 typedef struct fl_tokenizer_ctx fl_tokenizer_ctx;
 
-/* dir: a model directory (tokenizer.json; optional tokenizer_config.json and
- * special_tokens_map.json, chat_template.jinja, additional_chat_templates/) or the path of a
- * tokenizer.json, then without named tokens and templates. */
+/* dir: a model directory (tokenizer.json; optional tokenizer_config.json, special_tokens_map.json,
+ * added_tokens.json, config.json, chat_template.jinja, additional_chat_templates/) or the path of
+ * a tokenizer.json, then without named tokens and templates.  The files beside add tokens and
+ * change flags as transformers does it (tokenizer_special.c). */
 int fl_tokenizer_load(fl_tokenizer **out, const char *dir, fl_err *err);
 fl_tokenizer *fl_tokenizer_ref(fl_tokenizer *t);
 void fl_tokenizer_unref(fl_tokenizer *t);
@@ -61,11 +62,15 @@ typedef struct fl_encode_options {
 /* Appends to *out.  Thread-safe with one ctx per thread. */
 int fl_tokenizer_encode(const fl_tokenizer *t, fl_tokenizer_ctx *c, const char *text, size_t n,
                         const fl_encode_options *o, fl_ids *out, fl_err *err);
-/* Ids outside the vocabulary are FL_E_ARG. */
+/* Ids without a token, as padded rows of a model have, give no text; ids outside
+ * fl_tokenizer_rows are FL_E_ARG. */
 int fl_tokenizer_decode(const fl_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                         fl_bytes *out, fl_err *err);
 
-int32_t fl_tokenizer_size(const fl_tokenizer *t);                            /* largest id + 1 */
+int32_t fl_tokenizer_size(const fl_tokenizer *t); /* largest id + 1 */
+/* Ids below this may come from the model: the vocab_size of the config.json beside, where there is
+ * one, and at least fl_tokenizer_size. */
+int32_t fl_tokenizer_rows(const fl_tokenizer *t);
 int32_t fl_tokenizer_id(const fl_tokenizer *t, const char *piece, size_t n); /* -1: unknown */
 /* The token as written in tokenizer.json (byte-level alphabet), NULL when id is unused. */
 const char *fl_tokenizer_piece(const fl_tokenizer *t, int32_t id, size_t *n);
@@ -73,7 +78,7 @@ const char *fl_tokenizer_piece(const fl_tokenizer *t, int32_t id, size_t *n);
 const char *fl_tokenizer_bytes(const fl_tokenizer *t, int32_t id, size_t *n);
 bool fl_tokenizer_is_special(const fl_tokenizer *t, int32_t id);
 
-/* From tokenizer_config.json / special_tokens_map.json; -1: none. */
+/* From tokenizer_config.json, special_tokens_map.json or the class of the tokenizer; -1: none. */
 int32_t fl_tokenizer_bos(const fl_tokenizer *t);
 int32_t fl_tokenizer_eos(const fl_tokenizer *t);
 int32_t fl_tokenizer_pad(const fl_tokenizer *t);

@@ -8,7 +8,7 @@
 
 static const char META[] = "\xe2\x96\x81"; /* U+2581 */
 
-enum { MAX_FILE_BYTES = 512 << 20, MAX_ADDED_BYTES = 1024 };
+enum { MAX_FILE_BYTES = 512 << 20 };
 
 typedef struct loader {
     fl_tokenizer *t;
@@ -98,8 +98,7 @@ static int byte_token(const char *s, size_t n) {
     return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-/* What the decoder makes of a piece.  Returns whether encoding can give it. */
-static bool piece_bytes(const fl_tokenizer *t, const char *s, size_t n, fl_bytes *out) {
+bool fl_tokenizer_piece_bytes(const fl_tokenizer *t, const char *s, size_t n, fl_bytes *out) {
     if (t->bpe.byte_level) {
         if (byte_level_bytes(s, n, out)) return true;
         fl_bytes_put(out, s, n);
@@ -120,74 +119,59 @@ static bool piece_bytes(const fl_tokenizer *t, const char *s, size_t n, fl_bytes
 
 /* ---- vocabulary ---- */
 
-static int set_token(loader *l, int32_t id, const fl_jv *piece, bool word) {
+int fl_tokenizer_set_token(fl_tokenizer_source s, int32_t id, const char *piece, size_t n,
+                           bool word, fl_err *err) {
     fl_bytes bytes = {0};
-    const char *s = piece->string.data;
-    size_t n = piece->string.len;
     int rc = FL_OK;
     if (n > FL_VOCAB_MAX_TOKEN_BYTES)
-        return fl_fail(l->err, FL_E_LIMIT, "%s: token %d has %zu bytes, at most %d", l->path, id, n,
+        return fl_fail(err, FL_E_LIMIT, "%s: token %d has %zu bytes, at most %d", s.path, id, n,
                        FL_VOCAB_MAX_TOKEN_BYTES);
-    word = piece_bytes(l->t, s, n, &bytes) && word;
-    fl_vocab_result set =
-        bytes.failed
-            ? FL_VOCAB_NOMEM
-            : fl_vocab_set(&l->t->vocab, id, s, n, bytes.data ? bytes.data : "", bytes.len, word);
-    if (set == FL_VOCAB_NOMEM) rc = no_memory(l);
+    word = fl_tokenizer_piece_bytes(s.t, piece, n, &bytes) && word;
+    fl_vocab_result set = bytes.failed
+                              ? FL_VOCAB_NOMEM
+                              : fl_vocab_set(&s.t->vocab, id, piece, n,
+                                             bytes.data ? bytes.data : "", bytes.len, word);
+    if (set == FL_VOCAB_NOMEM)
+        rc = fl_fail(err, FL_E_NOMEM, "%s: no memory for the tokenizer", s.path);
     if (set == FL_VOCAB_TAKEN)
-        rc = fl_fail(l->err, FL_E_FORMAT, "%s: id %d is given to two tokens, one is \"%.100s\"",
-                     l->path, id, s);
+        rc = fl_fail(err, FL_E_FORMAT, "%s: id %d is given to two tokens, one is \"%.100s\"",
+                     s.path, id, piece);
     fl_bytes_free(&bytes);
     return rc;
 }
 
-static int check_id(const loader *l, const fl_jv *id, const fl_jv *piece) {
+int fl_tokenizer_check_id(const fl_jv *id, const fl_jv *piece, const char *path, fl_err *err) {
     if (!id || id->kind != FL_JV_INT || id->integer < 0)
-        return fl_fail(l->err, FL_E_FORMAT, "%s: token \"%.100s\" has no id", l->path,
+        return fl_fail(err, FL_E_FORMAT, "%s: token \"%.100s\" has no id", path,
                        piece->string.data);
     if (id->integer > FL_VOCAB_MAX_ID)
-        return fl_fail(l->err, FL_E_LIMIT, "%s: token \"%.100s\" has id %lld, at most %d", l->path,
+        return fl_fail(err, FL_E_LIMIT, "%s: token \"%.100s\" has id %lld, at most %d", path,
                        piece->string.data, (long long)id->integer, FL_VOCAB_MAX_ID);
     return FL_OK;
 }
 
-/* "content" of an added token. */
-static int added_content(const loader *l, const fl_jv *token, const fl_jv **out) {
-    int rc = fl_jv_text(token, "content", out, l->path, l->err);
-    if (!rc && !*out) rc = fl_fail(l->err, FL_E_FORMAT, "%s: added token without content", l->path);
-    if (!rc && (*out)->string.len > MAX_ADDED_BYTES)
-        rc = fl_fail(l->err, FL_E_LIMIT, "%s: added token of %zu bytes, at most %d", l->path,
-                     (*out)->string.len, MAX_ADDED_BYTES);
-    return rc;
-}
-
-/* Largest id of the file. */
+/* Largest id of the model. */
 static int find_max_id(const loader *l, int64_t *max) {
     int rc = FL_OK;
-    for (uint32_t i = 0; i < l->vocab->n; i++) {
+    for (uint32_t i = 0; i < l->vocab->n && !rc; i++) {
         const fl_jv_member *m = &l->vocab->members[i];
-        if ((rc = check_id(l, &m->value, &m->key))) return rc;
-        *max = m->value.integer > *max ? m->value.integer : *max;
+        rc = fl_tokenizer_check_id(&m->value, &m->key, l->path, l->err);
+        if (!rc && m->value.integer > *max) *max = m->value.integer;
     }
-    for (uint32_t i = 0; l->added && i < l->added->n; i++) {
-        const fl_jv *id = fl_jv_get(&l->added->items[i], "id"), *content;
-        if ((rc = added_content(l, &l->added->items[i], &content)) ||
-            (rc = check_id(l, id, content)))
-            return rc;
-        *max = id->integer > *max ? id->integer : *max;
-    }
-    return FL_OK;
+    return rc;
 }
 
 static int read_vocab(loader *l) {
     int64_t max = -1;
     int rc = find_max_id(l, &max);
     if (rc) return rc;
-    if (max < 0) return fl_fail(l->err, FL_E_FORMAT, "%s: empty vocabulary", l->path);
+    if (max < 0 && !(l->added && l->added->n))
+        return fl_fail(l->err, FL_E_FORMAT, "%s: empty vocabulary", l->path);
     if (!fl_vocab_init(&l->t->vocab, (int32_t)max + 1)) return no_memory(l);
     for (uint32_t i = 0; i < l->vocab->n && !rc; i++) {
         const fl_jv_member *m = &l->vocab->members[i];
-        rc = set_token(l, (int32_t)m->value.integer, &m->key, true);
+        rc = fl_tokenizer_set_token((fl_tokenizer_source){l->t, l->path}, (int32_t)m->value.integer,
+                                    m->key.string.data, m->key.string.len, true, l->err);
     }
     return rc;
 }
@@ -312,74 +296,6 @@ static int read_model(loader *l) {
     return read_fallbacks(l, byte_fallback);
 }
 
-/* ---- added tokens ---- */
-
-static int put_added(loader *l, const fl_jv *content, fl_added_token token, bool normalized) {
-    fl_bytes text = {0}, bytes = {0};
-    if (normalized) {
-        fl_text plain = {.s = content->string.data, .n = content->string.len};
-        fl_normalize(&l->t->normalizer, &plain, &text, NULL);
-        /* what matched is also what it decodes to: blank and all */
-        piece_bytes(l->t, text.data, text.len, &bytes);
-    } else {
-        fl_bytes_put(&text, content->string.data, content->string.len);
-    }
-    bool ok =
-        !text.failed && !bytes.failed &&
-        fl_added_put(normalized ? &l->t->normalized : &l->t->raw, text.data, text.len, token) &&
-        (!normalized || fl_vocab_set_bytes(&l->t->vocab, token.id, bytes.data, bytes.len));
-    fl_bytes_free(&text);
-    fl_bytes_free(&bytes);
-    return ok ? FL_OK : no_memory(l);
-}
-
-/* The reference gives a new added token the next free id whatever the file says, so another
- * id in the file means that the two disagree about the model's input. */
-static int read_added_token(loader *l, const fl_jv *json, int64_t next_id, int32_t *id) {
-    const fl_jv *content;
-    fl_added_token token = {0};
-    bool normalized = false;
-    const char *path = l->path;
-    int rc;
-    if ((rc = added_content(l, json, &content)) ||
-        (rc = fl_jv_bool(json, "special", &token.special, path, l->err)))
-        return rc;
-    normalized = !token.special; /* the reference's default */
-    if ((rc = fl_jv_bool(json, "normalized", &normalized, path, l->err)) ||
-        (rc = fl_jv_bool(json, "lstrip", &token.lstrip, path, l->err)) ||
-        (rc = fl_jv_bool(json, "rstrip", &token.rstrip, path, l->err)) ||
-        (rc = fl_jv_bool(json, "single_word", &token.single_word, path, l->err)))
-        return rc;
-    if (!content->string.len) return FL_OK;
-    int64_t file_id = fl_jv_get(json, "id")->integer;
-    token.id = fl_vocab_find_piece(&l->t->vocab, content->string.data, content->string.len);
-    if (token.id < 0) {
-        if (file_id != next_id)
-            return fl_fail(l->err, FL_E_FORMAT,
-                           "%s: added token \"%.100s\" has id %lld, the next free one is %lld",
-                           path, content->string.data, (long long)file_id, (long long)next_id);
-        token.id = (int32_t)file_id;
-        if ((rc = set_token(l, token.id, content, false))) return rc;
-    }
-    *id = token.id;
-    l->t->vocab.tokens[token.id].special |= token.special;
-    return put_added(l, content, token, normalized);
-}
-
-static int read_added(loader *l) {
-    int64_t next_id = l->vocab->n;
-    for (uint32_t i = 0; l->added && i < l->added->n; i++) {
-        int32_t id = -1;
-        int rc = read_added_token(l, &l->added->items[i], next_id, &id);
-        if (rc) return rc;
-        if (id >= next_id) next_id = (int64_t)id + 1;
-    }
-    /* the ids that the file gave to tokens which the model has under another */
-    fl_vocab *v = &l->t->vocab;
-    while (v->n > 1 && !v->tokens[v->n - 1].piece) v->n--;
-    return FL_OK;
-}
-
 /* ---- the file ---- */
 
 static int find_members(loader *l, const fl_jv *root) {
@@ -405,17 +321,25 @@ static int find_members(loader *l, const fl_jv *root) {
     return FL_OK;
 }
 
-static int load_file(fl_tokenizer *t, const char *path, fl_err *err) {
+/* dir: NULL, or the folder whose other files say more about the special tokens. */
+static int load_file(fl_tokenizer *t, const char *path, const char *dir, fl_err *err) {
     fl_arena json = {0};
     fl_jv root;
     loader l = {.t = t, .path = path, .err = err};
     fl_tokenizer_source source = {t, path};
+    fl_added_builder added = {.source = source};
+    fl_class_tokens around = {0};
     int rc = fl_jv_load(&root, &json, path, err);
     if (!rc) rc = find_members(&l, &root);
     if (!rc) rc = fl_tokenizer_read_pipeline(source, &root, err);
     if (!rc) rc = read_model(&l);
-    if (!rc) rc = read_added(&l);
+    if (!rc) added.next = (int32_t)l.vocab->n;
+    if (!rc) rc = fl_tokenizer_read_added(&added, l.added, err);
+    if (!rc && dir) rc = fl_tokenizer_read_special(&added, &around, &root, dir, err);
+    if (!rc) rc = fl_tokenizer_index_added(&added, err);
     if (!rc) rc = fl_tokenizer_read_post_processor(source, &root, err);
+    if (!rc) fl_tokenizer_apply_class(t, &around);
+    fl_free(added.entries);
     fl_arena_free(&json);
     return rc;
 }
@@ -432,8 +356,8 @@ int fl_tokenizer_load(fl_tokenizer **out, const char *dir, fl_err *err) {
         goto done;
     }
     t->bos = t->eos = t->pad = -1;
-    rc = load_file(t, path, err);
-    if (!rc && is_dir) rc = fl_tokenizer_read_config(t, dir, err);
+    rc = load_file(t, path, is_dir ? dir : NULL, err);
+    if (!rc && is_dir) rc = fl_tokenizer_read_templates(t, dir, err);
     if (rc) goto done;
     *out = t;
     t = NULL;

@@ -3,7 +3,7 @@
 bool fl_vocab_init(fl_vocab *v, int32_t n) {
     uint32_t slots = 64;
     while (slots < (uint32_t)n * 2) slots *= 2;
-    *v = (fl_vocab){.n = n, .mask = slots - 1};
+    *v = (fl_vocab){.n = n, .cap = n, .mask = slots - 1};
     v->tokens = fl_alloc_array((size_t)n, sizeof(*v->tokens));
     v->by_piece = fl_alloc_array(slots, sizeof(*v->by_piece));
     v->by_bytes = fl_alloc_array(slots, sizeof(*v->by_bytes));
@@ -42,6 +42,50 @@ static int32_t *bytes_slot(const fl_vocab *v, const char *s, size_t n) {
         const fl_vocab_token *t = &v->tokens[*slot];
         if (same(t->bytes, t->n_bytes, s, n)) return slot;
     }
+}
+
+static bool grow_tokens(fl_vocab *v, int32_t n) {
+    int32_t cap = n + n / 8;
+    fl_vocab_token *grown = fl_grow(v->tokens, (size_t)cap * sizeof(*grown));
+    if (!grown) return false;
+    memset(grown + v->cap, 0, (size_t)(cap - v->cap) * sizeof(*grown));
+    v->tokens = grown;
+    v->cap = cap;
+    return true;
+}
+
+/* Twice the slots; each table is filled again from what it had. */
+static bool grow_tables(fl_vocab *v) {
+    const uint32_t slots = v->mask + 1;
+    int32_t *old[] = {v->by_piece, v->by_bytes};
+    int32_t *tables[] = {fl_alloc_array(2 * (size_t)slots, sizeof(int32_t)),
+                         fl_alloc_array(2 * (size_t)slots, sizeof(int32_t))};
+    if (!tables[0] || !tables[1]) {
+        fl_free(tables[0]);
+        fl_free(tables[1]);
+        return false;
+    }
+    v->mask = 2 * slots - 1;
+    v->by_piece = tables[0];
+    v->by_bytes = tables[1];
+    for (int k = 0; k < 2; k++) {
+        memset(tables[k], -1, 2 * (size_t)slots * sizeof(int32_t));
+        for (uint32_t i = 0; i < slots; i++) {
+            if (old[k][i] < 0) continue;
+            const fl_vocab_token *t = &v->tokens[old[k][i]];
+            *(k ? bytes_slot(v, t->bytes, t->n_bytes) : piece_slot(v, t->piece, t->n_piece)) =
+                old[k][i];
+        }
+        fl_free(old[k]);
+    }
+    return true;
+}
+
+bool fl_vocab_grow(fl_vocab *v, int32_t n) {
+    if (n > v->cap && !grow_tokens(v, n)) return false;
+    if ((uint32_t)n * 2 > v->mask + 1 && !grow_tables(v)) return false;
+    if (n > v->n) v->n = n;
+    return true;
 }
 
 static const char *keep(fl_vocab *v, const char *s, size_t n) {

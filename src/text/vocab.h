@@ -23,7 +23,7 @@ typedef struct fl_vocab_token {
 
 typedef struct fl_vocab {
     fl_vocab_token *tokens; /* [n] */
-    int32_t n;              /* largest id + 1 */
+    int32_t n, cap;         /* largest id + 1; room in tokens */
     int32_t *by_piece;      /* hash tables of mask + 1 slots, -1 = free */
     int32_t *by_bytes;
     uint32_t mask;
@@ -32,6 +32,8 @@ typedef struct fl_vocab {
 
 bool fl_vocab_init(fl_vocab *v, int32_t n); /* false: no memory */
 void fl_vocab_deinit(fl_vocab *v);
+/* Make ids below n, at least v->n, usable; those that are new are unused.  False: no memory. */
+bool fl_vocab_grow(fl_vocab *v, int32_t n);
 
 typedef enum { FL_VOCAB_OK, FL_VOCAB_TAKEN, FL_VOCAB_NOMEM } fl_vocab_result;
 /* Set the text of an unused id and index it.  FL_VOCAB_TAKEN: the id is used or the piece is
