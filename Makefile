@@ -23,7 +23,7 @@ lua_inc = $(or $(LUA_INCDIR),$(firstword $(wildcard /usr/include/lua$(1) /usr/lo
 WARN  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wpointer-arith
 FLAGS := -std=c11 -D_GNU_SOURCE -Werror=implicit-function-declaration -Werror=int-conversion \
          -fPIC -fvisibility=hidden -pthread -ffp-contract=off -Isrc $(WARN)
-LIBS  := -lcjson -lm -ldl -pthread
+LIBS  := -lm -ldl -pthread
 
 CORE_SRC    := $(filter-out src/binding/%,$(wildcard src/*/*.c))
 BINDING_SRC := $(wildcard src/binding/*.c)
@@ -224,7 +224,6 @@ info:
 	@echo "flags     $(CFLAGS)"
 	@echo "lua       $(foreach v,$(LUA_VERSIONS),$(v): $(or $(call lua_inc,$(v)),no headers) )"
 	@echo "runs      $$(for l in luajit lua5.1 lua5.2 lua5.3 lua5.4; do command -v $$l; done | tr '\n' ' ')"
-	@echo "cjson     $(or $(firstword $(wildcard /usr/include/cjson/cJSON.h /usr/local/include/cjson/cJSON.h)),NOT FOUND)"
 	@echo "cpu       $$(nproc) threads,$$(for f in avx2 avx512f avx512_bf16 avx512vbmi; do grep -qw $$f /proc/cpuinfo && printf ' %s' $$f; done)"
 	@echo "cuda      $(if $(WITH_CUDA),$(NVCC) for compute capability $(CUDA_ARCH),no)"
 	@echo "model     $$(ls -d $(MODEL) $(MODEL)-FP8 2>/dev/null | tr '\n' ' ')"

@@ -10,7 +10,6 @@ description = {
 }
 supported_platforms = { "linux" }
 dependencies = { "lua >= 5.1, < 5.5" }
-external_dependencies = { CJSON = { header = "cjson/cJSON.h", library = "cjson" } }
 build = {
   type = "make",
   build_target = "all",

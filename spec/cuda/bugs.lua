@@ -57,7 +57,7 @@ end
 -- The test with `instead` for a file of the library.
 local function link_test(test, path, instead)
   local library = ("$(ls build/src/*/*.o | grep -v %s) %s"):format(path:gsub("%.c$", ".o"), instead)
-  local libs = "-lcjson -lm -ldl -pthread"
+  local libs = "-lm -ldl -pthread"
   if test.spec then
     return (run("gcc -shared -Wl,-z,nodelete -o %s/fp8llm.so %s build/lua5.1-obj/src/*/*.o %s", build, library, libs))
   end

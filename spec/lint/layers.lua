@@ -19,7 +19,7 @@ local may = {
 local belongs = {
   {"^cuda", "cuda"}, {"^cublas", "cuda"}, {"^nccl", "cuda"}, {"^cub/", "cuda"},
   {"^lua", "binding"}, {"^lauxlib", "binding"}, {"intrin%.h$", "cpu"}, {"^cpuid", "cpu"},
-  {"^dlfcn", "backend"}, {"^cjson/", "util"}, {"^sys/mman", "util"},
+  {"^dlfcn", "backend"}, {"^sys/mman", "util"},
 }
 
 local file_lines = {h = 300, c = 700, cu = 600, cuh = 400}

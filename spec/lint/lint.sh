@@ -31,7 +31,7 @@ exports() {
 }
 libraries() {
     readelf -d "$module" | sed -n 's/.*NEEDED.*\[\(.*\)\].*/\1/p' |
-        grep -vE '^(libcjson|libm|libc|libdl|libpthread|ld-linux-x86-64)\.so'
+        grep -vE '^(libm|libc|libdl|libpthread|ld-linux-x86-64)\.so'
 }
 stripped_size() {
     strip -o "$module.stripped" "$module" && size=$(wc -c <"$module.stripped")
@@ -81,7 +81,7 @@ rule "the top level holds what it should" nothing top_level
 rule "includes point down, files and functions are short" luajit spec/lint/layers.lua
 rule "every header compiles alone" headers_alone
 rule "the module exports luaopen_* only" nothing exports
-rule "the module needs libc and cJSON only" nothing libraries
+rule "the module needs libc only" nothing libraries
 rule "the stripped module is under 2 MB" stripped_size
 rule "C is laid out by clang-format" formatted
 rule "Lua passes luacheck" luacheck -q --no-color lua examples spec rockspec/*.rockspec

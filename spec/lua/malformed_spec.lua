@@ -20,7 +20,7 @@ local cases = {
   {"no config.json", gone "config.json", "IO", "config.json"},
   {"empty config.json", file("config.json", ""), "FORMAT", "config.json", "line 1"},
   {"half a config.json", rewrite("config.json", function(s) return s:sub(1, 100) end), "FORMAT", "config.json"},
-  {"config.json with 200 levels", file("config.json", ("["):rep(200) .. ("]"):rep(200)), "LIMIT", "config.json",
+  {"config.json with 2000 levels", file("config.json", ("["):rep(2000) .. ("]"):rep(2000)), "LIMIT", "config.json",
     "deep"},
   {"config.json is a list", file("config.json", "[]"), "FORMAT", "config.json", "object"},
   {"config.json not UTF-8", file("config.json", '{"model_type":"\255"}'), "FORMAT", "config.json", "UTF-8"},

@@ -2,7 +2,7 @@
 # need.sh PURPOSE... - install the Debian packages that PURPOSE (build, model, test, clients) needs and
 # that are missing: as root, else with sudo where it asks nothing; else print the line to run
 # and stop.  Silent when all are there.  "a|b": either will do, a is installed.
-build="make gcc libc6-dev libcjson-dev liblua5.1-0-dev luajit2|luajit"
+build="make gcc libc6-dev liblua5.1-0-dev luajit2|luajit"
 model="python3 python3-venv ca-certificates"
 test="clang libclang-rt-dev clang-format binutils lua-busted lua-check luarocks
       lua5.1 lua5.2 lua5.3 lua5.4 liblua5.2-dev liblua5.3-dev liblua5.4-dev

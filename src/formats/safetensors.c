@@ -149,7 +149,7 @@ static int check_metadata(const fl_safetensors *st, const fl_json_node *item, fl
     return FL_OK;
 }
 
-/* Every header entry, its name unique, into entries[st->n]. */
+/* Every header entry into entries[st->n]. */
 static int read_entries(fl_safetensors *st, entry *entries, const fl_json_node *root, fl_err *err) {
     bool metadata = false;
     for (const fl_json_node *item = fl_json_first(root); item; item = fl_json_next(item)) {
@@ -162,14 +162,23 @@ static int read_entries(fl_safetensors *st, entry *entries, const fl_json_node *
             continue;
         }
         size_t len = strlen(key);
-        fl_map_result put = fl_map_put(&st->by_name, key, len, 0);
-        if (put == FL_MAP_EXISTS) return bad_entry(st, key, "appears twice in the header", err);
-        char *name = put == FL_MAP_NEW ? fl_arena_alloc(&st->names, len + 1) : NULL;
+        char *name = fl_arena_alloc(&st->names, len + 1);
         if (!name) return no_memory(st, err);
         memcpy(name, key, len);
         entries[st->n].t.name = name;
         if ((rc = read_entry(st, &entries[st->n++], item, err))) return rc;
     }
+    return FL_OK;
+}
+
+static int check_names(fl_safetensors *st, const entry *entries, fl_err *err) {
+    for (size_t i = 0; i < st->n; i++) {
+        const char *name = entries[i].t.name;
+        fl_map_result put = fl_map_put(&st->by_name, name, strlen(name), 0);
+        if (put == FL_MAP_EXISTS) return bad_entry(st, name, "appears twice in the header", err);
+        if (put != FL_MAP_NEW) return no_memory(st, err);
+    }
+    fl_map_free(&st->by_name);
     return FL_OK;
 }
 
@@ -230,7 +239,6 @@ static int check_layout(const fl_safetensors *st, const entry *entries, uint64_t
 static int keep_entries(fl_safetensors *st, const entry *entries, const uint8_t *data,
                         fl_err *err) {
     const char *slash = strrchr(st->path, '/');
-    fl_map_free(&st->by_name);
     if (!(st->tensors = fl_alloc_array(st->n, sizeof(*st->tensors)))) return no_memory(st, err);
     for (size_t i = 0; i < st->n; i++) {
         fl_st_tensor *t = &st->tensors[i];
@@ -244,36 +252,37 @@ static int keep_entries(fl_safetensors *st, const entry *entries, const uint8_t 
     return FL_OK;
 }
 
-static int read_header(fl_safetensors *st, fl_err *err) {
+/* The entries of the header, and how many bytes it has. */
+static int parse_header(fl_safetensors *st, entry **entries, uint64_t *header_bytes, fl_err *err) {
+    fl_json *doc;
     int rc;
-    uint64_t header_bytes = 0;
-    fl_json *doc = NULL;
-    entry *entries = NULL;
-    if ((rc = check_not_lfs(st, err)) || (rc = read_header_size(st, &header_bytes, err))) return rc;
-    /* A copy ending in NUL: cJSON looks one byte past the end of some malformed texts, and
-     * the mapping may stop there. */
-    char *text = fl_memdup(st->map.data + 8, (size_t)header_bytes);
-    if (!text) return no_memory(st, err);
-    if ((rc = fl_json_parse(&doc, text, (size_t)header_bytes, st->path, err))) goto done;
+    if ((rc = check_not_lfs(st, err)) || (rc = read_header_size(st, header_bytes, err)) ||
+        (rc = fl_json_parse(&doc, (const char *)st->map.data + 8, (size_t)*header_bytes, st->path,
+                            err)))
+        return rc;
     const fl_json_node *root = fl_json_root(doc);
-    if (!fl_json_is_object(root)) {
+    const size_t count = fl_json_size(root);
+    if (!fl_json_is_object(root))
         rc = fl_fail(err, FL_E_FORMAT, "%s: the header is not a JSON object", st->path);
-        goto done;
-    }
-    size_t count = fl_json_size(root);
-    if (count >= UINT32_MAX || !(entries = fl_alloc_array(count, sizeof(*entries)))) {
+    else if (count >= UINT32_MAX || !(*entries = fl_alloc_array(count, sizeof(**entries))))
         rc = no_memory(st, err);
-        goto done;
-    }
-    if ((rc = read_entries(st, entries, root, err))) goto done;
+    else
+        rc = read_entries(st, *entries, root, err);
+    fl_json_free(doc);
+    return rc;
+}
+
+static int read_header(fl_safetensors *st, fl_err *err) {
+    uint64_t header_bytes = 0;
+    entry *entries = NULL;
+    int rc = parse_header(st, &entries, &header_bytes, err);
+    if (rc || (rc = check_names(st, entries, err))) goto done;
     qsort(entries, st->n, sizeof(*entries), by_offset);
     uint64_t data_bytes = st->map.size - 8 - header_bytes;
     if ((rc = check_layout(st, entries, data_bytes, err))) goto done;
     rc = keep_entries(st, entries, st->map.data + 8 + header_bytes, err);
 done:
     fl_free(entries);
-    fl_json_free(doc);
-    fl_free(text);
     return rc;
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/decimal.h"
 #include "util/map.h"
 #include "util/utf8.h"
 
@@ -16,11 +17,9 @@ typedef struct reader {
     const char *name;
     fl_arena *arena;
     fl_err *err;
-    int depth;
-    /* Items of the containers that are still open; a container's own become one block in
-     * the arena when it closes. */
-    fl_jv *stack;
-    size_t n_stack, cap_stack;
+    char *strings;   /* where the next one goes: all of them take less than the text does */
+    uint32_t *sizes; /* items of each container, in the order of their opening brackets */
+    size_t n_sizes, cap_sizes, next_size;
 } reader;
 
 static int bad(const reader *r, int code, const char *what) {
@@ -44,15 +43,34 @@ static void skip_space(reader *r) {
         r->at++;
 }
 
-static int push(reader *r, fl_jv v) {
-    if (r->n_stack == r->cap_stack) {
-        size_t cap = r->cap_stack ? r->cap_stack * 2 : 64;
-        fl_jv *grown = fl_grow(r->stack, cap * sizeof(*grown));
-        if (!grown) return no_memory(r);
-        r->stack = grown;
-        r->cap_stack = cap;
+/* What containers there are and how many items each of them has at most, so that their memory can
+ * be taken at once; whether this is JSON is seen later. */
+static int count_items(reader *r) {
+    size_t open[MAX_DEPTH] = {0}; /* index of each container that is open */
+    int depth = 0;
+    for (const char *p = r->text; p < r->end; p++) {
+        if (*p == '"') {
+            for (p++; p < r->end && *p != '"'; p++) p += *p == '\\';
+        } else if (*p == '[' || *p == '{') {
+            if (depth == MAX_DEPTH) {
+                r->at = p;
+                return bad(r, FL_E_LIMIT, "nested deeper than 200 levels");
+            }
+            if (r->n_sizes == r->cap_sizes) {
+                size_t cap = r->cap_sizes ? r->cap_sizes * 2 : 64;
+                uint32_t *grown = fl_grow(r->sizes, cap * sizeof(*grown));
+                if (!grown) return no_memory(r);
+                r->sizes = grown;
+                r->cap_sizes = cap;
+            }
+            open[depth++] = r->n_sizes;
+            r->sizes[r->n_sizes++] = 1;
+        } else if (*p == ',' && depth) {
+            r->sizes[open[depth - 1]]++;
+        } else if ((*p == ']' || *p == '}') && depth) {
+            depth--;
+        }
     }
-    r->stack[r->n_stack++] = v;
     return FL_OK;
 }
 
@@ -105,8 +123,7 @@ static int read_string(reader *r, fl_jv *out) {
     const char *start = ++r->at, *close = start;
     while (close < r->end && *close != '"') close += *close == '\\' ? 2 : 1;
     if (close >= r->end) return bad(r, FL_E_FORMAT, "string without end");
-    char *data = fl_arena_alloc(r->arena, (size_t)(close - start) + 1), *p = data;
-    if (!data) return no_memory(r);
+    char *data = r->strings, *p = data;
     while (r->at < close) {
         if ((uint8_t)*r->at < 0x20) return bad(r, FL_E_FORMAT, "control character in a string");
         if (*r->at != '\\') {
@@ -119,61 +136,16 @@ static int read_string(reader *r, fl_jv *out) {
     }
     r->at = close + 1;
     *p = '\0';
+    r->strings = p + 1;
     *out = (fl_jv){.kind = FL_JV_STRING, .string = {data, (size_t)(p - data)}};
     return FL_OK;
 }
 
-static const char *digits(const char *p, const char *end) {
-    while (p < end && *p >= '0' && *p <= '9') p++;
-    return p;
-}
-
-/* The decimal point depends on the process's locale: hand strtod the digits without one. */
-static double to_double(const char *p, const char *end) {
-    char buf[MAX_NUMBER_CHARS + 32];
-    size_t n = 0;
-    long exponent = 0;
-    bool fraction = false;
-    for (; p < end && *p != 'e' && *p != 'E'; p++) {
-        if (*p == '.') {
-            fraction = true;
-        } else {
-            buf[n++] = *p;
-            exponent -= fraction;
-        }
-    }
-    if (p < end) {
-        bool negative = p + 1 < end && p[1] == '-';
-        long e = 0; /* below 1,000,000: beyond 100,000 nothing changes */
-        for (p += 1 + (p + 1 < end && (p[1] == '-' || p[1] == '+')); p < end; p++)
-            if (e < 100000) e = e * 10 + (*p - '0');
-        exponent += negative ? -e : e;
-    }
-    snprintf(buf + n, sizeof(buf) - n, "e%ld", exponent);
-    return strtod(buf, NULL);
-}
-
 static int read_number(reader *r, fl_jv *out) {
-    const char *start = r->at, *p = start + (*start == '-');
-    const char *whole = p;
-    p = digits(p, r->end);
-    if (p == whole || (*whole == '0' && p - whole > 1))
-        return bad(r, FL_E_FORMAT, "value expected");
-    bool is_int = true;
-    if (p < r->end && *p == '.') {
-        const char *fraction = p + 1;
-        p = digits(fraction, r->end);
-        if (p == fraction) return bad(r, FL_E_FORMAT, "digit expected after '.'");
-        is_int = false;
-    }
-    if (p < r->end && (*p == 'e' || *p == 'E')) {
-        p++;
-        if (p < r->end && (*p == '+' || *p == '-')) p++;
-        const char *exponent = p;
-        p = digits(exponent, r->end);
-        if (p == exponent) return bad(r, FL_E_FORMAT, "digit expected in the exponent");
-        is_int = false;
-    }
+    const char *start = r->at, *whole = start + (*start == '-');
+    bool is_int;
+    const char *p = fl_decimal_end(start, r->end, &is_int);
+    if (!p) return bad(r, FL_E_FORMAT, "value expected");
     if (p - start > MAX_NUMBER_CHARS)
         return bad(r, FL_E_LIMIT, "number longer than 1000 characters");
     int64_t v = 0;
@@ -183,7 +155,7 @@ static int read_number(reader *r, fl_jv *out) {
     }
     is_int = is_int && (*start == '-' || v != INT64_MIN);
     *out = is_int ? (fl_jv){.kind = FL_JV_INT, .integer = *start == '-' ? v : -v}
-                  : (fl_jv){.kind = FL_JV_FLOAT, .number = to_double(start, p)};
+                  : (fl_jv){.kind = FL_JV_FLOAT, .number = fl_decimal_value(start, p)};
     r->at = p;
     return FL_OK;
 }
@@ -214,10 +186,9 @@ static bool same_key(const fl_jv *a, const fl_jv *b) {
     return a->string.len == b->string.len && !memcmp(a->string.data, b->string.data, a->string.len);
 }
 
-/* Put (key, value) pairs [n] into members: a repeated key keeps its first place and its
- * last value.  Returns how many members remain, or a negative code. */
-static int64_t unique_members(const reader *r, fl_jv_member *members, const fl_jv *pairs,
-                              uint32_t n) {
+/* Members of one name become one, with the place of the first and the value of the last.  Returns
+ * how many remain, or a negative code. */
+static int64_t unique_members(const reader *r, fl_jv_member *members, uint32_t n) {
     uint32_t kept = 0, n_slots = 0, *slots = NULL;
     size_t probes = 0;
     int64_t rc;
@@ -227,24 +198,24 @@ static int64_t unique_members(const reader *r, fl_jv_member *members, const fl_j
         if (!slots) return no_memory(r);
     }
     for (uint32_t i = 0; i < n; i++) {
-        const fl_jv *key = &pairs[2 * (size_t)i];
+        const fl_jv_member one = members[i];
         uint32_t at = 0;
         if (slots) {
-            uint32_t h = (uint32_t)fl_hash_bytes(key->string.data, key->string.len);
+            uint32_t h = (uint32_t)fl_hash_bytes(one.key.string.data, one.key.string.len);
             for (h &= n_slots - 1; slots[h]; h = (h + 1) & (n_slots - 1), probes++)
-                if (same_key(&members[slots[h] - 1].key, key)) break;
+                if (same_key(&members[slots[h] - 1].key, &one.key)) break;
             at = slots[h] ? slots[h] - 1 : kept;
             slots[h] = at + 1;
         } else {
-            while (at < kept && !same_key(&members[at].key, key)) at++;
+            while (at < kept && !same_key(&members[at].key, &one.key)) at++;
         }
         /* Keys made to collide in the hash would cost n * n. */
         if (probes > 64 * (size_t)n) {
             rc = bad(r, FL_E_LIMIT, "object keys collide too often");
             goto done;
         }
-        if (at == kept) members[kept++].key = *key;
-        members[at].value = pairs[2 * (size_t)i + 1];
+        if (at == kept) members[kept++].key = one.key;
+        members[at].value = one.value;
     }
     rc = kept;
 done:
@@ -252,53 +223,40 @@ done:
     return rc;
 }
 
-static int read_value(reader *r);
+static int read_value(reader *r, fl_jv *out);
 
-/* One item, or a key and its value, onto the stack. */
-static int read_item(reader *r, bool object) {
-    fl_jv key;
+static int read_member(reader *r, fl_jv_member *out) {
     int rc;
-    if (!object) return read_value(r);
     skip_space(r);
     if (r->at >= r->end || *r->at != '"') return bad(r, FL_E_FORMAT, "object key expected");
-    if ((rc = read_string(r, &key)) || (rc = push(r, key))) return rc;
+    if ((rc = read_string(r, &out->key))) return rc;
     skip_space(r);
     if (r->at >= r->end || *r->at != ':') return bad(r, FL_E_FORMAT, "':' expected");
     r->at++;
-    return read_value(r);
-}
-
-/* Move the items above `base` from the stack into the arena. */
-static int close_container(reader *r, size_t base, bool object, fl_jv *out) {
-    size_t n = (r->n_stack - base) / (object ? 2 : 1);
-    fl_jv *top = r->stack ? r->stack + base : NULL;
-    if (n > UINT32_MAX / 4) return bad(r, FL_E_LIMIT, "too many items");
-    r->n_stack = base;
-    if (!object) {
-        fl_jv *items = fl_arena_alloc(r->arena, n * sizeof(*items));
-        if (!items) return no_memory(r);
-        if (n) memcpy(items, top, n * sizeof(*items));
-        *out = (fl_jv){.kind = FL_JV_ARRAY, .n = (uint32_t)n, .items = items};
-        return FL_OK;
-    }
-    fl_jv_member *members = fl_arena_alloc(r->arena, n * sizeof(*members));
-    if (!members) return no_memory(r);
-    int64_t kept = unique_members(r, members, top, (uint32_t)n);
-    if (kept < 0) return (int)kept;
-    *out = (fl_jv){.kind = FL_JV_OBJECT, .n = (uint32_t)kept, .members = members};
-    return FL_OK;
+    return read_value(r, &out->value);
 }
 
 static int read_container(reader *r, fl_jv *out) {
-    bool object = *r->at++ == '{';
-    char close = object ? '}' : ']';
-    size_t base = r->n_stack;
-    if (++r->depth > MAX_DEPTH) return bad(r, FL_E_LIMIT, "nested deeper than 200 levels");
+    const bool object = *r->at++ == '{';
+    const char close = object ? '}' : ']';
+    const uint32_t most = r->sizes[r->next_size++];
+    uint32_t n = 0;
+    fl_jv_member *members = NULL;
+    fl_jv *items = NULL;
+    if (most > UINT32_MAX / 4) return bad(r, FL_E_LIMIT, "too many items");
     skip_space(r);
     bool more = r->at >= r->end || *r->at != close;
+    const size_t bytes = most * (more ? object ? sizeof(*members) : sizeof(*items) : 0);
+    void *block = fl_arena_alloc(r->arena, bytes);
+    if (!block) return no_memory(r);
+    if (object)
+        members = block;
+    else
+        items = block;
     while (more) {
-        int rc = read_item(r, object);
+        int rc = object ? read_member(r, &members[n]) : read_value(r, &items[n]);
         if (rc) return rc;
+        n++;
         skip_space(r);
         if (r->at >= r->end) return bad(r, FL_E_FORMAT, "unexpected end");
         more = *r->at == ',';
@@ -307,38 +265,39 @@ static int read_container(reader *r, fl_jv *out) {
         r->at += more;
     }
     r->at++;
-    r->depth--;
-    return close_container(r, base, object, out);
+    const int64_t kept = object ? unique_members(r, members, n) : n;
+    if (kept < 0) return (int)kept;
+    *out = (fl_jv){.kind = object ? FL_JV_OBJECT : FL_JV_ARRAY, .n = (uint32_t)kept};
+    if (object)
+        out->members = members;
+    else
+        out->items = items;
+    return FL_OK;
 }
 
-static int read_value(reader *r) {
-    fl_jv v;
-    int rc;
+static int read_value(reader *r, fl_jv *out) {
     skip_space(r);
     if (r->at >= r->end) return bad(r, FL_E_FORMAT, "unexpected end");
-    if (*r->at == '{' || *r->at == '[') {
-        rc = read_container(r, &v);
-    } else if (*r->at == '"') {
-        rc = read_string(r, &v);
-    } else {
-        rc = read_word(r, &v);
-    }
-    return rc ? rc : push(r, v);
+    if (*r->at == '{' || *r->at == '[') return read_container(r, out);
+    return *r->at == '"' ? read_string(r, out) : read_word(r, out);
 }
 
 int fl_jv_parse(fl_jv *out, fl_arena *arena, const char *text, size_t n, const char *name,
                 fl_err *err) {
     reader r = {
         .text = text, .at = text, .end = text + n, .name = name, .arena = arena, .err = err};
+    fl_jv v;
     *out = (fl_jv){.kind = FL_JV_NULL};
     if (!fl_utf8_valid(text, n)) return fl_fail(err, FL_E_FORMAT, "%s: not valid UTF-8", name);
-    int rc = read_value(&r);
+    int rc = count_items(&r);
+    if (!rc && !(r.strings = fl_arena_alloc(arena, n))) rc = no_memory(&r);
+    if (!rc) rc = read_value(&r, &v);
     if (!rc) {
         skip_space(&r);
         if (r.at < r.end) rc = bad(&r, FL_E_FORMAT, "text after the value");
     }
-    if (!rc) *out = r.stack[0];
-    fl_free(r.stack);
+    if (!rc) *out = v;
+    fl_free(r.sizes);
     return rc;
 }
 

@@ -5,6 +5,7 @@
 #include "text/tokenizer_internal.h"
 #include "text/unicode.h"
 #include "util/file.h"
+#include "util/json.h"
 
 static const char META[] = "\xe2\x96\x81"; /* U+2581 */
 
@@ -49,6 +50,7 @@ int fl_jv_load(fl_jv *out, fl_arena *arena, const char *path, fl_err *err) {
     char *text = NULL;
     size_t n;
     int rc = fl_file_read(&text, &n, path, MAX_FILE_BYTES, err);
+    if (!rc) rc = fl_json_check_size(text, n, path, err);
     if (!rc) rc = fl_jv_parse(out, arena, text, n, path, err);
     fl_free(text);
     return rc;

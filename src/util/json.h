@@ -1,8 +1,9 @@
 /* json.h - JSON files of a model (config.json, indexes, safetensors headers),
- * read strictly and queried with errors that name the file and the JSON path.
+ * read as Python's json reads them and queried with errors that name the file and the
+ * JSON path.
  *
- * The only user of cJSON.  Numbers are doubles; integers are exact to 2^53.  Text
- * that needs int/float apart, NUL bytes or exact order is text/json_value.h. */
+ * Numbers are doubles; integers are exact to 2^53.  Text that needs int/float apart, NUL
+ * bytes or exact order is text/json_value.h. */
 #ifndef FL_UTIL_JSON_H
 #define FL_UTIL_JSON_H
 
@@ -12,20 +13,30 @@
 
 #include "util/err.h"
 
-typedef struct fl_json fl_json;    /* a parsed document; owns all its nodes */
-typedef struct cJSON fl_json_node; /* one value; lives as long as its document */
+typedef struct fl_json fl_json;           /* a parsed document; owns all its nodes */
+typedef struct fl_json_node fl_json_node; /* one value; lives as long as its document */
 
 /* text[0..n) must be one UTF-8 JSON value, white space around it allowed, nested at
- * most 100 deep, without "\u0000" (cJSON would cut the string there).  `name` is
- * copied and opens every error message.  FL_E_FORMAT with line number. */
+ * most 900 deep.  As in Python NaN, Infinity and -Infinity are numbers and the last of
+ * several members of one name counts; "\u0000" and surrogates without a partner, which a C
+ * string cannot hold, become U+FFFD.  `name` is copied and opens every error message.
+ * FL_E_FORMAT with line number; FL_E_LIMIT for text that fl_json_check_size refuses.  Takes at
+ * most 8 bytes of memory for each of the text. */
 int fl_json_parse(fl_json **out, const char *text, size_t n, const char *name, fl_err *err);
 int fl_json_load(fl_json **out, const char *path, size_t max_bytes, fl_err *err);
 void fl_json_free(fl_json *doc);
 const fl_json_node *fl_json_root(const fl_json *doc);
 const char *fl_json_name(const fl_json *doc);
 
+/* Files of models hold at most one value in four bytes; text with 65,536 more of them than that
+ * is made to take memory, and is FL_E_LIMIT. */
+int fl_json_check_size(const char *text, size_t n, const char *name, fl_err *err);
+
 /* Plain queries: NULL / false when absent or of another type. */
 const fl_json_node *fl_json_get(const fl_json_node *object, const char *key); /* null: absent */
+/* The same, and a null is there. */
+const fl_json_node *fl_json_member(const fl_json_node *object, const char *key);
+/* Members in the order of the text, also those that a later one of the same name replaces. */
 const fl_json_node *fl_json_first(const fl_json_node *container);
 const fl_json_node *fl_json_next(const fl_json_node *item);
 const char *fl_json_key(const fl_json_node *item);    /* member name, NULL in arrays */
@@ -50,6 +61,7 @@ int fl_json_read_int(fl_json_scope s, const char *key, int64_t min, int64_t max,
                      fl_err *err);
 int fl_json_read_number(fl_json_scope s, const char *key, double min, double max, double *out,
                         fl_err *err);
+/* 0 and 1 are false and true, as they are in Python. */
 int fl_json_read_bool(fl_json_scope s, const char *key, bool *out, fl_err *err);
 int fl_json_read_string(fl_json_scope s, const char *key, const char **out, fl_err *err);
 
