@@ -38,8 +38,8 @@ local cases = {
   {"a negative size", config {hidden_size = -64}, "FORMAT", "config.json", "hidden_size", "-64"},
   {"a huge size", config {intermediate_size = 1e15}, "FORMAT", "config.json", "intermediate_size"},
   {"a size as text", config {vocab_size = "272"}, "FORMAT", "config.json", "vocab_size", '"272"'},
-  {"a bad generation_config.json", file("generation_config.json", '{"top_p": 2}'), "FORMAT",
-    "generation_config.json", "top_p", "2"},
+  {"a bad generation_config.json", file("generation_config.json", '{"eos_token_id": {}}'), "FORMAT",
+    "generation_config.json", "eos_token_id"},
 
   {"GPTQ", quantization {quant_method = "gptq", bits = 4}, "UNSUPPORTED", "config.json", "quant_method", "gptq"},
   {"no quant_method", quantization {bits = 4}, "FORMAT", "config.json", "quant_method"},

@@ -5,6 +5,7 @@
 
 #include "util/file.h"
 #include "util/json.h"
+#include "util/log.h"
 #include "util/mem.h"
 
 /* Maxima: well above every published Llama, low enough that no product of two overflows. */
@@ -20,14 +21,6 @@ enum {
 
 static fl_json_scope top(const fl_json *doc) {
     return (fl_json_scope){doc, fl_json_root(doc), ""};
-}
-
-/* The member, also when it is null (fl_json_get takes null for absent). */
-static const fl_json_node *member(const fl_json_node *object, const char *key) {
-    for (const fl_json_node *v = fl_json_first(object); v; v = fl_json_next(v)) {
-        if (!strcmp(fl_json_key(v), key)) return v;
-    }
-    return NULL;
 }
 
 static int refuse(fl_json_scope s, const char *key, const char *value, const char *what,
@@ -54,7 +47,8 @@ static int check_architecture(fl_json_scope s, fl_err *err) {
     if (list && !name)
         return fl_fail(err, FL_E_FORMAT, "%s: architectures: need a list of names",
                        fl_json_name(s.doc));
-    if (name && strcmp(name, "LlamaForCausalLM"))
+    /* LlamaModel: saved without its head, which tied ones do not miss */
+    if (name && strcmp(name, "LlamaForCausalLM") && strcmp(name, "LlamaModel"))
         return refuse(s, "architectures", name, "\"LlamaForCausalLM\"", err);
     if (type || name) return FL_OK;
     if (fl_json_get(s.object, "architecture") && fl_json_get(s.object, "mapping"))
@@ -75,7 +69,8 @@ static int check_variants(fl_json_scope s, fl_err *err) {
         (rc = fl_json_read_bool(s, "rope_interleaved", &interleaved, err)) ||
         (rc = fl_json_read_number(s, "partial_rotary_factor", 0.0, 1.0, &rotary, err)))
         return rc;
-    if (strcmp(act, "silu")) return refuse(s, "hidden_act", act, "\"silu\"", err);
+    if (strcmp(act, "silu") && strcmp(act, "swish")) /* two names of one function */
+        return refuse(s, "hidden_act", act, "\"silu\"", err);
     if (interleaved) return refuse(s, "rope_interleaved", "true", "false", err);
     if (rotary < 1.0) return refuse(s, "partial_rotary_factor", "below 1", "1", err);
     return FL_OK;
@@ -161,39 +156,69 @@ static int read_rope_scaling(fl_rope_config *r, fl_json_scope s, fl_err *err) {
     return fl_json_read_number(s, "factor", 1e-6, 1e6, &r->factor, err);
 }
 
+/* One of the two objects, checked; a NULL object when it is absent, null or empty. */
+static int find_rope(fl_json_scope *out, fl_json_scope s, const char *key, const char *path,
+                     fl_err *err) {
+    const fl_json_node *v = fl_json_get(s.object, key);
+    if (v && !fl_json_is_object(v))
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: not an object", fl_json_name(s.doc), key);
+    *out = (fl_json_scope){s.doc, fl_json_first(v) ? v : NULL, path};
+    return FL_OK;
+}
+
+static const char *rope_type_of(fl_json_scope s) {
+    const char *type = fl_json_string(fl_json_get(s.object, "rope_type"));
+    if (!type) type = fl_json_string(fl_json_get(s.object, "type"));
+    return type ? type : "default";
+}
+
+/* rope_scaling counts where both are there, as in transformers: it is what people add to a file,
+ * and what older versions read.  The theta that only rope_parameters tells stays. */
 static int read_rope(fl_rope_config *r, fl_json_scope s, fl_err *err) {
+    fl_json_scope scaling, parameters;
     int rc;
     r->theta = 10000.0;
     r->factor = 1.0;
-    if ((rc = fl_json_read_number(s, "rope_theta", 1.0, 1e15, &r->theta, err))) return rc;
-    bool v5 = fl_json_get(s.object, "rope_parameters") != NULL;
-    const char *key = v5 ? "rope_parameters" : "rope_scaling";
-    const fl_json_node *scaling = fl_json_get(s.object, key);
-    if (!scaling) return FL_OK;
-    if (!fl_json_is_object(scaling))
-        return fl_fail(err, FL_E_FORMAT, "%s: %s: not an object", fl_json_name(s.doc), key);
-    fl_json_scope in = {s.doc, scaling, v5 ? "rope_parameters." : "rope_scaling."};
+    if ((rc = find_rope(&scaling, s, "rope_scaling", "rope_scaling.", err)) ||
+        (rc = find_rope(&parameters, s, "rope_parameters", "rope_parameters.", err)) ||
+        (rc = fl_json_read_number(parameters, "rope_theta", 1.0, 1e15, &r->theta, err)) ||
+        (rc = fl_json_read_number(s, "rope_theta", 1.0, 1e15, &r->theta, err)))
+        return rc;
+    const fl_json_scope in = scaling.object ? scaling : parameters;
     double rotary = 1.0;
+    if (!in.object) return FL_OK;
+    if (scaling.object && parameters.object &&
+        strcmp(rope_type_of(scaling), rope_type_of(parameters)) != 0)
+        fl_log(FL_LOG_WARN,
+               "%s: rope_scaling says \"%.40s\", rope_parameters \"%.40s\": rope_scaling counts",
+               fl_json_name(s.doc), rope_type_of(scaling), rope_type_of(parameters));
     if ((rc = fl_json_read_number(in, "partial_rotary_factor", 0.0, 1.0, &rotary, err))) return rc;
     if (rotary < 1.0) return refuse(in, "partial_rotary_factor", "below 1", "1", err);
     return read_rope_scaling(r, in, err);
 }
 
+/* "bfloat16" or, as torch itself shows it, "torch.bfloat16"; "auto" is the type that the weights
+ * have, as is none at all. */
 static int read_dtype(fl_config *c, fl_json_scope s, fl_err *err) {
     static const struct {
         const char *name;
         fl_dtype dtype;
     } known[] = {{"bfloat16", FL_DTYPE_BF16}, {"float16", FL_DTYPE_F16}, {"float32", FL_DTYPE_F32}};
+    static const char prefix[] = "torch.";
     int rc;
-    const char *name = "float32", *key = "torch_dtype";
+    const char *name = "auto", *key = "torch_dtype";
     if (!fl_json_get(s.object, key)) key = "dtype"; /* transformers 5 */
     if ((rc = fl_json_read_string(s, key, &name, err))) return rc;
+    if (!strncmp(name, prefix, sizeof(prefix) - 1)) name += sizeof(prefix) - 1;
+    c->dtype = FL_DTYPE_F32;
+    c->dtype_of_weights = !strcmp(name, "auto");
+    if (c->dtype_of_weights) return FL_OK;
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(name, known[i].name)) continue;
         c->dtype = known[i].dtype;
         return FL_OK;
     }
-    return refuse(s, key, name, "\"bfloat16\", \"float16\" and \"float32\"", err);
+    return refuse(s, key, name, "\"bfloat16\", \"float16\", \"float32\" and \"auto\"", err);
 }
 
 static int read_flags(fl_config *c, fl_json_scope s, fl_err *err) {
@@ -208,12 +233,17 @@ static int read_flags(fl_config *c, fl_json_scope s, fl_err *err) {
     return FL_OK;
 }
 
-/* Absent: the default.  null: none, -1. */
-static int read_id(int32_t *out, fl_json_scope s, const char *key, int32_t absent, fl_err *err) {
-    int64_t id = member(s.object, key) ? -1 : absent;
-    int rc = fl_json_read_int(s, key, -1, INT32_MAX, &id, err);
-    if (!rc) *out = (int32_t)id;
-    return rc;
+/* What a file says that nobody needs is no reason to refuse it. */
+static void ignore(const fl_err *why) {
+    fl_log(FL_LOG_WARN, "%s: ignored", why->msg);
+}
+
+/* Absent: the default.  null, or no id: none, -1. */
+static int32_t read_id(fl_json_scope s, const char *key, int32_t absent) {
+    int64_t id = fl_json_member(s.object, key) ? -1 : absent;
+    fl_err why;
+    if (fl_json_read_int(s, key, -1, INT32_MAX, &id, &why)) ignore(&why);
+    return (int32_t)id;
 }
 
 static int add_eos(fl_config *c, fl_json_scope s, int64_t id, fl_err *err) {
@@ -243,14 +273,6 @@ static int read_eos(fl_config *c, fl_json_scope s, fl_err *err) {
     return FL_OK;
 }
 
-static int read_tokens(fl_config *c, fl_json_scope s, fl_err *err) {
-    int rc;
-    if ((rc = read_id(&c->bos_id, s, "bos_token_id", 1, err)) ||
-        (rc = read_id(&c->pad_id, s, "pad_token_id", -1, err)))
-        return rc;
-    return read_eos(c, s, err);
-}
-
 static int read_config(fl_config *c, const fl_json *doc, fl_err *err) {
     int rc;
     fl_json_scope s = top(doc);
@@ -261,37 +283,54 @@ static int read_config(fl_config *c, const fl_json *doc, fl_err *err) {
         (rc = read_rope(&c->rope, s, err)) || (rc = read_dtype(c, s, err)) ||
         (rc = read_flags(c, s, err)))
         return rc;
-    return read_tokens(c, s, err);
+    c->bos_id = read_id(s, "bos_token_id", 1);
+    c->pad_id = read_id(s, "pad_token_id", -1);
+    return read_eos(c, s, err);
+}
+
+/* A default of sampling, which a request may well give itself; false: the file has none that can be
+ * used. */
+static bool read_default(fl_json_scope s, const char *key, double min, double max, double *out) {
+    fl_err why;
+    if (!fl_json_get(s.object, key)) return false;
+    if (!fl_json_read_number(s, key, min, max, out, &why)) return true;
+    ignore(&why);
+    return false;
+}
+
+static bool read_whole_default(fl_json_scope s, const char *key, int64_t min, int64_t *out) {
+    fl_err why;
+    if (!fl_json_get(s.object, key)) return false;
+    if (!fl_json_read_int(s, key, min, INT32_MAX, out, &why)) return true;
+    ignore(&why);
+    return false;
 }
 
 static int read_generation(fl_config *c, fl_generation_config *g, const fl_json *doc, fl_err *err) {
-    int rc;
+    fl_err why;
     fl_json_scope s = top(doc);
     if (!fl_json_is_object(s.object))
         return fl_fail(err, FL_E_FORMAT, "%s: not a JSON object", fl_json_name(doc));
-    if ((rc = read_eos(c, s, err)) ||
-        (rc = fl_json_read_number(s, "temperature", 0.0, 1e3, &g->temperature, err)) ||
-        (rc = fl_json_read_number(s, "top_p", 0.0, 1.0, &g->top_p, err)) ||
-        (rc = fl_json_read_number(s, "min_p", 0.0, 1.0, &g->min_p, err)) ||
-        (rc = fl_json_read_number(s, "repetition_penalty", 1e-3, 1e3, &g->repetition_penalty,
-                                  err)) ||
-        (rc = fl_json_read_int(s, "top_k", -1, INT32_MAX, &g->top_k, err)) ||
-        (rc = fl_json_read_int(s, "max_new_tokens", 1, INT32_MAX, &g->max_new_tokens, err)) ||
-        (rc = fl_json_read_bool(s, "do_sample", &g->do_sample, err)))
-        return rc;
-    g->has_temperature = fl_json_get(s.object, "temperature") != NULL;
-    g->has_top_p = fl_json_get(s.object, "top_p") != NULL;
-    g->has_min_p = fl_json_get(s.object, "min_p") != NULL;
-    g->has_repetition_penalty = fl_json_get(s.object, "repetition_penalty") != NULL;
-    g->has_top_k = fl_json_get(s.object, "top_k") != NULL;
-    g->has_max_new_tokens = fl_json_get(s.object, "max_new_tokens") != NULL;
+    int rc = read_eos(c, s, err);
+    if (rc) return rc;
+    g->has_temperature = read_default(s, "temperature", 0.0, 1e3, &g->temperature);
+    g->has_top_p = read_default(s, "top_p", 0.0, 1.0, &g->top_p);
+    g->has_min_p = read_default(s, "min_p", 0.0, 1.0, &g->min_p);
+    g->has_repetition_penalty =
+        read_default(s, "repetition_penalty", 1e-3, 1e3, &g->repetition_penalty);
+    g->has_top_k = read_whole_default(s, "top_k", -1, &g->top_k);
+    g->has_max_new_tokens = read_whole_default(s, "max_new_tokens", 1, &g->max_new_tokens);
     g->has_do_sample = fl_json_get(s.object, "do_sample") != NULL;
+    if (fl_json_read_bool(s, "do_sample", &g->do_sample, &why)) {
+        g->has_do_sample = false;
+        ignore(&why);
+    }
     return FL_OK;
 }
 
 /* Only when no file says anything: 2 is an ordinary token of a Llama 3. */
 static void default_eos(fl_config *c, const fl_json *doc) {
-    if (!c->n_eos && !member(fl_json_root(doc), "eos_token_id")) c->eos_ids[c->n_eos++] = 2;
+    if (!c->n_eos && !fl_json_member(fl_json_root(doc), "eos_token_id")) c->eos_ids[c->n_eos++] = 2;
 }
 
 int fl_config_parse(fl_config *out, const char *text, const char *name, fl_err *err) {

@@ -32,6 +32,8 @@ typedef struct fl_config {
     bool tied;                     /* tie_word_embeddings */
     bool attention_bias, mlp_bias; /* attention_bias: q, k, v and o */
     fl_dtype dtype;                /* torch_dtype: BF16, F16 or F32 */
+    bool dtype_of_weights;         /* torch_dtype is absent or "auto": dtype is F32 until
+                                      fl_inventory_take has seen the weights */
     int32_t bos_id, pad_id;        /* -1: none */
     int32_t eos_ids[FL_MAX_EOS];   /* union of config.json and generation_config.json */
     int n_eos;
@@ -48,7 +50,8 @@ typedef struct fl_generation_config {
 
 /* Reads dir/config.json and, when present, dir/generation_config.json.  Every size is
  * checked against a stated maximum; another architecture, activation or RoPE type is
- * FL_E_UNSUPPORTED by name. */
+ * FL_E_UNSUPPORTED by name.  Values that no generation depends on (bos, pad, defaults of
+ * sampling) are ignored with a warning where they make no sense. */
 int fl_config_load(fl_config *out, fl_generation_config *gen, const char *dir, fl_err *err);
 
 /* The same from the text of a config.json alone; `name` opens the messages. */
