@@ -152,12 +152,11 @@ static void test_accepted(const fixture *f) {
        "{\"temperature\":-1,\"top_p\":1.5,\"top_k\":2.5,\"min_p\":\"a\",\"repetition_penalty\":0,"
        "\"max_new_tokens\":0,\"do_sample\":\"no\"}",
        c.bos_id == -1 && c.pad_id == -1 && !g.has_temperature && !g.has_top_p && !g.has_top_k &&
-           !g.has_min_p && !g.has_repetition_penalty && !g.has_max_new_tokens &&
-           !g.has_do_sample && g.temperature == 1 && g.top_p == 1);
+           !g.has_min_p && !g.has_repetition_penalty && !g.has_max_new_tokens && !g.has_do_sample &&
+           g.temperature == 1 && g.top_p == 1);
     OK("0 and 1 as Python takes them", LLAMA("\"attention_bias\":1,\"mlp_bias\":0"),
        "{\"do_sample\":0}", c.attention_bias && !c.mlp_bias && g.has_do_sample && !g.do_sample);
-    OK("the last of two members", LLAMA("\"head_dim\":64,\"head_dim\":32"), NULL,
-       c.head_dim == 32);
+    OK("the last of two members", LLAMA("\"head_dim\":64,\"head_dim\":32"), NULL, c.head_dim == 32);
     OK("swish", LLAMA("\"hidden_act\":\"swish\""), NULL, true);
     OK("torch's own name of a type", LLAMA("\"torch_dtype\":\"torch.bfloat16\""), NULL,
        c.dtype == FL_DTYPE_BF16 && !c.dtype_of_weights);

@@ -36,6 +36,16 @@ static void keep_warning(fl_log_level level, const char *msg) {
 #define SIDE(members)                                                                              \
     "{\"producer\":{\"name\":\"modelopt\",\"version\":\"0.15.1\"},\"quantization\":{" members "}}"
 
+#define LAYER0   "\"model.layers.0."
+#define Q_STATIC "{\"dtype\":\"fp8_e4m3\",\"is_dynamic\":false,\"qscheme\":\"per_tensor\"}"
+#define Q_TOKEN                                                                                    \
+    "{\"dtype\":\"fp8_e4m3\",\"is_dynamic\":true,\"qscheme\":\"per_channel\",\"ch_axis\":1}"
+#define Q_WEIGHT "\"weight\":" Q_STATIC
+#define QUARK(global)                                                                              \
+    "\"quant_method\":\"quark\",\"exclude\":[\"lm_head\"],\"export\":{\"kv_cache_group\":[]},"     \
+    "\"global_quant_config\":{" global "}"
+#define ATTENTION "\"targets\":[\"LlamaAttention\"],\"weights\":null," X_STATIC
+
 typedef struct plan_case {
     const char *config, *side; /* side: hf_quant_config.json or NULL */
     fl_quant_plan want;
@@ -156,7 +166,7 @@ static const plan_case plans[] = {
     {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":{\"num_bits\":8,\"type\":\"int\"}"),
      NULL,
      {PLAN(COMPRESSED_TENSORS, NONE)},
-     "KV cache scheme int"},
+     "KV cache scheme of 8-bit int"},
     {"{\"compression_config\":{\"quantization_config\":{" GROUPS(
          W_CHANNEL "," X_TOKEN) "},\"sparsity_config\":{\"format\":\"dense\",\"sparsity_"
                                 "structure\":\"2:4\"}}}",
@@ -192,6 +202,84 @@ static const plan_case plans[] = {
      "KV cache scheme NVFP4"},
     {"{}", SIDE("\"quant_algo\":null"), {PLAN(NONE, NONE)}, NULL},
     {"{}", SIDE("\"quant_algo\":\"FP8_PB_WO\""), {PLAN(MODELOPT, NONE), BLOCK_PLAN}, NULL},
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"Linear\"]," W_CHANNEL "," X_TOKEN "},"
+           "\"b\":{" ATTENTION "}},\"kv_cache_scheme\":" ARGS("tensor", "false")),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN), .kv_fp8 = true},
+     NULL},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"dense\",\"config_groups\":{\"a\":"
+        "{" ATTENTION "}},\"kv_cache_scheme\":" ARGS("tensor", "false")),
+     NULL,
+     {PLAN(NONE, NONE), .kv_fp8 = true},
+     NULL},
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[],\"weights\":{\"num_bits\":4}}}"),
+     NULL,
+     {PLAN(NONE, NONE)},
+     NULL},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{"
+        "\"a\":{\"targets\":[\"re:.*experts.*\"],\"weights\":{\"num_bits\":4}}}"),
+     NULL,
+     {PLAN(NONE, NONE)},
+     NULL},
+    {QC(GROUPS("\"weights\":null,\"input_activations\":null")), NULL, {PLAN(NONE, NONE)}, NULL},
+    {QC(CT "\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":4}},\"a\":{" W_TENSOR "," X_TOKEN
+           "}}"),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, TOKEN)},
+     NULL},
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4}}},"
+           "\"ignore\":[\"re:.*_proj\",\"lm_head\"]"),
+     NULL,
+     {PLAN(NONE, NONE)},
+     NULL},
+    {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":" ARGS("attn_head", "false")),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE)},
+     "strategy attn_head, a scale for each head is not supported"},
+    {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":\"static\""),
+     NULL,
+     {PLAN(COMPRESSED_TENSORS, NONE)},
+     "KV cache scheme static"},
+    {"{\"quantization_config\":{}}", NULL, {PLAN(NONE, NONE)}, NULL},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\",\"kv_cache_scheme\":\"FP8\""),
+     NULL,
+     {PLAN(MODELOPT, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\",\"kv_cache_scheme\":\"NVFP4\""),
+     NULL,
+     {PLAN(MODELOPT, STATIC)},
+     "KV cache scheme NVFP4"},
+    {QC(MODELOPT "\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":\"fp8\""),
+     NULL,
+     {PLAN(MODELOPT, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC(MODELOPT "\"quantization\":{\"quant_algo\":\"fp8\",\"kv_cache_quant_algo\":\"FP8\"}"),
+     NULL,
+     {PLAN(MODELOPT, STATIC), .kv_fp8 = true},
+     NULL},
+    {QC("\"quant_method\":\"MODELOPT_FP8\",\"quant_algo\":\"FP8\""),
+     NULL,
+     {PLAN(MODELOPT, STATIC)},
+     NULL},
+    {QC("\"producer\":{\"name\":\"modelopt\"},\"quant_algo\":\"FP8\""),
+     NULL,
+     {PLAN(MODELOPT, STATIC)},
+     NULL},
+    {QC(MODELOPT "\"kv_cache_scheme\":\"FP8\""), NULL, {PLAN(NONE, NONE), .kv_fp8 = true}, NULL},
+    {QC(QUARK(Q_WEIGHT ",\"input_tensors\":" Q_STATIC ",\"output_tensors\":null")),
+     NULL,
+     {PLAN(QUARK, STATIC)},
+     NULL},
+    {QC(QUARK(Q_WEIGHT ",\"input_tensors\":" Q_TOKEN)), NULL, {PLAN(QUARK, TOKEN)}, NULL},
+    {QC(QUARK(Q_WEIGHT ",\"input_tensors\":null")), NULL, {PLAN(QUARK, NONE)}, NULL},
+    {QC("\"quant_method\":\"quark\",\"export\":{\"kv_cache_group\":[\"*k_proj\",\"*v_proj\"]},"
+        "\"global_quant_config\":{" Q_WEIGHT ",\"input_tensors\":" Q_STATIC "},"
+        "\"layer_quant_config\":{\"*k_proj\":{" Q_WEIGHT ",\"input_tensors\":" Q_STATIC
+        ",\"output_tensors\":" Q_STATIC "},\"*v_proj\":{" Q_WEIGHT ",\"input_tensors\":" Q_STATIC
+        ",\"output_tensors\":" Q_STATIC "}}"),
+     NULL,
+     {PLAN(QUARK, STATIC), .kv_fp8 = true},
+     NULL},
     {QC(AUTOFP8 "\"activation_scheme\":\"static\""),
      SIDE("\"quant_algo\":\"NVFP4\""),
      {PLAN(AUTOFP8, STATIC)},
@@ -231,6 +319,7 @@ static void test_plans(const fixture *f) {
         bool warned = c->warns ? strstr(warning, c->warns) != NULL : !warning[0];
         check(!rc && same_plan(&p, &c->want) && warned, "%s%s: %s, scheme %d %s%s", c->config,
               c->side ? c->side : "", fl_quant_flavour_name(p.flavour), (int)p.act, e.msg, warning);
+        if (!rc) fl_quant_plan_free(&p);
     }
 }
 
@@ -290,8 +379,6 @@ static const refused_case refused[] = {
      "input_activations: 8-bit float, strategy group"},
     {QC(GROUPS(W_CHANNEL ",\"format\":\"nvfp4-pack-quantized\"")), NULL, FL_E_UNSUPPORTED,
      "config_groups.group_0.format \"nvfp4-pack-quantized\""},
-    {QC(CT "\"config_groups\":{\"a\":{" W_BLOCK("[128,128]") "},\"b\":{" W_BLOCK("[64,128]") "}}"),
-     NULL, FL_E_UNSUPPORTED, "more than one block size"},
     {QC(GROUPS("\"weights\":" ARGS("tensor", "true"))), NULL, FL_E_UNSUPPORTED, "dynamic"},
     {QC(GROUPS(W_CHANNEL ",\"input_activations\":" ARGS("group", "true"))), NULL, FL_E_UNSUPPORTED,
      "input_activations: 8-bit float, strategy group"},
@@ -303,14 +390,10 @@ static const refused_case refused[] = {
      FL_E_UNSUPPORTED, "input_activations: 8-bit int, strategy token, dynamic"},
     {QC(GROUPS(W_CHANNEL "," X_TOKEN ",\"output_activations\":" ARGS("tensor", "false"))), NULL,
      FL_E_UNSUPPORTED, "output_activations"},
-    {QC(GROUPS("\"weights\":null")), NULL, FL_E_FORMAT, "config_groups.group_0.weights: missing"},
     {QC(GROUPS("\"weights\":[]")), NULL, FL_E_FORMAT, "weights: not an object"},
     {QC(CT "\"config_groups\":{\"group_0\":5}"), NULL, FL_E_FORMAT, "config_groups"},
     {QC(CT "\"config_groups\":[]"), NULL, FL_E_FORMAT, "config_groups: not an object"},
     {QC(CT "\"config_groups\":{\"NVFP4\":[\"Linear\"]}"), NULL, FL_E_UNSUPPORTED, "\"NVFP4\""},
-    {QC(CT "\"config_groups\":{\"a\":{" W_TENSOR "," X_STATIC "},\"b\":{" W_TENSOR "," X_TOKEN
-           "}}"),
-     NULL, FL_E_UNSUPPORTED, "more than one activation scheme"},
     {QC(GROUPS(W_CHANNEL "," X_TOKEN) ",\"sparsity_config\":{\"format\":\"marlin-24\"}"), NULL,
      FL_E_UNSUPPORTED, "quantization_config.sparsity_config.format \"marlin-24\""},
     {"{\"compression_config\":{\"quantization_config\":{\"format\":\"int-quantized\",\"quant_"
@@ -319,7 +402,6 @@ static const refused_case refused[] = {
      NULL, FL_E_UNSUPPORTED, "compression_config.quantization_config.format \"int-quantized\""},
     {QC(GROUPS(W_TENSOR) ",\"transform_config\":{\"config_groups\":{}}"), NULL, FL_E_UNSUPPORTED,
      "a rotation of the weights"},
-    {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":\"static\""), NULL, FL_E_FORMAT, "kv_cache_scheme"},
     {QC(GROUPS(W_TENSOR) ",\"kv_cache_scheme\":{\"num_bits\":\"8\"}"), NULL, FL_E_FORMAT,
      "kv_cache_scheme.num_bits"},
     {QC(GROUPS(W_TENSOR) ",\"sparsity_config\":[]"), NULL, FL_E_FORMAT,
@@ -327,8 +409,34 @@ static const refused_case refused[] = {
     {QC(GROUPS(W_TENSOR) ",\"quantization_config\":[]"), NULL, FL_E_FORMAT,
      "quantization_config: not an object"},
     {QC(MODELOPT "\"quant_algo\":\"NVFP4\""), NULL, FL_E_UNSUPPORTED, "quant_algo \"NVFP4\""},
-    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\""), NULL, FL_E_UNSUPPORTED,
-     "\"MIXED_PRECISION\""},
+    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\""), NULL, FL_E_FORMAT,
+     "quantized_layers: missing"},
+    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\",\"quantized_layers\":{" LAYER0
+                 "mlp.up_proj\":{\"quant_algo\":\"NVFP4\"}}"),
+     NULL, FL_E_UNSUPPORTED, "quantized_layers.model.layers.0.mlp.up_proj.quant_algo \"NVFP4\""},
+    {QC(MODELOPT "\"quant_algo\":\"FP8_PB_REAL\""), NULL, FL_E_UNSUPPORTED, "\"FP8_PB_REAL\""},
+    {QC(MODELOPT "\"config_groups\":{\"group_0\":{" W_TENSOR "}}"), NULL, FL_E_FORMAT,
+     "quant_algo: missing beside config_groups"},
+    {QC(GROUPS("\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":128}," X_TOKEN)), NULL,
+     FL_E_UNSUPPORTED, "4-bit int, strategy group for inputs of 8-bit float (W4AFP8)"},
+    {QC("\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{"
+        "\"a\":{\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":128}," X_TOKEN "}}"),
+     NULL, FL_E_UNSUPPORTED, "(W4AFP8)"},
+    {QC(GROUPS("\"weights\":null," X_STATIC)), NULL, FL_E_FORMAT,
+     "config_groups.group_0.weights: missing"},
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"Linear\"]," W_TENSOR "," X_TOKEN "},"
+           "\"b\":{\"targets\":[\"re:.*up_proj\"],\"weights\":{\"num_bits\":4,\"type\":\"int\"}}}"),
+     NULL, FL_E_UNSUPPORTED, "config_groups.b.weights: 4-bit int"},
+    {QC(QUARK("\"weight\":{\"dtype\":\"int8\",\"qscheme\":\"per_tensor\"}")), NULL,
+     FL_E_UNSUPPORTED, "global_quant_config.weight: int8, per_tensor"},
+    {QC(QUARK("\"weight\":{\"dtype\":\"fp8_e4m3\",\"qscheme\":\"per_group\"}")), NULL,
+     FL_E_UNSUPPORTED, "fp8_e4m3, per_group"},
+    {QC(QUARK("\"weight\":[{\"dtype\":\"fp8_e4m3\"},{\"dtype\":\"int4\"}]")), NULL,
+     FL_E_UNSUPPORTED, "more than one step"},
+    {QC(QUARK(Q_WEIGHT ",\"output_tensors\":" Q_STATIC)), NULL, FL_E_UNSUPPORTED,
+     "global_quant_config.output_tensors: fp8_e4m3, per_tensor"},
+    {QC(QUARK("\"weight\":null,\"input_tensors\":" Q_STATIC)), NULL, FL_E_UNSUPPORTED,
+     "weight: null beside quantized activations"},
     {"{}", "{", FL_E_FORMAT, "hf_quant_config.json: line 1"},
     {"{}", "{}", FL_E_FORMAT, "hf_quant_config.json: quantization: missing"},
     {"{}", "[]", FL_E_FORMAT, "hf_quant_config.json: quantization: missing"},
@@ -349,10 +457,83 @@ static void test_refused(const fixture *f) {
     }
 }
 
+/* What single linears get. */
+static const struct {
+    const char *config;
+    bool mixed;
+    struct {
+        const char *module;
+        fl_quant_flavour flavour;
+        fl_act_scheme act;
+        int64_t block_n;
+    } of[4];
+} schemes[] = {
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"re:.*self_attn.*\"]," W_TENSOR "," X_STATIC
+           "},"
+           "\"b\":{\"targets\":[\"re:.*mlp.*\"]," W_CHANNEL "," X_TOKEN "}}"),
+     true,
+     {{"model.layers.0.self_attn.q_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_STATIC, 0},
+      {"model.layers.9.mlp.up_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_TOKEN, 0},
+      {"lm_head", FL_QUANT_NONE, FL_ACT_NONE, 0}}},
+    /* exact names, then expressions in the order of the alphabet, then classes */
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"Linear\"]," W_CHANNEL "," X_TOKEN "},"
+           "\"b\":{\"targets\":[\"re:.*up_proj\"]," W_BLOCK(
+               "[128,128]") "," X_GROUP "},"
+                            "\"c\":{\"targets\":[\"model.layers.1.mlp.up_proj\"]," W_TENSOR "},"
+                            "\"d\":{\"targets\":[\"re:.*mlp.*\"]," W_TENSOR "," X_STATIC "}}"),
+     true,
+     {{"model.layers.0.self_attn.q_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_TOKEN, 0},
+      {"model.layers.0.mlp.up_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_STATIC, 0},
+      {"model.layers.1.mlp.up_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_NONE, 0},
+      {"lm_head", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_TOKEN, 0}}},
+    {QC(CT "\"config_groups\":{\"a\":{\"targets\":[\"re:.*down_proj\"]," W_BLOCK(
+         "[64,128]") "," X_GROUP
+                     "},\"b\":{\"targets\":[\"Linear\"]," W_BLOCK("[128,128]") "," X_GROUP "}}"),
+     false,
+     {{"model.layers.0.mlp.down_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_GROUP, 64},
+      {"model.layers.0.mlp.up_proj", FL_QUANT_COMPRESSED_TENSORS, FL_ACT_GROUP, 128}}},
+    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\",\"quantized_layers\":{" LAYER0
+                 "mlp.up_proj\":{\"quant_algo\":\"FP8\"}," LAYER0
+                 "mlp.down_proj\":{\"quant_algo\":\"fp8_pb_wo\"}," LAYER0
+                 "self_attn.o_proj\":{\"quant_algo\":\"FP8_PER_CHANNEL_PER_TOKEN\"},"
+                 "\"vision.0\":{\"quant_algo\":\"NVFP4\"}}"),
+     true,
+     {{"model.layers.0.mlp.up_proj", FL_QUANT_MODELOPT, FL_ACT_STATIC, 0},
+      {"model.layers.0.mlp.down_proj", FL_QUANT_MODELOPT, FL_ACT_NONE, 128},
+      {"model.layers.0.self_attn.o_proj", FL_QUANT_MODELOPT, FL_ACT_TOKEN, 0},
+      {"model.layers.1.mlp.up_proj", FL_QUANT_NONE, FL_ACT_NONE, 0}}},
+    {QC("\"quant_method\":\"quark\",\"global_quant_config\":{" Q_WEIGHT
+        ",\"input_tensors\":" Q_STATIC "},\"layer_quant_config\":{\"*.o_proj\":{" Q_WEIGHT
+        ",\"input_tensors\":" Q_TOKEN "},\"*_proj\":{" Q_WEIGHT "}}"),
+     true,
+     {{"model.layers.0.self_attn.o_proj", FL_QUANT_QUARK, FL_ACT_TOKEN, 0},
+      {"model.layers.0.self_attn.q_proj", FL_QUANT_QUARK, FL_ACT_NONE, 0},
+      {"lm_head", FL_QUANT_QUARK, FL_ACT_STATIC, 0}}},
+};
+
+static void test_schemes(const fixture *f) {
+    for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
+        fl_quant_plan p;
+        fl_err e;
+        if (!check(!load(f, schemes[i].config, NULL, &p, &e) && p.mixed == schemes[i].mixed,
+                   "schemes of single linears %zu %s", i, e.msg))
+            continue;
+        for (int k = 0; k < 4 && schemes[i].of[k].module; k++) {
+            const fl_quant_plan own = fl_quant_plan_of(&p, schemes[i].of[k].module);
+            check(own.flavour == schemes[i].of[k].flavour && own.act == schemes[i].of[k].act &&
+                      own.block_n == schemes[i].of[k].block_n,
+                  "schemes %zu: %s", i, schemes[i].of[k].module);
+        }
+        fl_quant_plan_free(&p);
+    }
+}
+
 static int load_once(void *ctx) {
     const fixture *f = ctx;
     fl_quant_plan p;
-    return fl_quant_plan_load(&p, f->dir, NULL);
+    int rc = fl_quant_plan_load(&p, f->dir, NULL);
+    if (!rc) fl_quant_plan_free(&p);
+    return rc;
 }
 
 int main(void) {
@@ -363,6 +544,7 @@ int main(void) {
     fixture_new(&f);
     fl_log_set_sink(keep_warning);
     test_plans(&f);
+    test_schemes(&f);
     test_refused(&f);
     fixture_text(&f, "config.json", "{}");
     fixture_text(&f, "hf_quant_config.json", SIDE("\"quant_algo\":\"FP8\""));

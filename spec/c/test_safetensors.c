@@ -26,7 +26,8 @@ static const wrong_case wrong[] = {
     {"two objects", "{}{}", 0, FL_E_FORMAT, "JSON"},
     {"an array", "[]", 0, FL_E_FORMAT, "not a JSON object"},
     {"invalid UTF-8", "{\"a\xff\":1}", 0, FL_E_FORMAT, "UTF-8"},
-    {"escaped NUL in a name", "{\"a\\u0000b\":1}", 0, FL_E_FORMAT, "a\xef\xbf\xbd"
+    {"escaped NUL in a name", "{\"a\\u0000b\":1}", 0, FL_E_FORMAT,
+     "a\xef\xbf\xbd"
      "b: not an object"},
     {"entry is a number", "{\"a\":1}", 0, FL_E_FORMAT, "a: not an object"},
     {"entry is null", "{\"a\":null}", 0, FL_E_FORMAT, "a: not an object"},

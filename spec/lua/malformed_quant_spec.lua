@@ -217,7 +217,7 @@ local warned = {
   end), "2 of 2 layers have no KV scales"},
   {"a KV cache of another type", build({quant = "ct-static"}, function(m)
     m.config.quantization_config.kv_cache_scheme = args {type = "int"}
-  end), "KV cache scheme int", "BF16"},
+  end), "KV cache scheme of 8-bit int", "BF16"},
   {"scales of a layer that stayed plain", build({}, function(m)
     m:put(q_proj .. ".weight_scale", "F32", {}, {1})
   end), "1 scales of weights that are not F8_E4M3", q_proj .. ".weight_scale"},

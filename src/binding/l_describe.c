@@ -25,6 +25,7 @@ typedef struct description { /* in a box while Lua copies it, for Lua may raise 
 static void description_free(description *d) {
     if (!d) return;
     fl_checkpoint_close(d->checkpoint);
+    fl_quant_plan_free(&d->plan);
     fl_bytes_free(&d->warnings);
     fl_free(d);
 }
@@ -59,7 +60,7 @@ static void push_plan(lua_State *L, const fl_quant_plan *p) {
     static const char *const act[] = {"none", "static", "token", "group"};
     lua_newtable(L);
     fl_set_string(L, "flavour", fl_quant_flavour_name(p->flavour));
-    fl_set_string(L, "activations", act[p->act]);
+    fl_set_string(L, "activations", p->mixed ? "mixed" : act[p->act]);
     fl_set_bool(L, "kv_fp8", p->kv_fp8);
     fl_set_bool(L, "declared_2of4", p->sparse24);
     if (p->act_scale_ub > 0) fl_set_number(L, "activation_scale_ub", p->act_scale_ub);

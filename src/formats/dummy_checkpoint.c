@@ -79,7 +79,7 @@ static void add_scale(dummy *d, const char *module, const char *leaf, fill what,
 }
 
 static void add_weight_scale(dummy *d, const char *module, int64_t n, int64_t k) {
-    const fl_quant_plan *p = d->plan;
+    const fl_quant_plan own = fl_quant_plan_of(d->plan, module), *p = &own;
     const int64_t rows[2] = {n, 1};
     if (p->act == FL_ACT_GROUP || p->block_k) {
         const int64_t bn = p->block_n ? p->block_n : 128, bk = p->block_k ? p->block_k : 128;
@@ -95,13 +95,13 @@ static void add_weight_scale(dummy *d, const char *module, int64_t n, int64_t k)
 }
 
 static void add_linear(dummy *d, int64_t layer, const char *leaf, int64_t n, int64_t k) {
-    const bool quantized = d->plan->flavour != FL_QUANT_NONE;
     const bool bias = strstr(leaf, "mlp") ? d->config->mlp_bias : d->config->attention_bias;
     const int64_t shape[2] = {n, k};
     char module[96], name[128];
     snprintf(module, sizeof(module), "model.layers.%lld.%s", (long long)layer, leaf);
     snprintf(name, sizeof(name), "%s.weight", module);
-    const bool codes = quantized && !d->plan->frozen;
+    const fl_quant_plan own = fl_quant_plan_of(d->plan, module);
+    const bool quantized = own.flavour != FL_QUANT_NONE, codes = quantized && !own.frozen;
     add(d, name, codes ? FL_DTYPE_E4M3 : d->config->dtype, codes ? CODES : RANDOM, shape, 2);
     if (quantized) add_weight_scale(d, module, n, k);
     snprintf(name, sizeof(name), "%s.bias", module);

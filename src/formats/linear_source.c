@@ -15,7 +15,7 @@ enum { MAX_NAME = 512 };
 /* Where a linear's rows are. */
 typedef struct place {
     const fl_checkpoint *ck;
-    const fl_quant_plan *plan;
+    const fl_quant_plan *plan; /* of this linear */
     const char *module;
     int64_t first, n, all, k; /* rows [first, first+n) of `all` */
     int part, parts;          /* of the linears stored together */
@@ -356,7 +356,9 @@ int fl_linear_source_open(fl_linear_source *out, const fl_checkpoint *ck, const 
                           const fl_linear_want *want, fl_err *err) {
     int rc;
     fl_linear_source s = {.act = FL_ACT_NONE};
-    place p = {.ck = ck, .plan = plan};
+    fl_quant_plan own = fl_quant_plan_of(plan, want->module);
+    if (own.flavour == FL_QUANT_NONE && want->fused) own = fl_quant_plan_of(plan, want->fused);
+    place p = {.ck = ck, .plan = &own};
     *out = s;
     if ((rc = find_place(&p, want, err)) || (rc = read_values(&s, &p, err)) ||
         (rc = read_bias(&s, &p, want->bias_key, err)) || (rc = read_quantized(&s, &p, err)))

@@ -1,9 +1,9 @@
 #include "formats/quant_check.h"
 
-#include <fnmatch.h>
 #include <string.h>
 
 #include "formats/module_pattern.h"
+#include "formats/quant_rules.h"
 #include "util/file.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -36,10 +36,8 @@ static const fl_json_node *section_of(const fl_json *config) {
 }
 
 static void add_lists(ignore_lists *l, const fl_json_node *section) {
-    static const char *const keys[] = {"ignored_layers", "modules_to_not_convert", "ignore",
-                                       "exclude_modules"};
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]) && l->n < MAX_LISTS; i++) {
-        const fl_json_node *v = fl_json_get(section, keys[i]);
+    for (size_t i = 0; fl_ignore_keys[i] && l->n < MAX_LISTS; i++) {
+        const fl_json_node *v = fl_json_get(section, fl_ignore_keys[i]);
         if (fl_json_is_array(v)) l->list[l->n++] = v;
     }
 }
@@ -58,24 +56,9 @@ static void close_lists(ignore_lists *l) {
     fl_json_free(l->side);
 }
 
-/* An expression we cannot read names nothing. */
-static bool names_module(const char *pattern, const char *module) {
-    if (!strcmp(pattern, module) || !strcmp(pattern, "Linear")) return true;
-    if (!strncmp(pattern, "re:", 3))
-        return !fl_module_pattern_check(pattern, NULL) && fl_module_pattern_match(pattern, module);
-    return strpbrk(pattern, "*?[") && !fnmatch(pattern, module, 0);
-}
-
-static bool in_list(const fl_json_node *list, const char *module) {
-    for (const fl_json_node *v = fl_json_first(list); v; v = fl_json_next(v)) {
-        if (fl_json_string(v) && names_module(fl_json_string(v), module)) return true;
-    }
-    return false;
-}
-
 static bool is_ignored(const ignore_lists *l, const char *module) {
     for (int i = 0; i < l->n; i++) {
-        if (in_list(l->list[i], module)) return true;
+        if (fl_module_in_list(l->list[i], module)) return true;
     }
     return false;
 }
@@ -198,8 +181,8 @@ bool fl_sparsity_covers(const fl_checkpoint *ck, const char *module) {
     fl_json *config = open_json(ck, "config.json");
     const fl_json_node *s = fl_json_get(section_of(config), "sparsity_config");
     const fl_json_node *targets = fl_json_get(s, "targets");
-    bool covers = !in_list(fl_json_get(s, "ignore"), module) &&
-                  (!fl_json_first(targets) || in_list(targets, module));
+    bool covers = !fl_module_in_list(fl_json_get(s, "ignore"), module) &&
+                  (!fl_json_first(targets) || fl_module_in_list(targets, module));
     fl_json_free(config);
     return covers;
 }

@@ -197,7 +197,9 @@ static void name_quantization(fl_model *m) {
     const char *flavour = fl_quant_flavour_name(m->plan.flavour);
     bool plain = m->plan.flavour == FL_QUANT_NONE;
     snprintf(m->quantization, sizeof(m->quantization), "%s%s%s", flavour, plain ? "" : " ",
-             plain ? "" : act[m->plan.act]);
+             plain           ? ""
+             : m->plan.mixed ? "mixed"
+                             : act[m->plan.act]);
 }
 
 /* Everything of the model but its KV pages, in the order of the plan. */
@@ -287,6 +289,7 @@ void fl_model_unref(fl_model *m) {
     }
     fl_kv_pool_deinit(&m->pool);
     fl_checkpoint_close(m->checkpoint);
+    fl_quant_plan_free(&m->plan);
     pthread_mutex_destroy(&m->lock);
     fl_free(m->kv);
     fl_free(m->dir);

@@ -523,6 +523,7 @@ static int check_request(job *j, fl_err *err) {
     if (fl_file_exists(j->dst)) return fl_fail(err, FL_E_ARG, "%s: exists already", j->dst);
     if ((rc = fl_config_load(&j->config, &gen, j->src, err))) return rc;
     if ((rc = fl_quant_plan_load(&existing, j->src, err))) return rc;
+    fl_quant_plan_free(&existing);
     if (existing.flavour != FL_QUANT_NONE)
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: is quantized already (%s)", j->src,
                        fl_quant_flavour_name(existing.flavour));

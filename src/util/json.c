@@ -156,9 +156,12 @@ static bool read_word(reader *r, fl_json_node *v) {
         const char *word;
         kind kind;
         double number;
-    } words[] = {{"null", IS_NULL, 0},         {"true", IS_TRUE, 0},
-                 {"false", IS_FALSE, 0},       {"NaN", IS_NUMBER, NAN},
-                 {"Infinity", IS_NUMBER, INFINITY}, {"-Infinity", IS_NUMBER, -INFINITY}};
+    } words[] = {{"null", IS_NULL, 0},
+                 {"true", IS_TRUE, 0},
+                 {"false", IS_FALSE, 0},
+                 {"NaN", IS_NUMBER, NAN},
+                 {"Infinity", IS_NUMBER, INFINITY},
+                 {"-Infinity", IS_NUMBER, -INFINITY}};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         const size_t n = strlen(words[i].word);
         if ((size_t)(r->end - r->at) < n || memcmp(r->at, words[i].word, n) != 0) continue;
@@ -250,8 +253,9 @@ static int read_document(fl_json *doc, size_t n, fl_err *err) {
     if (n >= 3 && !memcmp(doc->text, "\xef\xbb\xbf", 3)) r.at += 3; /* some editors' mark */
     const bool good = read_value(&r, NULL);
     skip_space(&r);
-    return good && r.at == r.end ? FL_OK
-                                 : not_json(doc->text, (size_t)(r.at - doc->text), n, doc->name, err);
+    return good && r.at == r.end
+               ? FL_OK
+               : not_json(doc->text, (size_t)(r.at - doc->text), n, doc->name, err);
 }
 
 /* Takes text, which ends in a NUL after n bytes. */
