@@ -409,8 +409,8 @@ static const refused_case refused[] = {
     {QC(GROUPS(W_TENSOR) ",\"quantization_config\":[]"), NULL, FL_E_FORMAT,
      "quantization_config: not an object"},
     {QC(MODELOPT "\"quant_algo\":\"NVFP4\""), NULL, FL_E_UNSUPPORTED, "quant_algo \"NVFP4\""},
-    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\""), NULL, FL_E_FORMAT,
-     "quantized_layers: missing"},
+    {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\""), NULL, FL_E_UNSUPPORTED,
+     "\"MIXED_PRECISION\" is not supported without quantized_layers"},
     {QC(MODELOPT "\"quant_algo\":\"MIXED_PRECISION\",\"quantized_layers\":{" LAYER0
                  "mlp.up_proj\":{\"quant_algo\":\"NVFP4\"}}"),
      NULL, FL_E_UNSUPPORTED, "quantized_layers.model.layers.0.mlp.up_proj.quant_algo \"NVFP4\""},

@@ -162,7 +162,9 @@ static int read_quantized_layers(fl_quant_plan *p, fl_json_scope s, fl_err *err)
     fl_quant_rules *rules;
     int rc;
     if (!fl_json_is_object(layers))
-        return fl_quant_malformed(s, key, "missing or not an object", err);
+        return fl_fail(err, FL_E_UNSUPPORTED,
+                       "%s: %squant_algo \"MIXED_PRECISION\" is not supported without %s",
+                       fl_json_name(s.doc), s.path, key);
     if ((rc = fl_quant_rules_new(&rules, err))) return rc;
     for (const fl_json_node *v = fl_json_first(layers); v && !rc; v = fl_json_next(v)) {
         fl_quant_plan one = {.flavour = FL_QUANT_MODELOPT};
