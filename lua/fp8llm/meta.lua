@@ -700,6 +700,7 @@ local engine = {}
 ---@field add_generation_prompt? boolean (default true)
 ---@field continue_final_message? boolean go on writing the last message (default false)
 ---@field add_special_tokens? boolean BOS and the like before a text (default true)
+---@field parse_special? boolean see special tokens in the text (default false; in bodies of /v1/completions true)
 ---@field n? integer completions of the one prompt (default 1)
 ---@field max_tokens? integer else to the end of the context; 0 only to echo or score the prompt
 ---@field min_tokens? integer no end of text before so many tokens (default 0)

@@ -73,7 +73,7 @@ local function open(self, request)
 end
 
 --- Send an operation with a body, the bytes of a JSON text or nil. key: {name=, max_running=,
--- tokens_per_minute=} or nil. Returns a stream and its first line | nil, refusal {code, message, ...}.
+-- tokens_per_minute=, parse_special=} or nil. Returns a stream and its first line | nil, refusal {code, message, ...}.
 function client:send(op, body, key)
   local head = {op = op, key = key}
   if not body then return open(self, json.encode(head) .. "\n") end
@@ -106,10 +106,12 @@ end
 function client:chat(request, key) return generate(self, "chat", request, key) end
 function client:completion(request, key) return generate(self, "completion", request, key) end
 
---- The number of tokens of a text, as the model counts them -> count | nil, refusal.
+--- The number of tokens of a text, as a completion counts them -> count | nil, refusal. options:
+-- add_special_tokens, parse_special (both default true).
 function client:count(text, options)
   local line, refusal = self:ask("tokenize", json.encode {
     prompt = text, add_special_tokens = options and options.add_special_tokens,
+    parse_special = options and options.parse_special,
   })
   if not line then return nil, refusal end
   return json.decode(line).count

@@ -100,6 +100,10 @@ static int get_all(client *c, fl_bytes *text) {
     }
 }
 
+#define SPECIAL         "<|end|>"
+#define SPECIAL_AS_TEXT "7"
+#define MARKED          "\"key\":{\"name\":\"eve\",\"parse_special\":false},"
+
 static bool has(const char *line, const char *part) {
     return strstr(line, part) != NULL;
 }
@@ -413,6 +417,44 @@ static void test_keys(void) {
     client_free(&b);
 }
 
+/* Special tokens in prompts: seen in completions and in the counting of them, unless the body or the
+ * operator's mark on the key says otherwise, and never in what a message says. */
+static void test_special(void) {
+    static const struct {
+        const char *op, *key, *body, *answer, *what;
+    } cases[] = {
+        {"completion", "", "\"prompt\":\"" SPECIAL "\"", "\"prompt_tokens\":1,", "by default"},
+        {"completion", "", "\"prompt\":\"" SPECIAL "\",\"parse_special\":false",
+         "\"prompt_tokens\":" SPECIAL_AS_TEXT ",", "not when the body says so"},
+        {"completion", "", "\"prompt\":[\"" SPECIAL "\",\"" SPECIAL "\"],\"parse_special\":null",
+         "\"prompt_tokens\":2,", "in each of a list"},
+        {"completion", MARKED, "\"prompt\":\"" SPECIAL "\"",
+         "\"prompt_tokens\":" SPECIAL_AS_TEXT ",", "not for a marked key"},
+        {"completion", MARKED, "\"prompt\":\"" SPECIAL "\",\"parse_special\":null",
+         "\"prompt_tokens\":" SPECIAL_AS_TEXT ",", "... which says null"},
+        {"completion", MARKED, "\"prompt\":\"a\",\"parse_special\":true",
+         "parse_special: not offered to 'eve'", "... which is told so when it asks"},
+        {"completion", "", "\"prompt\":\"a\",\"parse_special\":1", "parse_special: need true",
+         "a number"},
+        {"tokenize", "", "\"prompt\":\"" SPECIAL "\"", "\"count\":1,", "counted alike"},
+        {"tokenize", "", "\"prompt\":\"" SPECIAL "\",\"parse_special\":false",
+         "\"count\":" SPECIAL_AS_TEXT ",", "... as the body says"},
+        {"tokenize", MARKED, "\"prompt\":\"" SPECIAL "\"", "\"count\":" SPECIAL_AS_TEXT ",",
+         "... and the mark"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char line[400];
+        client c = client_new();
+        snprintf(line, sizeof(line), "{\"op\":\"%s\",%s\"body\":{%s,\"max_tokens\":1}}\n",
+                 cases[i].op, cases[i].key, cases[i].body);
+        put(&c, line);
+        if (!check(has(get(&c), cases[i].answer), "special tokens, %s: %s", cases[i].op,
+                   cases[i].what))
+            printf("# %s\n", c.line);
+        client_free(&c);
+    }
+}
+
 /* A client, once the server has noticed that everybody else has left. */
 static client client_alone(void) {
     const struct timespec one_ms = {0, 1000000};
@@ -544,6 +586,7 @@ int main(void) {
     test_leaving();
     test_lagging();
     test_keys();
+    test_special();
     test_too_many();
     fl_server_free(s, false);
     test_policy();

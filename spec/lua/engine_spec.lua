@@ -129,6 +129,20 @@ describe("a request", function()
     assert.equal(nil, (request:poll()))
   end)
 
+  it("reads special tokens in its prompt when told to", function()
+    local function tokens(parse_special)
+      local request = assert(eng:submit{prompt = "a<|end|>", parse_special = parse_special, max_tokens = 1})
+      return request:result().usage.prompt_tokens
+    end
+    local plain, parsed = #tok:encode "a<|end|>", #tok:encode("a<|end|>", {parse_special = "all"})
+    assert.is_true(parsed < plain)
+    assert.equal(plain, tokens())
+    assert.equal(plain, tokens(false))
+    assert.equal(parsed, tokens(true))
+    local none, message = eng:submit{prompt = "a", parse_special = "all"}
+    assert.same({nil, "parse_special: need true or false"}, {none, message})
+  end)
+
   it("ends at a stop text that spans tokens, and does not show it", function()
     local whole = assert(eng:submit{prompt = "abc", max_tokens = 60, seed = 2, ignore_eos = true}):result()
     local text = whole.choices[1].d

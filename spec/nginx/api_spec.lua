@@ -399,7 +399,8 @@ describe("fp8llm serve with several models and keys", function()
   local process, port
 
   setup(function()
-    server.write("build/spec/keys", "# staff\nsecret-a ann 1 0\nsecret-b bob 0 5\nsecret-c cid\n")
+    server.write("build/spec/keys", "# staff\nsecret-a ann 1 0\nsecret-b bob 0 5\nsecret-c cid\n" ..
+      "secret-e eve 0 0 parse_special=off\n")
     local dir = server.model "tiny"
     local other = server.model("other", "seed=2 layers=1 context=256")
     process = server.start("several", string.format("--model one=%s --model two=%s --api-keys build/spec/keys" ..
@@ -433,6 +434,17 @@ describe("fp8llm serve with several models and keys", function()
       assert.equal("context_length_exceeded", json.decode(text).error.code)
     end
     assert.equal(404, (ask("secret-c", '{"model":"three","prompt":"a"}')))
+  end)
+
+  it("reads special tokens in prompts, but not for a key that is marked", function()
+    local function tokens(key, more)
+      local status, text = ask(key, '{"model":"one","prompt":"<|end|>","max_tokens":1' .. (more or "") .. "}")
+      return status == 200 and json.decode(text).usage.prompt_tokens or text
+    end
+    assert.equal(1, tokens "secret-c")
+    assert.equal(7, tokens("secret-c", ',"parse_special":false'))
+    assert.equal(7, tokens "secret-e")
+    assert.truthy(tokens("secret-e", ',"parse_special":true'):find "parse_special: not offered to 'eve'")
   end)
 
   it("limits what a key runs at a time", function()

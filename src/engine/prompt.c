@@ -10,6 +10,7 @@ const char *const fl_prompt_members[] = {"prompt",
                                          "tools",
                                          "documents",
                                          "add_special_tokens",
+                                         "parse_special",
                                          "add_generation_prompt",
                                          "continue_final_message",
                                          "chat_template_kwargs",
@@ -54,8 +55,11 @@ static int keep(const fl_ids *ids, fl_arena *arena, const int32_t **out, size_t 
 static int encode_text(const fl_prompter *p, const fl_jv *request, const fl_jv *text, fl_ids *ids,
                        fl_err *err) {
     fl_encode_options o = {.add_special_tokens = true};
+    bool parse_special = false;
     int rc = bool_member(request, "add_special_tokens", &o.add_special_tokens, err);
+    if (!rc) rc = bool_member(request, "parse_special", &parse_special, err);
     if (rc) return rc;
+    if (parse_special) o.special = FL_SPECIAL_ALL;
     if (!p->tokenizer) return fl_fail(err, FL_E_ARG, "prompt: text needs a tokenizer");
     return fl_tokenizer_encode(p->tokenizer, p->ctx, text->string.data, text->string.len, &o, ids,
                                err);

@@ -17,7 +17,8 @@ extern const char *const fl_prompt_members[];
 
 /* Exactly one of: ids (list), prompt (text, or list of ids), messages (list; with tools,
  * documents, add_generation_prompt = true, continue_final_message, chat_template_kwargs).
- * add_special_tokens (true) is for texts.  ids are put into the arena.  FL_E_ARG names the
+ * add_special_tokens (true) and parse_special (false: a special token in the text is text) are for
+ * texts.  ids are put into the arena.  FL_E_ARG names the
  * member. */
 int fl_prompt_encode(const fl_prompter *p, const fl_jv *request, fl_arena *arena,
                      const int32_t **ids, size_t *n, fl_err *err);

@@ -126,8 +126,25 @@ static void put_token_texts(fl_bytes *out, const fl_tokenizer *t, const int32_t 
     fl_bytes_putc(out, ']');
 }
 
-/* {"prompt": text, "add_special_tokens": true} or {"messages": [...], ...}, and
- * "return_token_strs". */
+/* The ids of the body's prompt as /v1/completions and /v1/chat/completions would read it. */
+static int encode_prompt(fl_server *s, const fl_jv *body, fl_arena *arena, const int32_t **ids,
+                         size_t *n, fl_err *err) {
+    static const char name[] = "parse_special";
+    fl_jv object = *body;
+    fl_jv_member *members = fl_arena_alloc(arena, (body->n + 1) * sizeof(*members));
+    if (!members) return fl_fail(err, FL_E_NOMEM, "body: %u members", body->n);
+    members[0] = (fl_jv_member){{.kind = FL_JV_STRING, .string = {name, strlen(name)}},
+                                {.kind = FL_JV_BOOL, .boolean = true}};
+    if (body->n) memcpy(members + 1, body->members, body->n * sizeof(*members));
+    if (!member(body, name)) { /* the first of a name is the one that counts */
+        object.members = members;
+        object.n++;
+    }
+    return fl_prompt_encode(&s->prompter, &object, arena, ids, n, err);
+}
+
+/* {"prompt": text, "add_special_tokens": true, "parse_special": true} or {"messages": [...], ...},
+ * and "return_token_strs". */
 static int answer_tokenize(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
     fl_arena arena = {0};
     const int32_t *ids = NULL;
@@ -140,7 +157,7 @@ static int answer_tokenize(fl_server *s, const fl_jv *body, fl_bytes *out, fl_re
         return fl_fail(&why->err, FL_E_ARG, "prompt: need a text, or messages");
     }
     why->param = messages ? "messages" : "prompt";
-    rc = fl_prompt_encode(&s->prompter, body, &arena, &ids, &n, &why->err);
+    rc = encode_prompt(s, body, &arena, &ids, &n, &why->err);
     if (!rc) {
         fl_bytes_printf(out, "{\"count\":%zu,\"max_model_len\":%lld,\"tokens\":[", n,
                         (long long)s->info.context);

@@ -13,6 +13,7 @@ typedef struct envelope {
     bool has_body;
     fl_text key; /* {NULL, 0}: none */
     int64_t max_running, tokens_per_minute;
+    bool parse_special; /* false: texts of this key hold no special tokens */
 } envelope;
 
 static int read_limit(const fl_jv *key, const char *name, int64_t *out, fl_err *err) {
@@ -30,6 +31,10 @@ static int read_key(envelope *e, const fl_jv *key, fl_err *err) {
         name->string.len > MAX_KEY_BYTES)
         return fl_fail(err, FL_E_ARG, "key: name: need a text of 1 to %d bytes", MAX_KEY_BYTES);
     e->key = (fl_text){name->string.data, name->string.len};
+    const fl_jv *special = fl_jv_get(key, "parse_special");
+    if (special && special->kind != FL_JV_BOOL)
+        return fl_fail(err, FL_E_ARG, "key: parse_special: need true or false");
+    if (special) e->parse_special = special->boolean;
     int rc = read_limit(key, "max_running", &e->max_running, err);
     return rc ? rc : read_limit(key, "tokens_per_minute", &e->tokens_per_minute, err);
 }
@@ -42,7 +47,7 @@ static int read_envelope(envelope *e, const fl_conn *c, fl_arena *arena, fl_err 
     const fl_jv *op = fl_jv_get(&v, "op"), *key = fl_jv_get(&v, "key");
     const fl_jv *body = fl_jv_get(&v, "body");
     if (!op || op->kind != FL_JV_STRING) return fl_fail(err, FL_E_ARG, "request: need an op");
-    *e = (envelope){.op = op->string.data, .has_body = body || c->count};
+    *e = (envelope){.op = op->string.data, .has_body = body || c->count, .parse_special = true};
     if (key && (rc = read_key(e, key, err))) return rc;
     if (c->count) return fl_jv_parse(&e->body, arena, line + c->line, c->body, "body", err);
     if (body) e->body = *body;
@@ -222,12 +227,34 @@ void fl_generation_end(fl_server *s, fl_generation *g) {
     *g = (fl_generation){0};
 }
 
+/* A key that the operator marked: prompts are read as text, and asking for more is refused. */
+static int forbid_special(envelope *e, fl_arena *arena, fl_refusal *why) {
+    static const char name[] = "parse_special";
+    const fl_jv *asked = fl_jv_get(&e->body, name);
+    if (e->parse_special || !e->has_body || e->body.kind != FL_JV_OBJECT) return FL_OK;
+    if (asked && asked->kind == FL_JV_BOOL && asked->boolean) {
+        why->param = name;
+        return fl_fail(&why->err, FL_E_ARG, "parse_special: not offered to '%.*s'", (int)e->key.len,
+                       e->key.data);
+    }
+    if (asked && asked->kind != FL_JV_NULL) return FL_OK;
+    fl_jv_member *members = fl_arena_alloc(arena, (e->body.n + 1) * sizeof(*members));
+    if (!members) return fl_fail(&why->err, FL_E_NOMEM, "body: %u members", e->body.n);
+    members[0] = (fl_jv_member){{.kind = FL_JV_STRING, .string = {name, strlen(name)}},
+                                {.kind = FL_JV_BOOL, .boolean = false}};
+    if (e->body.n) memcpy(members + 1, e->body.members, e->body.n * sizeof(*members));
+    e->body.members = members; /* the first of a name is the one that counts */
+    e->body.n++;
+    return FL_OK;
+}
+
 static void run_job(fl_server *s, fl_conn *c) {
     fl_arena arena = {.limit = (size_t)LIST_MIB << 20};
     fl_refusal why = {.param = NULL};
     envelope e;
     const size_t before = c->out.len;
     int rc = read_envelope(&e, c, &arena, &why.err);
+    if (!rc) rc = forbid_special(&e, &arena, &why);
     if (!rc && !strcmp(e.op, "chat"))
         rc = generate(s, c, FL_OPENAI_CHAT, &e, &arena, &why);
     else if (!rc && !strcmp(e.op, "completion"))

@@ -212,6 +212,9 @@ static int read_completion(reading *r) {
     else
         put_int(r, "max_tokens", 16);
     if (echo) put(r, "echo", *echo);
+    /* What clients of this route expect: their prompts are written with special tokens. */
+    const fl_jv *special = member(r->body, "parse_special");
+    put(r, "parse_special", special ? *special : (fl_jv){.kind = FL_JV_BOOL, .boolean = true});
     if (logprobs && !is_false(logprobs)) put(r, "logprobs", *logprobs);
     return FL_OK;
 }

@@ -14,7 +14,8 @@ When one of them ends by itself, so does the rest: status 1.
 With --listen only the engine, on a unix socket, for an nginx of yours (examples/nginx) and
 lua/resty/fp8llm.lua. The socket appears when the model is loaded, and replaces one that is there.
 
---api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit.
+--api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit. A line that ends in
+parse_special=off is of a key whose prompts hold no special tokens: they are read as text.
 --policy: MODULE, a file X.lua or what require finds, returns a function that gets each step of a request that
 chose NAME, see step in meta.lua, and the model.]],
   options = common.join({

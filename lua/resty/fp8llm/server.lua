@@ -16,20 +16,25 @@ local ngx = ngx
 local _M = {}
 local config
 
--- Keys: one "key name max_running tokens_per_minute" a line, # begins a comment, 0 or nothing is no limit.
+-- Keys: one "key name max_running tokens_per_minute" a line, # begins a comment, 0 or nothing is no limit. Then
+-- may come "parse_special=off": special tokens in this key's prompts are text.
 local function read_keys(path)
   local keys, number = {}, 0
   for line in assert(io.lines(path)) do
     number = number + 1
     local words = {}
     for word in line:gsub("#.*", ""):gmatch "%S+" do words[#words + 1] = word end
+    local plain = words[#words] == "parse_special=off"
+    if plain then words[#words] = nil end
     local key, name, running, tokens = unpack(words)
     if key then
       running, tokens = tonumber(running or 0), tonumber(tokens or 0)
       if not (name and #name <= 128 and running and tokens and not words[5]) or running < 0 or tokens < 0 then
-        error(string.format("%s: line %d: need: key name max_running tokens_per_minute", path, number), 0)
+        error(string.format("%s: line %d: need: key name max_running tokens_per_minute [parse_special=off]", path,
+          number), 0)
       end
       keys[key] = {name = name, max_running = math.floor(running), tokens_per_minute = math.floor(tokens)}
+      if plain then keys[key].parse_special = false end
     end
   end
   return keys
