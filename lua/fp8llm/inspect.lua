@@ -38,6 +38,7 @@ local plan = require "fp8llm.plan"
 ---@field parameters integer
 ---@field types table<string, {tensors: integer, bytes: integer, elements: integer}> by dtype
 ---@field tensors table[] name, file, dtype, shape, bytes of each; with option tensors only
+---@field unused {name: string, why: string}[] tensors that loading does not read
 ---@field linears fp8llm.inspect_linear[] by layer
 ---@field unquantized string[] what is not FP8; a linear that no layer has in FP8 as one pattern
 ---@field sparsity string "none", "2:4 declared", "2:4 stored"
@@ -123,6 +124,7 @@ end
 -- Rows and columns of the weight that a compressed one stands for.
 local function dense_shape(weight, form, parts)
   if form == "weight" then return weight.shape end
+  if #weight.shape == 2 then return {weight.shape[1], weight.shape[2] * 2} end -- two of four are kept
   local mask = parts.bitmask or parts["weight.bitmask"]
   if mask and #mask.shape == 2 then return {mask.shape[1], mask.shape[2] * 8} end
   return weight.shape
@@ -309,6 +311,14 @@ local function collect_files(dir, tensors)
   return files, bytes
 end
 
+local function list_unused(tensors)
+  local unused = json.array {}
+  for _, t in ipairs(tensors) do
+    if t.unused then unused[#unused + 1] = {name = t.name, why = t.unused} end
+  end
+  return unused
+end
+
 local function sparsity_of(linears)
   for _, l in ipairs(linears) do
     if l.sparsity then return l.sparsity end
@@ -355,6 +365,7 @@ local function inspect(dir, options)
   }
   for i, w in ipairs(d.warnings) do table.insert(warnings, i, w) end
   r.files, r.bytes_on_disk = collect_files(dir, d.tensors)
+  r.unused = list_unused(d.tensors)
   r.unquantized = list_unquantized(r.linears, d.config.num_hidden_layers)
   r.sparsity = sparsity_of(r.linears)
   r.embedding_bytes, r.norm_bytes = other_bytes(modules)

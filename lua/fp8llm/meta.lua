@@ -121,6 +121,7 @@ function fp8llm.quantize(options) end
 ---@field shape integer[]
 ---@field bytes integer
 ---@field scale? fp8llm.inspect_scale
+---@field unused? string why loading does not read it
 
 ---What a checkpoint directory is, from its JSON files, the headers of its weight files and its scales; no
 ---weight is read. The module fp8llm.inspect makes a report of it.

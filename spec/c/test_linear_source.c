@@ -480,7 +480,7 @@ static const kv_case kv[] = {
      FL_E_UNSUPPORTED,
      0,
      0,
-     ATTN "v_scale: shape [2,1,1]"},
+     ATTN "v_scale: shape [2,1,1], a KV scale for each head"},
     {"integers",
      {{ATTN "k_scale", "U8", "[]", 1, {1}}},
      FL_E_UNSUPPORTED,

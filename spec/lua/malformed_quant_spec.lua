@@ -169,9 +169,6 @@ local refused = {
 
   {"a NaN KV scale", build(kv, function(m) m:put(layer .. "self_attn.k_scale", "F32", {}, nan) end), "FORMAT",
     layer .. "self_attn.k_scale", "nan"},
-  {"a KV scale for each head", build(kv, function(m)
-    m:put(layer .. "self_attn.v_scale", "F32", {2, 1, 1}, {1, 1})
-  end), "UNSUPPORTED", layer .. "self_attn.v_scale", "[2,1,1]"},
   {"no tokens of one rope type", broken.config {rope_parameters = {type = "longrope", factor = 4}}, "UNSUPPORTED",
     "rope_parameters.rope_type", "longrope"},
   {"rope_parameters that are no object", broken.config {rope_parameters = "llama3"}, "FORMAT", "rope_parameters"},
@@ -215,6 +212,9 @@ local warned = {
       end
     end
   end), "2 of 2 layers have no KV scales"},
+  {"a KV scale for each head", build(kv, function(m)
+    m:put(layer .. "self_attn.v_scale", "F32", {2, 1, 1}, {1, 1})
+  end), layer .. "self_attn.v_scale", "[2,1,1]", "a KV scale for each head", "BF16"},
   {"a KV cache of another type", build({quant = "ct-static"}, function(m)
     m.config.quantization_config.kv_cache_scheme = args {type = "int"}
   end), "KV cache scheme of 8-bit int", "BF16"},

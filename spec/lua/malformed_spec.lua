@@ -113,8 +113,9 @@ local cases = {
   {"a norm of another size", set("model.norm.weight", "BF16", {2}, {1, 1}), "FORMAT", "model.norm.weight", "[2]", "64"},
   {"a norm of integers", set("model.norm.weight", "U8", {64}, ("\1"):rep(64)), "UNSUPPORTED", "model.norm.weight",
     "U8"},
-  {"a bias of another size", set(q_proj .. ".bias", "BF16", {3}, {0, 0, 0}), "FORMAT", q_proj .. ".bias", "[3]",
-    "[64]"},
+  {"a bias of another size", {options = {attention_bias = true}, change = function(m)
+    m:put(q_proj .. ".bias", "BF16", {3}, {0, 0, 0})
+  end}, "FORMAT", q_proj .. ".bias", "[3]", "[64]"},
   {"int8 weights", tensor(q_proj .. ".weight", function(t) t.dtype = "I8" end), "UNSUPPORTED", q_proj .. ".weight",
     "I8"},
   {"AMD's E4M3", tensor(q_proj .. ".weight", function(t) t.dtype = "F8_E4M3FNUZ" end), "UNSUPPORTED",

@@ -5,6 +5,7 @@
 #include "binding/binding.h"
 #include "binding/l_model.h"
 #include "formats/checkpoint.h"
+#include "formats/inventory.h"
 #include "formats/quant_check.h"
 #include "formats/scale_summary.h"
 #include "util/bytes.h"
@@ -51,6 +52,11 @@ static int read_files(description *d, const char *dir, fl_err *err) {
         return FL_E_NOMEM;
     }
     if ((rc = fl_checkpoint_open(&d->checkpoint, dir, err))) return rc;
+    if (!d->refusal.code &&
+        (rc = fl_inventory_take(d->checkpoint, &d->config, &d->plan, &d->refusal)) == FL_E_NOMEM) {
+        *err = d->refusal;
+        return rc;
+    }
     if (!d->refusal.code) fl_quant_cross_check(d->checkpoint, &d->plan);
     if (d->warnings.failed) return fl_fail(err, FL_E_NOMEM, "%s: warnings", dir);
     return FL_OK;
@@ -80,14 +86,17 @@ static void push_summary(lua_State *L, const fl_scale_summary *s) {
 }
 
 /* Also reads what the tensor holds when it is a scale. */
-static int push_tensor(lua_State *L, const fl_st_tensor *t, fl_err *err) {
+static int push_tensor(lua_State *L, const description *d, const fl_st_tensor *t, fl_err *err) {
     fl_scale_summary s;
+    const char *why;
     const bool scale = fl_is_scale(t);
     if (scale) {
         int rc = fl_scale_summarize(&s, t, err);
         if (rc) return rc;
     }
-    lua_createtable(L, 0, 6);
+    lua_createtable(L, 0, 8);
+    if (fl_tensor_use_of(d->checkpoint, &d->config, &d->plan, t, &why) != FL_TENSOR_READ)
+        fl_set_string(L, "unused", why);
     fl_set_string(L, "name", t->name);
     fl_set_string(L, "file", t->file);
     fl_set_string(L, "dtype", fl_dtype_name(t->dtype));
@@ -104,14 +113,15 @@ static int push_tensor(lua_State *L, const fl_st_tensor *t, fl_err *err) {
     return FL_OK;
 }
 
-static int push_tensors(lua_State *L, const fl_checkpoint *ck, fl_err *err) {
+static int push_tensors(lua_State *L, const description *d, fl_err *err) {
+    const fl_checkpoint *ck = d->checkpoint;
     const size_t n = fl_checkpoint_count(ck);
     /* Of a file of many gigabytes a few scales are read: not what lies beside them. */
     for (size_t i = 0; i < n; i++)
         fl_file_no_readahead(fl_checkpoint_at(ck, i)->data, (size_t)fl_checkpoint_at(ck, i)->bytes);
     lua_createtable(L, (int)n, 0);
     for (size_t i = 0; i < n; i++) {
-        int rc = push_tensor(L, fl_checkpoint_at(ck, i), err);
+        int rc = push_tensor(L, d, fl_checkpoint_at(ck, i), err);
         if (rc) return rc;
         lua_rawseti(L, -2, (int)i + 1);
     }
@@ -151,7 +161,7 @@ static int l_describe(lua_State *L) {
     if (d->refusal.code) fl_set_string(L, "refused", d->refusal.msg);
     push_warnings(L, &d->warnings);
     lua_setfield(L, -2, "warnings");
-    if ((rc = push_tensors(L, d->checkpoint, &err))) goto done;
+    if ((rc = push_tensors(L, d, &err))) goto done;
     lua_setfield(L, -2, "tensors");
 done:
     *box = NULL;

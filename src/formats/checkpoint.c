@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "formats/inventory.h"
 #include "util/file.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -20,6 +21,7 @@ struct fl_checkpoint {
     size_t n;
     fl_map by_name; /* tensor name -> index in tensors */
     uint64_t bytes;
+    fl_arena renamed;
     void (*release)(void *owner); /* of tensors in memory */
     void *owner;
 };
@@ -123,7 +125,7 @@ static int collect(fl_checkpoint *ck, const shard_index *ix, fl_err *err) {
 static int check_complete(const fl_checkpoint *ck, const shard_index *ix, fl_err *err) {
     const fl_json_node *map = fl_json_get(fl_json_root(ix->doc), "weight_map");
     for (const fl_json_node *v = fl_json_first(map); v; v = fl_json_next(v)) {
-        if (fl_checkpoint_find(ck, fl_json_key(v))) continue;
+        if (fl_checkpoint_find(ck, fl_json_key(v)) || fl_tensor_unneeded(fl_json_key(v))) continue;
         return fl_fail(err, FL_E_FORMAT, "%s: %s places %.300s in %s, which does not have it",
                        ck->dir, INDEX_NAME, fl_json_key(v), fl_json_string(v));
     }
@@ -179,6 +181,43 @@ static int open_unindexed(fl_checkpoint *ck, fl_err *err) {
     return rc;
 }
 
+int fl_checkpoint_rename(fl_checkpoint *ck, const char *from, const char *to, fl_err *err) {
+    const size_t cut = strlen(from), added = strlen(to);
+    for (size_t i = 0; i < ck->n; i++) {
+        const fl_st_tensor *t = ck->tensors[i];
+        if (strncmp(t->name, from, cut)) continue;
+        const size_t rest = strlen(t->name) - cut;
+        fl_st_tensor *copy = fl_arena_alloc(&ck->renamed, sizeof(*copy));
+        char *name = fl_arena_alloc(&ck->renamed, added + rest + 1);
+        if (!copy || !name) return no_memory(ck, err);
+        memcpy(name, to, added);
+        memcpy(name + added, t->name + cut, rest + 1);
+        *copy = *t;
+        copy->name = name;
+        fl_map_result put = fl_map_put(&ck->by_name, name, added + rest, (uint32_t)i);
+        if (put == FL_MAP_NOMEM) return no_memory(ck, err);
+        if (put == FL_MAP_NEW) ck->tensors[i] = copy;
+    }
+    return FL_OK;
+}
+
+/* transformers reads a model without the prefix of its base model, and so does this. */
+static int add_base_prefix(fl_checkpoint *ck, fl_err *err) {
+    static const char *const parts[][2] = {{"layers.", "model.layers."},
+                                           {"embed_tokens.", "model.embed_tokens."},
+                                           {"norm.", "model.norm."}};
+    bool bare = false;
+    for (size_t i = 0; i < ck->n; i++) {
+        if (!strncmp(ck->tensors[i]->name, "model.", 6)) return FL_OK;
+        bare |= !strncmp(ck->tensors[i]->name, "layers.0.", 9);
+    }
+    for (int i = 0; bare && i < 3; i++) {
+        int rc = fl_checkpoint_rename(ck, parts[i][0], parts[i][1], err);
+        if (rc) return rc;
+    }
+    return FL_OK;
+}
+
 int fl_checkpoint_open(fl_checkpoint **out, const char *dir, fl_err *err) {
     int rc;
     *out = NULL;
@@ -189,7 +228,7 @@ int fl_checkpoint_open(fl_checkpoint **out, const char *dir, fl_err *err) {
         goto done;
     }
     rc = fl_file_exists(index) ? open_indexed(ck, index, err) : open_unindexed(ck, err);
-    if (rc) goto done;
+    if (rc || (rc = add_base_prefix(ck, err))) goto done;
     *out = ck;
     ck = NULL;
 done:
@@ -233,6 +272,7 @@ void fl_checkpoint_close(fl_checkpoint *ck) {
     fl_free(ck->shards);
     fl_free(ck->tensors);
     fl_map_free(&ck->by_name);
+    fl_arena_free(&ck->renamed);
     fl_free(ck->dir);
     fl_free(ck);
 }

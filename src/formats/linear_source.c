@@ -46,17 +46,12 @@ static int find_stored(fl_stored_tensor *out, bool *found, const fl_checkpoint *
 }
 
 /* weight_scale_inv is a dequantisation scale like the others, whatever its name says. */
-static const char *const weight_scale_names[] = {"weight_scale", "weight_scale_inv", NULL};
-static const char *const input_scale_names[] = {"input_scale", "act_scale", "activation_scale",
-                                                NULL};
-
-static bool is_float(fl_dtype t) {
-    return t == FL_DTYPE_F32 || t == FL_DTYPE_BF16 || t == FL_DTYPE_F16;
-}
+const char *const fl_weight_scale_names[] = {"weight_scale", "weight_scale_inv", NULL};
+const char *const fl_input_scale_names[] = {"input_scale", "act_scale", "activation_scale", NULL};
 
 static int need_float(const fl_st_tensor *t, fl_err *err) {
-    if (is_float(t->dtype)) return FL_OK;
-    return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need F32, BF16 or F16", t->file,
+    if (fl_st_is_float(t->dtype)) return FL_OK;
+    return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need F64, F32, BF16 or F16", t->file,
                    t->name, fl_dtype_name(t->dtype));
 }
 
@@ -319,7 +314,7 @@ static int encode(fl_linear_source *s, fl_dtype scale_dtype, fl_err *err) {
 
 /* The scheme of the plan; a checkpoint without one shows it by its scales. */
 static int read_activation(fl_linear_source *s, const place *p, fl_err *err) {
-    const fl_st_tensor *x = any_part(p->ck, p->module, input_scale_names);
+    const fl_st_tensor *x = any_part(p->ck, p->module, fl_input_scale_names);
     s->act = p->plan->act;
     if (p->plan->flavour == FL_QUANT_NONE)
         s->act = x ? FL_ACT_STATIC : s->w_block ? FL_ACT_GROUP : FL_ACT_TOKEN;
@@ -336,7 +331,7 @@ static int read_activation(fl_linear_source *s, const place *p, fl_err *err) {
 
 static int read_quantized(fl_linear_source *s, const place *p, fl_err *err) {
     int rc;
-    const fl_st_tensor *scale = any_part(p->ck, p->module, weight_scale_names);
+    const fl_st_tensor *scale = any_part(p->ck, p->module, fl_weight_scale_names);
     if (s->dtype != FL_DTYPE_E4M3 && !(p->plan->frozen && scale)) return FL_OK;
     if (!scale)
         return fl_fail(err, FL_E_FORMAT, "%s: %s: F8_E4M3 without %s.weight_scale", s->file,
@@ -361,7 +356,8 @@ int fl_linear_source_open(fl_linear_source *out, const fl_checkpoint *ck, const 
     place p = {.ck = ck, .plan = &own};
     *out = s;
     if ((rc = find_place(&p, want, err)) || (rc = read_values(&s, &p, err)) ||
-        (rc = read_bias(&s, &p, want->bias_key, err)) || (rc = read_quantized(&s, &p, err)))
+        (!want->no_bias && (rc = read_bias(&s, &p, want->bias_key, err))) ||
+        (rc = read_quantized(&s, &p, err)))
         goto done;
     *out = s;
     s = (fl_linear_source){0};
@@ -379,27 +375,57 @@ void fl_linear_source_free(fl_linear_source *s) {
 
 /* ---- KV scales ---- */
 
-static const char *const k_scale_names[] = {"k_scale",
-                                            "k_proj.k_scale",
-                                            "k_proj.output_scale",
-                                            "qkv_proj.k_scale",
-                                            "attn.k_scale",
-                                            "kv_scale",
-                                            NULL};
-static const char *const v_scale_names[] = {"v_scale",
-                                            "v_proj.v_scale",
-                                            "v_proj.output_scale",
-                                            "qkv_proj.v_scale",
-                                            "attn.v_scale",
-                                            "kv_scale",
-                                            NULL};
+const char *const fl_k_scale_names[] = {"k_scale",
+                                        "k_proj.k_scale",
+                                        "k_proj.output_scale",
+                                        "qkv_proj.k_scale",
+                                        "attn.k_scale",
+                                        "kv_scale",
+                                        NULL};
+const char *const fl_v_scale_names[] = {"v_scale",
+                                        "v_proj.v_scale",
+                                        "v_proj.output_scale",
+                                        "qkv_proj.v_scale",
+                                        "attn.v_scale",
+                                        "kv_scale",
+                                        NULL};
+
+/* An affine cache stores (key - offset) / scale. */
+const char *const fl_kv_offset_names[] = {"k_proj.k_bias",
+                                          "v_proj.v_bias",
+                                          "k_bias",
+                                          "v_bias",
+                                          "k_zero_point",
+                                          "v_zero_point",
+                                          "k_proj.k_zero_point",
+                                          "v_proj.v_zero_point",
+                                          NULL};
+
+static int check_offsets(const fl_checkpoint *ck, const char *module, fl_err *err) {
+    for (int i = 0; fl_kv_offset_names[i]; i++) {
+        const fl_st_tensor *t = part(ck, module, fl_kv_offset_names[i]);
+        unsigned any = 0;
+        for (uint64_t b = 0; t && b < t->bytes; b++) any |= t->data[b];
+        if (any)
+            return fl_fail(err, FL_E_UNSUPPORTED,
+                           "%s: %s: offsets of an FP8 KV cache are not supported", t->file,
+                           t->name);
+    }
+    return FL_OK;
+}
 
 /* 0: absent, or not above 0, which stands for "not set". */
 static int read_kv_scale(float *out, const fl_checkpoint *ck, const char *module,
                          const char *const *names, fl_err *err) {
     const fl_st_tensor *t = any_part(ck, module, names);
+    char shape[160];
     *out = 0.0f;
     if (!t) return FL_OK;
+    if (fl_st_numel(t) > 1)
+        return fl_fail(err, FL_E_UNSUPPORTED,
+                       "%s: %s: shape %s, a KV scale for each head is not supported, only one for "
+                       "a layer",
+                       t->file, t->name, fl_st_shape(shape, t));
     int rc = read_one_scale(out, t, 0, 1, err);
     *out = fmaxf(*out, 0.0f);
     return rc;
@@ -411,8 +437,9 @@ int fl_kv_scales_read(float *k_scale, float *v_scale, bool *found, const fl_chec
     float k, v;
     char module[64];
     snprintf(module, sizeof(module), "model.layers.%lld.self_attn", (long long)layer);
-    if ((rc = read_kv_scale(&k, ck, module, k_scale_names, err)) ||
-        (rc = read_kv_scale(&v, ck, module, v_scale_names, err)))
+    if ((rc = check_offsets(ck, module, err)) ||
+        (rc = read_kv_scale(&k, ck, module, fl_k_scale_names, err)) ||
+        (rc = read_kv_scale(&v, ck, module, fl_v_scale_names, err)))
         return rc;
     *found = k != 0.0f || v != 0.0f;
     if (k == 0.0f) k = v != 0.0f ? v : 1.0f;

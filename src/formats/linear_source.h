@@ -13,8 +13,8 @@
 typedef struct fl_linear_want {
     const char *module; /* "model.layers.0.self_attn.q_proj" */
     int64_t n, k;
-    const char
-        *bias_key; /* of config.json, when it requires a bias; NULL: none needs to be there */
+    const char *bias_key; /* of config.json, when it requires a bias */
+    bool no_bias;         /* one that is there all the same is not the model's */
     /* Where the rows lie when there is no such module: in `fused` ("...qkv_proj") of fused_n
      * rows, from fused_row on, as number `part` of `parts`.  NULL: nowhere. */
     const char *fused;
@@ -46,8 +46,15 @@ int fl_linear_source_open(fl_linear_source *out, const fl_checkpoint *ck, const 
                           const fl_linear_want *want, fl_err *err);
 void fl_linear_source_free(fl_linear_source *s);
 
+/* The spellings of scales below a linear, and those of the KV cache and of offsets that an affine
+ * cache has below "...self_attn"; the first that is there counts.  NULL ends each. */
+extern const char *const fl_weight_scale_names[], *const fl_input_scale_names[];
+extern const char *const fl_k_scale_names[], *const fl_v_scale_names[];
+extern const char *const fl_kv_offset_names[];
+
 /* KV scales of one layer under every known spelling; 1 when absent, the other one's
- * when only one is there.  *found false: the layer has none above 0. */
+ * when only one is there.  *found false: the layer has none above 0.  FL_E_UNSUPPORTED: a scale
+ * for each head, or offsets that are not 0. */
 int fl_kv_scales_read(float *k_scale, float *v_scale, bool *found, const fl_checkpoint *ck,
                       int64_t layer, fl_err *err);
 

@@ -339,15 +339,23 @@ int64_t fl_st_numel(const fl_st_tensor *t) {
     return (int64_t)n;
 }
 
+bool fl_st_is_float(fl_dtype t) {
+    return t == FL_DTYPE_F64 || t == FL_DTYPE_F32 || t == FL_DTYPE_BF16 || t == FL_DTYPE_F16;
+}
+
 float fl_st_value(const fl_st_tensor *t, int64_t i) {
     const uint8_t *p = t->data + i * fl_dtype_bytes(t->dtype);
     uint32_t word = 0;
+    double wide;
     memcpy(&word, p, (size_t)fl_min_i64(fl_dtype_bytes(t->dtype), 4));
     switch (t->dtype) {
     case FL_DTYPE_BF16:
         return fl_bf16_to_f32((uint16_t)word);
     case FL_DTYPE_F16:
         return fl_f16_to_f32((uint16_t)word);
+    case FL_DTYPE_F64:
+        memcpy(&wide, p, sizeof(wide));
+        return (float)wide;
     case FL_DTYPE_E4M3:
         return fl_e4m3_to_f32((uint8_t)word);
     default:

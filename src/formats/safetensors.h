@@ -5,6 +5,7 @@
 #ifndef FL_FORMATS_SAFETENSORS_H
 #define FL_FORMATS_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,7 +35,9 @@ const fl_st_tensor *fl_safetensors_find(const fl_safetensors *st, const char *na
 /* "[4096,14336]" into out (for messages). */
 const char *fl_st_shape(char out[160], const fl_st_tensor *t);
 int64_t fl_st_numel(const fl_st_tensor *t);
-/* Element i as f32; dtype F32, BF16, F16 or E4M3. */
+/* F64, F32, BF16 or F16. */
+bool fl_st_is_float(fl_dtype t);
+/* Element i as f32; of these types or E4M3. */
 float fl_st_value(const fl_st_tensor *t, int64_t i);
 
 #endif

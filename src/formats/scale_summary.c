@@ -22,9 +22,9 @@ static int ascending(const void *a, const void *b) {
 
 int fl_scale_summarize(fl_scale_summary *out, const fl_st_tensor *t, fl_err *err) {
     fl_scale_summary s = {.n = fl_st_numel(t)};
-    if (t->dtype != FL_DTYPE_F32 && t->dtype != FL_DTYPE_BF16 && t->dtype != FL_DTYPE_F16)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need F32, BF16 or F16", t->file,
-                       t->name, fl_dtype_name(t->dtype));
+    if (!fl_st_is_float(t->dtype))
+        return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need F64, F32, BF16 or F16",
+                       t->file, t->name, fl_dtype_name(t->dtype));
     float *v = fl_alloc_array((size_t)s.n, sizeof(*v));
     if (!v) return fl_fail(err, FL_E_NOMEM, "%s: %s", t->file, t->name);
     size_t n = 0;

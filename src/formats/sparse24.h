@@ -4,7 +4,7 @@
  * Bitmask of a row of k values: bit c%8 of byte c/8 (lowest first) is 1 when value c is kept;
  * each nibble has exactly two bits.  Compressed: the kept values in column order, k/2 of them.
  * A kept value may be zero: groups with fewer than two others are filled up.  k is a multiple
- * of 8.  Example: [0,a,0,b,c,0,0,d] -> 0x9A and a,b,c,d. */
+ * of 4; the last nibble of an odd number of groups is 0.  Example: [0,a,0,b,c,0,0,d] -> 0x9A and a,b,c,d. */
 #ifndef FL_FORMATS_SPARSE24_H
 #define FL_FORMATS_SPARSE24_H
 

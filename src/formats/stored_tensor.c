@@ -74,8 +74,8 @@ static int check_pieces(const fl_stored_tensor *s, fl_err *err) {
         snprintf(need, sizeof(need), "I64 with %lld elements", (long long)n);
         return wrong(r, need, err);
     }
-    if (k % 8)
-        return fl_fail(err, FL_E_FORMAT, "%s: %s: %lld columns, 2:4 rows are multiples of 8",
+    if (k % 4)
+        return fl_fail(err, FL_E_FORMAT, "%s: %s: %lld columns, 2:4 rows are multiples of 4",
                        s->kept->file, s->kept->name, (long long)k);
     if (has_shape(s->kept, s->t.ndim, n, k / 2)) return FL_OK;
     snprintf(need, sizeof(need), "half of %lld x %lld values", (long long)n, (long long)k);
@@ -135,8 +135,6 @@ static int scatter(uint8_t *out, const fl_stored_tensor *s, int64_t row, fl_err 
         return fl_fail(err, FL_E_FORMAT, "%s: %s: row %lld is %lld to %lld of %lld, %lld bits",
                        r->file, r->name, (long long)row, (long long)begin, (long long)end,
                        (long long)all, (long long)count);
-    if (k % 8 && bits[mask - 1] >> k % 8)
-        return bad_row(s, row, "bits behind the last column", err);
     const uint8_t *in = s->kept->data + begin * bytes;
     memset(out, 0, (size_t)(k * bytes));
     for (int64_t c = 0; c < k; c++) {
@@ -149,14 +147,17 @@ static int scatter(uint8_t *out, const fl_stored_tensor *s, int64_t row, fl_err 
 
 int fl_stored_tensor_unpack(void *out, const fl_stored_tensor *s, int64_t first, int64_t n,
                             fl_err *err) {
-    const int64_t k = columns_of(s), bytes = fl_dtype_bytes(s->t.dtype);
+    const int64_t k = columns_of(s), bytes = fl_dtype_bytes(s->t.dtype), mask = fl_div_up(k, 8);
     uint8_t *to = out;
     for (int64_t row = first; row < first + n; row++, to += k * bytes) {
         int rc = FL_OK;
-        if (s->row_offsets)
+        const uint8_t *bits = s->bitmask->data + row * mask;
+        if (k % 8 && bits[mask - 1] >> k % 8)
+            rc = bad_row(s, row, "bits behind the last column", err);
+        else if (s->row_offsets)
             rc = scatter(to, s, row, err);
-        else if (!fl_sparse24_unpack(to, s->kept->data + row * (k / 2) * bytes,
-                                     s->bitmask->data + row * (k / 8), s->t.dtype, k))
+        else if (!fl_sparse24_unpack(to, s->kept->data + row * (k / 2) * bytes, bits, s->t.dtype,
+                                     k))
             rc = bad_row(s, row, "a group of four without exactly two bits", err);
         if (rc) return rc;
     }

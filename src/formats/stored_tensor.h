@@ -1,7 +1,7 @@
 /* stored_tensor.h - a tensor X of a checkpoint, whichever of these ways it is stored:
  *
  *   dense              X
- *   sparse-24-bitmask  M.compressed [n,k/2], M.bitmask U8 [n,k/8], M.shape I64 (n,k): sparse24.h
+ *   sparse-24-bitmask  M.compressed [n,k/2], M.bitmask U8 [n,ceil(k/8)], M.shape I64 (n,k): sparse24.h
  *   sparse-bitmask     M.compressed [kept], M.bitmask U8 [n,ceil(k/8)], M.row_offsets I64 [n] (of
  *                      each row's first value in M.compressed), M.shape I64; same order of bits
  *

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "formats/dummy_checkpoint.h"
+#include "formats/inventory.h"
 #include "formats/linear_source.h"
 #include "formats/quant_check.h"
 #include "model/model_priv.h"
@@ -188,6 +189,7 @@ static int read_files(fl_model *m, const char *dir, const fl_model_options *o, f
     }
     if (rc || (rc = fl_quant_plan_load(&m->plan, dir, err))) return rc;
     if ((rc = fl_checkpoint_open(&m->checkpoint, dir, err))) return rc;
+    if ((rc = fl_inventory_take(m->checkpoint, &m->config, &m->plan, err))) return rc;
     fl_quant_cross_check(m->checkpoint, &m->plan);
     return FL_OK;
 }

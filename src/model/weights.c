@@ -98,18 +98,16 @@ done:
     return rc;
 }
 
-/* Whether the weight keeps to the pattern that was declared for it; what does not runs dense. */
+/* Whether the weight keeps to the pattern that was declared for it; what does not runs dense, as
+ * do rows that end inside a byte of the bitmask. */
 static bool obeys_2of4(loader *l, const fl_linear_source *s, const char *module) {
-    int64_t at = s->k % 8 ? 0 : fl_sparse24_first_break(s->data, s->dtype, s->n * s->k);
+    if (s->k % 8) return false;
+    int64_t at = fl_sparse24_first_break(s->data, s->dtype, s->n * s->k);
     if (at < 0) return true;
     if (!fl_sparsity_covers(l->r->checkpoint, module) || l->not_sparse++) return false;
-    if (s->k % 8)
-        snprintf(l->first_break, sizeof(l->first_break), "%.120s: %lld columns, no multiple of 8",
-                 s->name, (long long)s->k);
-    else
-        snprintf(l->first_break, sizeof(l->first_break), "%.120s: row %lld, columns %lld to %lld",
-                 s->name, (long long)(at * 4 / s->k), (long long)(at * 4 % s->k),
-                 (long long)(at * 4 % s->k + 3));
+    snprintf(l->first_break, sizeof(l->first_break), "%.120s: row %lld, columns %lld to %lld",
+             s->name, (long long)(at * 4 / s->k), (long long)(at * 4 % s->k),
+             (long long)(at * 4 % s->k + 3));
     return false;
 }
 
@@ -122,6 +120,7 @@ static int open_part(loader *l, fl_linear_source *out, const char *prefix, const
                         .n = want->part[i].rows,
                         .k = want->k,
                         .bias_key = want->bias_key,
+                        .no_bias = !want->bias_key,
                         .fused = want->fused ? fused : NULL,
                         .part = i,
                         .parts = want->n};
@@ -166,9 +165,9 @@ static int find_vector(fl_stored_tensor *out, const fl_checkpoint *ck, const cha
     if (t->ndim != 1 || t->dim[0] != n)
         return fl_fail(err, FL_E_FORMAT, "%s: %s: shape %s does not match hidden_size %lld",
                        t->file, name, fl_st_shape(shape, t), (long long)n);
-    if (t->dtype != FL_DTYPE_BF16 && t->dtype != FL_DTYPE_F16 && t->dtype != FL_DTYPE_F32)
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need BF16, F16 or F32", t->file,
-                       name, fl_dtype_name(t->dtype));
+    if (!fl_st_is_float(t->dtype))
+        return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: dtype %s, need BF16, F16, F32 or F64",
+                       t->file, name, fl_dtype_name(t->dtype));
     return FL_OK;
 }
 
@@ -246,8 +245,10 @@ static int load_vocab(loader *l, fl_linear **out, const char *module, fl_err *er
                        "%s: %s: missing; config.json has tie_word_embeddings false, true would "
                        "use the embedding",
                        fl_checkpoint_dir(l->r->checkpoint), name);
-    const fl_linear_want want = {
-        .module = module, .n = fl_vocab_rows(l->r->checkpoint, c, module), .k = c->hidden_size};
+    const fl_linear_want want = {.module = module,
+                                 .n = fl_vocab_rows(l->r->checkpoint, c, module),
+                                 .k = c->hidden_size,
+                                 .no_bias = true};
     fl_linear_source src = {0};
     rc = fl_linear_source_open(&src, l->r->checkpoint, l->r->plan, &want, err);
     src.sparse24 = false; /* rows are read one by one, too */
