@@ -342,7 +342,8 @@ describe("every tensor", function()
     local f = assert(io.open(path))
     local text = f:read "*a"
     f:close()
-    text = text:gsub('"weight_map":{', '%0"model.layers.0.self_attn.rotary_emb.inv_freq":"model-00001-of-00002.safetensors",')
+    text = text:gsub('"weight_map":{',
+      '%0"model.layers.0.self_attn.rotary_emb.inv_freq":"model-00001-of-00002.safetensors",')
     f = assert(io.open(path, "w"))
     f:write(text)
     f:close()
