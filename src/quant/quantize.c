@@ -6,6 +6,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/hf_config.h"
+#include "formats/inventory.h"
 #include "formats/module_pattern.h"
 #include "formats/quant_config.h"
 #include "formats/safetensors_write.h"
@@ -13,7 +14,9 @@
 #include "model/model.h"
 #include "quant/calibrate.h"
 #include "quant/observer.h"
+#include "quant/others.h"
 #include "quant/recipe.h"
+#include "quant/side_files.h"
 #include "util/bytes.h"
 #include "util/file.h"
 #include "util/fp8.h"
@@ -22,20 +25,6 @@
 #include "util/num.h"
 
 static const size_t MAX_SIDE_FILE_BYTES = (size_t)256 << 20;
-
-/* Copied unchanged when present. */
-static const char *const side_files[] = {"generation_config.json",
-                                         "tokenizer.json",
-                                         "tokenizer_config.json",
-                                         "special_tokens_map.json",
-                                         "added_tokens.json",
-                                         "tokenizer.model",
-                                         "vocab.json",
-                                         "merges.txt",
-                                         "chat_template.jinja",
-                                         "LICENSE",
-                                         "LICENSE.txt",
-                                         NULL};
 
 /* The decoder linears, and which calibrated input each one reads. */
 static const struct {
@@ -382,22 +371,6 @@ static int write_tensors(job *j, fl_err *err) {
     return fl_st_writer_finish(w, err);
 }
 
-static int copy_file(job *j, const char *name, fl_err *err) {
-    char *from = fl_path_join(j->src, name), *to = fl_path_join(j->tmp, name), *data = NULL;
-    size_t n;
-    int rc = FL_OK;
-    if (!from || !to)
-        rc = fl_fail(err, FL_E_NOMEM, "%s", name);
-    else if (fl_file_exists(from)) {
-        rc = fl_file_read(&data, &n, from, MAX_SIDE_FILE_BYTES, err);
-        if (!rc) rc = fl_file_write(to, data, n, err);
-    }
-    fl_free(from);
-    fl_free(to);
-    fl_free(data);
-    return rc;
-}
-
 /* config.json as it is, with one member more: text in, text out, nothing reformatted. */
 static int write_config(job *j, fl_err *err) {
     char *from = fl_path_join(j->src, "config.json"), *to = fl_path_join(j->tmp, "config.json");
@@ -443,10 +416,7 @@ static int write_all(job *j, fl_err *err) {
     if ((rc = write_tensors(j, err)) || (rc = write_config(j, err)) ||
         (rc = write_side_file(j, err)))
         return rc;
-    for (int i = 0; side_files[i]; i++) {
-        if ((rc = copy_file(j, side_files[i], err))) return rc;
-    }
-    return FL_OK;
+    return fl_side_files_copy(j->src, j->tmp, err);
 }
 
 static void free_plan(job *j) {
@@ -479,6 +449,7 @@ static int make_calibrated(job *j, fl_err *err) {
         if ((rc = calibrate(j, j->tmp, err)) || (rc = make(j, err))) return rc;
     }
     if (rename(j->tmp, j->dst)) return fl_fail(err, FL_E_IO, "%s: %s", j->dst, strerror(errno));
+    fl_warn_of_others(j->dst, &j->recipe, &j->config, j->skipped, j->n_skipped);
     return FL_OK;
 }
 
@@ -550,7 +521,10 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
     }
     if ((rc = fl_team_new(&j.team, o->threads, err))) goto done;
     if (j.recipe.calibrate && (rc = calibrate(&j, src, err))) goto done;
-    if ((rc = fl_checkpoint_open(&j.checkpoint, src, err))) goto done;
+    fl_quant_plan plain = {.flavour = FL_QUANT_NONE};
+    if ((rc = fl_checkpoint_open(&j.checkpoint, src, err)) ||
+        (rc = fl_inventory_take(j.checkpoint, &j.config, &plain, err)))
+        goto done;
     if ((rc = make_calibrated(&j, err)))
         fl_dir_remove(j.tmp, NULL);
     else

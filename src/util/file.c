@@ -218,7 +218,8 @@ int fl_dir_remove(const char *path, fl_err *err) {
         if (!file)
             rc = fl_fail(err, FL_E_NOMEM, "%s", path);
         else if (unlink(file))
-            rc = fl_fail(err, FL_E_IO, "%s: %s", file, strerror(errno));
+            rc = errno == EISDIR ? fl_dir_remove(file, err)
+                                 : fl_fail(err, FL_E_IO, "%s: %s", file, strerror(errno));
         fl_free(file);
     }
     fl_free(names);

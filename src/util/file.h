@@ -35,7 +35,7 @@ int fl_file_write(const char *path, const void *data, size_t n, fl_err *err);
 bool fl_file_exists(const char *path); /* any file type, links followed */
 bool fl_dir_exists(const char *path);
 int fl_dir_make(const char *path, fl_err *err);        /* one level; existing directory is fine */
-int fl_dir_remove(const char *path, fl_err *err);      /* with the files in it; absent is fine */
+int fl_dir_remove(const char *path, fl_err *err);      /* with all that is in it; absent is fine */
 char *fl_path_join(const char *dir, const char *name); /* fl_free; NULL: no memory */
 
 /* Names in a directory that end in suffix, sorted, one block freed with fl_free. */
