@@ -419,6 +419,8 @@ function stream:push(id) end
 ---@return string
 function stream:finish() end
 
+function stream:close() end
+
 -- ---- template --------------------------------------------------------------------------------
 
 ---A chat template. Messages are a list of {role=, content=, ...}, or a whole context with a

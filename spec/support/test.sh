@@ -139,7 +139,8 @@ main() {
     suite spec-asan env ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
         LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
         lua5.4 spec/support/busted.lua --build=build/asan -o TAP spec/lua/malformed_spec.lua \
-        spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua
+        spec/lua/formats_spec.lua spec/lua/tokenizer_spec.lua spec/lua/tensor_spec.lua spec/lua/sampler_spec.lua \
+        spec/lua/closing_spec.lua
     suite cuda $make --no-print-directory -s test-cuda
     suite lint $make --no-print-directory lint
 

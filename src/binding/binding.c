@@ -3,12 +3,20 @@
 #include <math.h>
 #include <string.h>
 
+typedef struct fl_box {
+    void *object; /* first: fl_box_new returns where it is */
+    const fl_class_type *type;
+    fl_call *calls; /* one of the ring of calls that hold the object */
+} fl_box;
+
 void **fl_box_new(lua_State *L, const char *mt) {
-    void **box = lua_newuserdata(L, sizeof(*box));
-    *box = NULL; /* before the metatable: __gc must never see garbage */
+    fl_box *box = lua_newuserdata(L, sizeof(*box));
     luaL_getmetatable(L, mt);
+    lua_rawgeti(L, -1, 1);
+    *box = (fl_box){.type = lua_touserdata(L, -1)}; /* before the metatable: __gc sees no garbage */
+    lua_pop(L, 1);
     lua_setmetatable(L, -2);
-    return box;
+    return &box->object;
 }
 
 void **fl_box_raw(lua_State *L, int idx, const char *mt) {
@@ -16,18 +24,85 @@ void **fl_box_raw(lua_State *L, int idx, const char *mt) {
 }
 
 void *fl_box_check(lua_State *L, int idx, const char *mt) {
-    void **box = luaL_checkudata(L, idx, mt);
-    if (!*box) luaL_argerror(L, idx, "object is closed");
-    return *box;
+    fl_box *box = luaL_checkudata(L, idx, mt);
+    if (!box->object) luaL_argerror(L, idx, "object is closed");
+    return box->object;
 }
 
 void *fl_box_test(lua_State *L, int idx, const char *mt) {
-    void **box = lua_touserdata(L, idx);
+    fl_box *box = lua_touserdata(L, idx);
     if (!box || !lua_getmetatable(L, idx)) return NULL;
     luaL_getmetatable(L, mt);
     bool same = lua_rawequal(L, -1, -2);
     lua_pop(L, 2);
-    return same ? *box : NULL;
+    return same ? box->object : NULL;
+}
+
+void fl_box_close(lua_State *L, int idx, const char *mt) {
+    fl_box *box = luaL_checkudata(L, idx, mt);
+    void *object = box->object;
+    fl_call *first = box->calls, *c = first;
+    box->object = NULL;
+    box->calls = NULL;
+    if (!object) return;
+    if (!c) {
+        box->type->destroy(object);
+        return;
+    }
+    do {
+        c->box = NULL; /* the ring owns the object now */
+        c = c->next;
+    } while (c != first);
+}
+
+#define FL_MT_CALL "fp8llm.call"
+
+fl_call *fl_call_begin(lua_State *L, int idx, const char *mt) {
+    idx = lua_absindex(L, idx);
+    fl_call *c = lua_newuserdata(L, sizeof(*c));
+    *c = (fl_call){0};
+    luaL_getmetatable(L, FL_MT_CALL);
+    lua_setmetatable(L, -2);
+    void *object = fl_box_check(L, idx, mt);
+    fl_box *box = lua_touserdata(L, idx);
+    *c = (fl_call){.object = object, .type = box->type, .box = box, .next = c, .before = c};
+    if (box->calls) {
+        c->next = box->calls;
+        c->before = box->calls->before;
+        c->before->next = c->next->before = c;
+    }
+    box->calls = c;
+    return c;
+}
+
+void fl_call_end(fl_call *c) {
+    fl_call *next = c->next == c ? NULL : c->next;
+    if (c->object && next) {
+        c->before->next = next;
+        next->before = c->before;
+    }
+    if (c->object && c->box)
+        c->box->calls = next;
+    else if (c->object && !next)
+        c->type->destroy(c->object);
+    fl_arena_free(&c->arena);
+    fl_bytes_free(&c->text);
+    fl_bytes_free(&c->bits);
+    fl_ids_free(&c->ids);
+    fl_update_free(&c->update);
+    *c = (fl_call){0};
+}
+
+static int l_call_gc(lua_State *L) {
+    fl_call_end(luaL_checkudata(L, 1, FL_MT_CALL));
+    return 0;
+}
+
+void fl_register_calls(lua_State *L) {
+    luaL_newmetatable(L, FL_MT_CALL);
+    lua_pushcfunction(L, l_call_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
 }
 
 void fl_push_number(lua_State *L, double v) {
@@ -66,26 +141,46 @@ void fl_set_functions(lua_State *L, const luaL_Reg *functions) {
     }
 }
 
-void fl_class(lua_State *L, const char *mt, const luaL_Reg *methods, const luaL_Reg *meta,
-              lua_CFunction gc) {
-    luaL_newmetatable(L, mt);
-    lua_newtable(L);
-    fl_set_functions(L, methods);
-    lua_setfield(L, -2, "__index");
+static int l_close(lua_State *L) {
+    fl_box_close(L, 1, lua_tostring(L, lua_upvalueindex(1)));
+    return 0;
+}
+
+static void push_close(lua_State *L, const fl_class_type *type) {
+    lua_pushstring(L, type->name);
+    lua_pushcclosure(L, l_close, 1);
+}
+
+void fl_class(lua_State *L, const fl_class_type *type, const luaL_Reg *methods,
+              const luaL_Reg *meta) {
+    luaL_newmetatable(L, type->name);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)type);
+    lua_rawseti(L, -2, 1);
+    if (type->destroy) {
+        push_close(L, type);
+        lua_setfield(L, -2, "__gc");
+    }
+    if (methods) {
+        lua_newtable(L);
+        if (type->destroy) {
+            push_close(L, type);
+            lua_setfield(L, -2, "close");
+        }
+        fl_set_functions(L, methods);
+        lua_setfield(L, -2, "__index");
+    }
     if (meta) fl_set_functions(L, meta);
-    lua_pushcfunction(L, gc);
-    lua_setfield(L, -2, "__gc");
-    lua_pushstring(L, mt);
+    lua_pushstring(L, type->name);
     lua_setfield(L, -2, "__name");
     lua_pushliteral(L, "locked");
     lua_setfield(L, -2, "__metatable");
     lua_pop(L, 1);
 }
 
-/* Push member `key` of the options table; false and nothing pushed when absent. */
-static bool push_option(lua_State *L, int idx, const char *key) {
+bool fl_opt_push(lua_State *L, int idx, const char *key) {
     if (lua_isnoneornil(L, idx)) return false;
     luaL_checktype(L, idx, LUA_TTABLE);
+    luaL_checkstack(L, LUA_MINSTACK, "options");
     lua_getfield(L, idx, key);
     if (!lua_isnil(L, -1)) return true;
     lua_pop(L, 1);
@@ -97,7 +192,7 @@ static void wrong_type(lua_State *L, const char *key, const char *want) {
 }
 
 bool fl_opt_number(lua_State *L, int idx, const char *key, double *out) {
-    if (!push_option(L, idx, key)) return false;
+    if (!fl_opt_push(L, idx, key)) return false;
     if (lua_type(L, -1) != LUA_TNUMBER) wrong_type(L, key, "number");
     *out = (double)lua_tonumber(L, -1);
     lua_pop(L, 1);
@@ -118,7 +213,7 @@ bool fl_opt_int(lua_State *L, int idx, const char *key, int64_t *out) {
 }
 
 bool fl_opt_bool(lua_State *L, int idx, const char *key, bool *out) {
-    if (!push_option(L, idx, key)) return false;
+    if (!fl_opt_push(L, idx, key)) return false;
     if (!lua_isboolean(L, -1)) wrong_type(L, key, "boolean");
     *out = lua_toboolean(L, -1);
     lua_pop(L, 1);
@@ -126,10 +221,11 @@ bool fl_opt_bool(lua_State *L, int idx, const char *key, bool *out) {
 }
 
 bool fl_opt_string(lua_State *L, int idx, const char *key, const char **out) {
-    if (!push_option(L, idx, key)) return false;
+    if (!fl_opt_push(L, idx, key)) return false;
+    size_t n;
     if (lua_type(L, -1) != LUA_TSTRING) wrong_type(L, key, "string");
-    *out = lua_tostring(L, -1);
-    lua_pop(L, 1);
+    *out = lua_tolstring(L, -1, &n);
+    if (strlen(*out) != n) luaL_error(L, "option '%s': a string without NUL expected", key);
     return true;
 }
 
@@ -144,6 +240,13 @@ void fl_opt_only(lua_State *L, int idx, const char *const *known) {
         if (!key || !known[i])
             luaL_error(L, "unknown option '%s'", key ? key : luaL_typename(L, -2));
     }
+}
+
+const char *fl_check_string(lua_State *L, int idx) {
+    size_t n;
+    const char *s = luaL_checklstring(L, idx, &n);
+    if (strlen(s) != n) luaL_argerror(L, idx, "a string without NUL expected");
+    return s;
 }
 
 int64_t fl_check_int(lua_State *L, int idx) {
@@ -177,4 +280,31 @@ void fl_push_ids(lua_State *L, const int32_t *ids, size_t n) {
         lua_pushinteger(L, ids[i]);
         lua_rawseti(L, -2, (int)i + 1);
     }
+}
+
+const char **fl_check_strings(lua_State *L, int idx, const char *what, size_t most, size_t *n) {
+    luaL_checktype(L, idx, LUA_TTABLE);
+    idx = lua_absindex(L, idx);
+    size_t bytes = 0, used = 0, len;
+    *n = lua_rawlen(L, idx);
+    if (*n > most) luaL_error(L, "%s: at most %d strings expected", what, (int)most);
+    for (size_t i = 0; i < *n; i++, bytes += len + 1) {
+        lua_rawgeti(L, idx, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "%s: list of strings expected, got %s", what, luaL_typename(L, -1));
+        const char *s = lua_tolstring(L, -1, &len);
+        if (strlen(s) != len) luaL_error(L, "%s: string %d has a NUL in it", what, (int)i + 1);
+        lua_pop(L, 1);
+    }
+    const char **list = lua_newuserdata(L, (*n + 1) * sizeof(*list) + bytes);
+    char *text = (char *)(list + *n + 1);
+    for (size_t i = 0; i < *n; i++, used += len + 1) {
+        lua_rawgeti(L, idx, (int)i + 1);
+        const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : NULL;
+        if (!s || len >= bytes - used) luaL_error(L, "%s: changed while it was read", what);
+        list[i] = memcpy(text + used, s, len + 1);
+        lua_pop(L, 1);
+    }
+    list[*n] = NULL;
+    return list;
 }

@@ -23,19 +23,13 @@ typedef struct description { /* in a box while Lua copies it, for Lua may raise 
     fl_bytes warnings; /* each ended by NUL */
 } description;
 
-static void description_free(description *d) {
+static void description_free(void *object) {
+    description *d = object;
     if (!d) return;
     fl_checkpoint_close(d->checkpoint);
     fl_quant_plan_free(&d->plan);
     fl_bytes_free(&d->warnings);
     fl_free(d);
-}
-
-static int l_free(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_DESCRIPTION);
-    description_free(*box);
-    *box = NULL;
-    return 0;
 }
 
 static void on_warning(void *ctx, fl_log_level level, const char *msg) {
@@ -139,7 +133,7 @@ static void push_warnings(lua_State *L, const fl_bytes *b) {
 
 /* fp8llm.describe(dir) -> table | nil, message, CODE */
 static int l_describe(lua_State *L) {
-    const char *dir = luaL_checkstring(L, 1);
+    const char *dir = fl_check_string(L, 1);
     fl_err err;
     int rc;
     void **box = fl_box_new(L, FL_MT_DESCRIPTION);
@@ -172,8 +166,8 @@ done:
 }
 
 void fl_register_describe(lua_State *L) {
-    static const luaL_Reg none[] = {{NULL, NULL}};
     static const luaL_Reg functions[] = {{"describe", l_describe}, {NULL, NULL}};
-    fl_class(L, FL_MT_DESCRIPTION, none, NULL, l_free);
+    static const fl_class_type type = {FL_MT_DESCRIPTION, description_free};
+    fl_class(L, &type, NULL, NULL);
     fl_set_functions(L, functions);
 }

@@ -51,11 +51,8 @@ static int l_devices(lua_State *L) {
     return 1;
 }
 
-static int close_device(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_DEVICE);
-    fl_device_unref(*box);
-    *box = NULL;
-    return 0;
+static void destroy(void *device) {
+    fl_device_unref(device);
 }
 
 int fl_find_device(lua_State *L, const char *name, fl_device **out, fl_err *err) {
@@ -82,9 +79,9 @@ int fl_find_device(lua_State *L, const char *name, fl_device **out, fl_err *err)
 static const luaL_Reg functions[] = {{"devices", l_devices}, {NULL, NULL}};
 
 void fl_register_devices(lua_State *L) {
-    static const luaL_Reg none[] = {{NULL, NULL}};
     fl_set_functions(L, functions);
-    fl_class(L, FL_MT_DEVICE, none, NULL, close_device);
+    static const fl_class_type type = {FL_MT_DEVICE, destroy};
+    fl_class(L, &type, NULL, NULL);
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, OPEN_DEVICES);
 }

@@ -25,7 +25,8 @@ fl_engine *fl_check_engine(lua_State *L, int idx) {
     return b->engine;
 }
 
-static void box_free(lua_engine *b) {
+static void destroy(void *engine) {
+    lua_engine *b = engine;
     if (!b) return;
     fl_server_free(b->server, false);
     if (b->engine) fl_engine_close(b->engine, false);
@@ -66,7 +67,6 @@ static const char *const engine_options[] = {"max_running",
 
 /* model:engine{max_running=, max_queued=, ...} -> engine | nil, message, CODE */
 int fl_l_engine_new(lua_State *L) {
-    fl_model *m = fl_check_model(L, 1);
     fl_engine_options o = {0};
     int64_t *const field[] = {
         &o.max_running,       &o.max_queued,      &o.max_step_tokens,        &o.max_unread,
@@ -78,13 +78,14 @@ int fl_l_engine_new(lua_State *L) {
     fl_opt_only(L, 2, engine_options);
     for (int i = 0; engine_options[i]; i++) fl_opt_int(L, 2, engine_options[i], field[i]);
     void **box = fl_box_new(L, FL_MT_ENGINE);
+    fl_model *m = fl_check_model(L, 1);
     if (fl_model_tokenizer(L, 1, &t, &err) && err.code != FL_E_IO) return fl_push_err(L, &err);
     lua_engine *b = fl_alloc(sizeof(*b));
     int rc = b ? open_text(b, t, &err) : fl_fail(&err, FL_E_NOMEM, "engine");
     if (!rc) rc = fl_engine_new(&b->engine, m, t, &o, &err);
     if (!rc) b->model = fl_model_ref(m);
     if (rc) {
-        box_free(b);
+        destroy(b);
         return fl_push_err(L, &err);
     }
     *box = b;
@@ -135,13 +136,16 @@ static int read_openai(const fl_prompter *p, const fl_jv *body, fl_openai_kind k
 }
 
 /* Everything up to the submission; the arena is this function's until it returns FL_OK. */
-static int read_request(lua_State *L, lua_engine *b, fl_submission *s, fl_params *params,
+static int read_request(lua_State *L, fl_call *c, fl_submission *s, fl_params *params,
                         fl_err *err) {
     static const char *const kinds[] = {"own", "completion", "chat", NULL};
     const int kind = luaL_checkoption(L, 3, "own", kinds);
+    const lua_engine *b = c->object;
     const fl_prompter prompter = {b->tokenizer, b->ctx, b->chat, b->chat_with_tools};
     fl_jv request;
-    int rc = fl_lua_to_jv(L, 2, &s->arena, &request, err);
+    int rc = fl_lua_to_jv(L, 2, &c->arena, &request, err); /* which may raise */
+    s->arena = c->arena;
+    c->arena = (fl_arena){0};
     if (!rc && request.kind == FL_JV_ARRAY && !request.n) request.kind = FL_JV_OBJECT;
     if (!rc && kind == 0) rc = read_own(&prompter, &request, s, params, err);
     if (!rc && kind != 0)
@@ -154,7 +158,6 @@ static int read_request(lua_State *L, lua_engine *b, fl_submission *s, fl_params
 /* eng:submit{messages= | prompt= | ids=, ...} -> request | nil, message, CODE
  * eng:submit(body of an OpenAI request, "completion" | "chat") */
 static int l_submit(lua_State *L) {
-    lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
     fl_submission s = {0};
     fl_params params;
     fl_request *r;
@@ -165,30 +168,25 @@ static int l_submit(lua_State *L) {
     void *state = fl_l_request_state(&err);
     if (!state) return fl_push_err(L, &err);
     *box = state;
-    if (read_request(L, b, &s, &params, &err) || fl_engine_submit(b->engine, &r, &s, &err))
-        return fl_push_err(L, &err);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_ENGINE);
+    int rc = read_request(L, c, &s, &params, &err);
+    if (!rc) rc = fl_engine_submit(((lua_engine *)c->object)->engine, &r, &s, &err);
+    if (rc) return fl_push_err(L, &err);
     fl_l_request_fill(state, r);
+    fl_call_end(c);
+    lua_settop(L, 4); /* the request's box */
     return 1;
 }
 
 enum { MAX_NAMES = 64 };
 
-/* A list of at most MAX_NAMES strings as a NULL-terminated array; the table keeps them. */
-static void names_option(lua_State *L, int idx, const char *key, const char **out) {
-    lua_getfield(L, idx, key);
-    if (!lua_isnil(L, -1) && !lua_istable(L, -1))
-        luaL_error(L, "option '%s': list of strings expected", key);
-    const size_t n = lua_isnil(L, -1) ? 0 : lua_rawlen(L, -1);
-    if (n > MAX_NAMES) luaL_error(L, "option '%s': at most %d names expected", key, MAX_NAMES);
-    for (size_t i = 0; i < n; i++) {
-        lua_rawgeti(L, -1, (int)i + 1);
-        if (lua_type(L, -1) != LUA_TSTRING)
-            luaL_error(L, "option '%s': list of strings expected", key);
-        out[i] = lua_tostring(L, -1);
-        lua_pop(L, 1);
-    }
-    out[n] = NULL;
-    lua_pop(L, 1);
+/* A list of at most MAX_NAMES strings as a NULL-terminated array that the stack keeps. */
+static const char *const *names_option(lua_State *L, int idx, const char *key) {
+    static const char *const none[] = {NULL};
+    size_t n;
+    if (!fl_opt_push(L, idx, key)) return none;
+    if (!lua_istable(L, -1)) luaL_error(L, "option '%s': list of strings expected", key);
+    return fl_check_strings(L, -1, key, MAX_NAMES, &n);
 }
 
 static const char *const listen_options[] = {
@@ -199,20 +197,14 @@ static const char *const listen_options[] = {
 /* eng:listen(path, {names=, policies=, ...}) -> true | nil, message, CODE */
 static int l_listen(lua_State *L) {
     static const char unix_prefix[] = "unix:";
-    lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
-    const char *path = luaL_checkstring(L, 2), *names[MAX_NAMES + 1];
-    const char *policies[MAX_NAMES + 1], *row_policies[MAX_NAMES + 1];
-    fl_server_options o = {.names = names, .policies = policies, .row_policies = row_policies};
+    const char *path = fl_check_string(L, 2);
+    fl_server_options o = {0};
     fl_err err;
     lua_settop(L, 3);
-    if (lua_isnil(L, 3)) {
-        lua_newtable(L);
-        lua_replace(L, 3);
-    }
     fl_opt_only(L, 3, listen_options);
-    names_option(L, 3, "names", names);
-    names_option(L, 3, "policies", policies);
-    names_option(L, 3, "row_policies", row_policies);
+    o.names = names_option(L, 3, "names");
+    o.policies = names_option(L, 3, "policies");
+    o.row_policies = names_option(L, 3, "row_policies");
     fl_opt_int(L, 3, "max_connections", &o.max_connections);
     fl_opt_int(L, 3, "max_request_bytes", &o.max_request_bytes);
     fl_opt_int(L, 3, "drain_ms", &o.drain_ms);
@@ -220,6 +212,7 @@ static int l_listen(lua_State *L) {
     fl_opt_bool(L, 3, "signals", &o.signals);
     if (!strncmp(path, unix_prefix, sizeof(unix_prefix) - 1)) path += sizeof(unix_prefix) - 1;
     o.path = path;
+    lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
     o.tokenizer = b->tokenizer;
     o.chat = b->chat;
     o.chat_with_tools = b->chat_with_tools;
@@ -330,15 +323,13 @@ static int l_clear_fd(lua_State *L) {
 
 /* eng:close([drain]) */
 static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_ENGINE);
-    lua_engine *b = *box;
-    *box = NULL;
+    lua_engine *b = *fl_box_raw(L, 1, FL_MT_ENGINE);
     if (b && lua_toboolean(L, 2)) {
         fl_server_free(b->server, true);
         b->server = NULL;
         fl_engine_close(b->engine, true);
     }
-    box_free(b);
+    fl_box_close(L, 1, FL_MT_ENGINE);
     return 0;
 }
 
@@ -366,5 +357,6 @@ static const luaL_Reg methods[] = {
 void fl_register_engine(lua_State *L) {
     static const luaL_Reg functions[] = {{"request_fields", l_request_fields}, {NULL, NULL}};
     fl_set_functions(L, functions);
-    fl_class(L, FL_MT_ENGINE, methods, NULL, l_close);
+    static const fl_class_type type = {FL_MT_ENGINE, destroy};
+    fl_class(L, &type, methods, NULL);
 }

@@ -17,6 +17,7 @@ int luaopen_fp8llm(lua_State *L);
 __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     lua_newtable(L);
     fl_set_functions(L, functions);
+    fl_register_calls(L);
     fl_register_measure(L);
     fl_register_schedule(L);
     fl_register_model(L);

@@ -15,10 +15,6 @@ typedef struct lua_model {
     fl_tokenizer *tokenizer;
 } lua_model;
 
-static lua_model *check_box(lua_State *L) {
-    return fl_box_check(L, 1, FL_MT_MODEL);
-}
-
 fl_model *fl_check_model(lua_State *L, int idx) {
     lua_model *m = fl_box_check(L, idx, FL_MT_MODEL);
     return m->model;
@@ -43,7 +39,7 @@ static const char *const load_options[] = {"device",
                                            "sparse_prefill",
                                            NULL};
 
-enum { PROGRESS = 3 }; /* where l_load keeps the function */
+enum { PROGRESS = 3 }; /* where l_load keeps the function, or nil */
 
 /* The loader calls this on the thread that called fp8llm.load.  An error must not unwind through
  * the loader: one inside the function is dropped, and what is done outside of it raises none. */
@@ -54,12 +50,18 @@ static void on_progress(void *ctx, double fraction) {
     if (lua_pcall(L, 1, 0, 0)) lua_pop(L, 1);
 }
 
-/* Leaves `progress` at PROGRESS. */
+/* Leaves `progress` at PROGRESS, and behind it what the options are made of. */
 static void read_load_options(lua_State *L, fl_model_options *o) {
     int64_t threads = 0, tp = 1;
     const char *kv = "auto", *format = "auto", *sparse = "compressed";
     bool prefix_cache = true, graphs = true;
     fl_opt_only(L, 2, load_options);
+    if (!fl_opt_push(L, 2, "progress")) lua_pushnil(L);
+    if (!lua_isnil(L, PROGRESS)) {
+        luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
+        o->progress = on_progress;
+        o->progress_ctx = L;
+    }
     fl_opt_string(L, 2, "device", &o->device);
     fl_opt_string(L, 2, "isa", &o->isa);
     fl_opt_int(L, 2, "threads", &threads);
@@ -97,17 +99,11 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
         luaL_error(L, "option 'load_format': auto or dummy expected");
     if (o->config_json && !o->load_format)
         luaL_error(L, "option 'config_json': needs load_format dummy");
-    if (lua_isnoneornil(L, 2)) return;
-    lua_getfield(L, 2, "progress");
-    if (lua_isnil(L, PROGRESS)) return;
-    luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
-    o->progress = on_progress;
-    o->progress_ctx = L;
 }
 
 /* fp8llm.load(dir, options) -> model | nil, message, CODE */
 static int l_load(lua_State *L) {
-    const char *dir = luaL_checkstring(L, 1);
+    const char *dir = fl_check_string(L, 1);
     fl_model_options options = {0};
     fl_err err;
     lua_settop(L, 2);
@@ -126,19 +122,16 @@ static int l_load(lua_State *L) {
     return 1;
 }
 
-static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_MODEL);
-    lua_model *m = *box;
-    *box = NULL;
-    if (!m) return 0;
+static void destroy(void *model) {
+    lua_model *m = model;
     fl_tokenizer_unref(m->tokenizer);
     fl_model_unref(m->model);
     fl_free(m);
-    return 0;
 }
 
 static int l_info(lua_State *L) {
-    fl_model *m = fl_check_model(L, 1);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_MODEL);
+    fl_model *m = ((lua_model *)c->object)->model;
     fl_model_info info;
     fl_model_info_get(m, &info);
     lua_newtable(L);
@@ -159,6 +152,7 @@ static int l_info(lua_State *L) {
     fl_set_number(L, "prefix_queries", (double)info.prefix_queries);
     fl_set_number(L, "prefix_hits", (double)info.prefix_hits);
     fl_set_number(L, "prefix_evictions", (double)info.prefix_evictions);
+    fl_call_end(c);
     return 1;
 }
 
@@ -182,13 +176,14 @@ void fl_push_config(lua_State *L, const fl_config *c) {
 }
 
 static int l_config(lua_State *L) {
-    fl_push_config(L, fl_model_config(fl_check_model(L, 1)));
+    const fl_config config = *fl_model_config(fl_check_model(L, 1));
+    fl_push_config(L, &config);
     return 1;
 }
 
 /* Sampling defaults of generation_config.json; absent keys are absent. */
 static int l_generation_config(lua_State *L) {
-    const fl_generation_config *g = fl_model_generation_config(fl_check_model(L, 1));
+    const fl_generation_config copy = *fl_model_generation_config(fl_check_model(L, 1)), *g = &copy;
     lua_newtable(L);
     if (g->has_temperature) fl_set_number(L, "temperature", g->temperature);
     if (g->has_top_p) fl_set_number(L, "top_p", g->top_p);
@@ -212,35 +207,40 @@ int fl_model_tokenizer(lua_State *L, int idx, fl_tokenizer **out, fl_err *err) {
 }
 
 static int l_tokenizer(lua_State *L) {
-    lua_model *m = check_box(L);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_MODEL);
+    lua_model *m = c->object;
     fl_err err;
     if (need_tokenizer(m, &err)) return fl_push_err(L, &err);
     fl_push_tokenizer(L, m->tokenizer);
+    fl_call_end(c);
     return 1;
 }
 
 /* model:template(name) -> the model's chat template */
 static int l_template(lua_State *L) {
-    lua_model *m = check_box(L);
-    const char *name = luaL_optstring(L, 2, NULL);
+    const char *name = lua_isnoneornil(L, 2) ? NULL : fl_check_string(L, 2);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_MODEL);
+    lua_model *m = c->object;
     fl_err err;
-    return need_tokenizer(m, &err) ? fl_push_err(L, &err) : fl_push_template(L, m->tokenizer, name);
+    int n_results =
+        need_tokenizer(m, &err) ? fl_push_err(L, &err) : fl_push_template(L, m->tokenizer, name);
+    fl_call_end(c);
+    return n_results;
 }
 
 /* model:eos() -> ids that end a text: config.json, generation_config.json, tokenizer */
 static int l_eos(lua_State *L) {
-    lua_model *m = check_box(L);
+    lua_model *m = fl_box_check(L, 1, FL_MT_MODEL);
     const fl_config *c = fl_model_config(m->model);
+    int32_t ids[FL_MAX_EOS + 1], n = c->n_eos;
     fl_err err;
-    fl_push_ids(L, c->eos_ids, (size_t)c->n_eos);
-    if (need_tokenizer(m, &err)) return 1; /* a model without a tokenizer still has its ids */
-    int32_t id = fl_tokenizer_eos(m->tokenizer);
-    for (int i = 0; i < c->n_eos; i++) {
-        if (c->eos_ids[i] == id) return 1;
-    }
-    if (id < 0) return 1;
-    lua_pushinteger(L, id);
-    lua_rawseti(L, -2, c->n_eos + 1);
+    memcpy(ids, c->eos_ids, (size_t)n * sizeof(*ids));
+    /* A model without a tokenizer still has its ids. */
+    const int32_t id = need_tokenizer(m, &err) ? -1 : fl_tokenizer_eos(m->tokenizer);
+    bool known = id < 0;
+    for (int i = 0; i < n; i++) known = known || ids[i] == id;
+    if (!known) ids[n++] = id;
+    fl_push_ids(L, ids, (size_t)n);
     return 1;
 }
 
@@ -250,15 +250,15 @@ static void release_model(void *m) {
 
 /* model:tensor(name) -> read-only view of the checkpoint's tensor */
 static int l_tensor(lua_State *L) {
-    fl_model *m = fl_check_model(L, 1);
-    const char *name = luaL_checkstring(L, 2);
+    const char *name = fl_check_string(L, 2);
     fl_err err;
+    fl_array **box = fl_tensor_box_new(L);
+    fl_model *m = fl_check_model(L, 1);
     const fl_st_tensor *t = fl_checkpoint_find(fl_model_checkpoint(m), name);
     if (!t) {
         fl_fail(&err, FL_E_ARG, "%s: no tensor '%s'", fl_model_dir(m), name);
         return fl_push_err(L, &err);
     }
-    fl_array **box = fl_tensor_box_new(L);
     const fl_keep keep = {release_model, fl_model_ref(m), true};
     if (!fl_tensor_of_file(box, t, &keep, &err)) return 1;
     fl_model_unref(m);
@@ -268,7 +268,8 @@ static int l_tensor(lua_State *L) {
 /* model:op_times() -> {{op=, n=, k=, dtype=, calls=, rows=, seconds=, bytes=, flops=}, ...} since
  * the last call; empty without time_ops */
 static int l_op_times(lua_State *L) {
-    fl_model *m = fl_check_model(L, 1);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_MODEL);
+    fl_model *m = ((lua_model *)c->object)->model;
     fl_op_time t;
     lua_newtable(L);
     for (int i = 0; fl_model_op_time(m, i, &t); i++) {
@@ -285,6 +286,7 @@ static int l_op_times(lua_State *L) {
         lua_rawseti(L, -2, i + 1);
     }
     fl_model_op_times_reset(m);
+    fl_call_end(c);
     return 1;
 }
 
@@ -299,12 +301,12 @@ static const luaL_Reg methods[] = {{"info", l_info},
                                    {"sequence", fl_l_sequence_new},
                                    {"engine", fl_l_engine_new},
                                    {"score", fl_l_score},
-                                   {"close", l_close},
                                    {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
 
 void fl_register_model(lua_State *L) {
-    fl_class(L, FL_MT_MODEL, methods, NULL, l_close);
+    static const fl_class_type type = {FL_MT_MODEL, destroy};
+    fl_class(L, &type, methods, NULL);
     fl_set_functions(L, functions);
 }

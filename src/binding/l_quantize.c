@@ -23,26 +23,18 @@ static const char *const known[] = {"src",
                                     "gpu_memory_utilization",
                                     NULL};
 
+enum { MAX_IGNORED = 1 << 20 };
+
 /* A string or a list of them -> an array that lives in a userdata left on the stack. */
 static void read_ignore(lua_State *L, fl_quantize_options *o) {
-    lua_getfield(L, 1, "ignore");
-    if (lua_isnil(L, -1)) return;
-    const int list = lua_gettop(L);
-    const bool one = lua_type(L, list) == LUA_TSTRING;
-    if (!one) luaL_checktype(L, list, LUA_TTABLE);
-    o->n_ignore = one ? 1 : lua_rawlen(L, list);
-    const char **words = lua_newuserdata(L, (o->n_ignore + 1) * sizeof(*words));
-    for (size_t i = 0; i < o->n_ignore; i++) {
-        if (one)
-            lua_pushvalue(L, list);
-        else
-            lua_rawgeti(L, list, (int)i + 1);
-        if (lua_type(L, -1) != LUA_TSTRING)
-            luaL_error(L, "option 'ignore': string or list of strings expected");
-        words[i] = lua_tostring(L, -1);
-        lua_pop(L, 1); /* the table keeps it */
+    if (!fl_opt_push(L, 1, "ignore")) return;
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        lua_createtable(L, 1, 0);
+        lua_insert(L, -2);
+        lua_rawseti(L, -2, 1);
     }
-    o->ignore = words;
+    if (!lua_istable(L, -1)) luaL_error(L, "option 'ignore': string or list of strings expected");
+    o->ignore = fl_check_strings(L, -1, "option 'ignore'", MAX_IGNORED, &o->n_ignore);
 }
 
 enum { REPORT = 2, PROGRESS = 3 }; /* where l_quantize keeps l_report and the function */
@@ -82,7 +74,7 @@ static int l_quantize(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
     lua_pushcfunction(L, l_report);
-    lua_getfield(L, 1, "progress");
+    if (!fl_opt_push(L, 1, "progress")) lua_pushnil(L);
     if (!lua_isnil(L, PROGRESS)) {
         luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
         o.progress = on_progress;

@@ -109,18 +109,38 @@ static void push_update(lua_State *L, fl_request *r, const fl_update *u) {
     if (u->finish) set_finish(L, r, u);
 }
 
+/* A call that reads: it owns the request's buffers meanwhile, so that a finalizer that reads too
+ * does not write over them. */
+static fl_call *begin_read(lua_State *L) {
+    fl_call *c = fl_call_begin(L, 1, FL_MT_REQUEST);
+    lua_request *s = check_state(L);
+    c->update = s->update;
+    s->update = (fl_update){0};
+    return c;
+}
+
+static void end_read(fl_call *c) {
+    lua_request *s = c->object;
+    const fl_update unused = s->update;
+    s->update = c->update;
+    c->update = unused;
+    fl_call_end(c);
+}
+
 /* req:poll() -> event | false (nothing yet) | nil (all read) */
 static int l_poll(lua_State *L) {
-    lua_request *s = check_state(L);
     fl_read_result result;
     fl_err err;
-    if (fl_request_read(s->request, &s->update, &result, &err)) return fl_push_err(L, &err);
+    fl_call *c = begin_read(L);
+    lua_request *s = c->object;
+    if (fl_request_read(s->request, &c->update, &result, &err)) return fl_push_err(L, &err);
     if (result == FL_READ_UPDATE)
-        push_update(L, s->request, &s->update);
+        push_update(L, s->request, &c->update);
     else if (result == FL_READ_NONE)
         lua_pushboolean(L, false);
     else
         lua_pushnil(L);
+    end_read(c);
     return 1;
 }
 
@@ -161,10 +181,11 @@ static int l_pieces(lua_State *L) {
     return 2;
 }
 
-static int push_choice(lua_State *L, lua_request *s, int64_t i, fl_err *err) {
-    int rc = fl_request_result(s->request, i, &s->update, err);
+static int push_choice(lua_State *L, fl_call *c, int64_t i, fl_err *err) {
+    fl_request *r = ((lua_request *)c->object)->request;
+    int rc = fl_request_result(r, i, &c->update, err);
     if (rc) return rc;
-    push_update(L, s->request, &s->update);
+    push_update(L, r, &c->update);
     lua_rawseti(L, -2, (int)i + 1);
     return FL_OK;
 }
@@ -172,28 +193,31 @@ static int push_choice(lua_State *L, lua_request *s, int64_t i, fl_err *err) {
 /* req:result() waits for the end -> {choices = {event, ...}, usage = {...}} where each
  * event holds the whole completion, whatever was read before */
 static int l_result(lua_State *L) {
-    lua_request *s = check_state(L);
-    const fl_params *p = fl_request_params(s->request);
+    fl_call *c = begin_read(L);
+    fl_request *r = ((lua_request *)c->object)->request;
+    const fl_params *p = fl_request_params(r);
     fl_err err;
-    fl_request_wait_end(s->request);
+    fl_request_wait_end(r);
     lua_createtable(L, 0, 4);
     lua_createtable(L, (int)p->n, 0);
     for (int64_t i = 0; i < p->n; i++) {
-        if (push_choice(L, s, i, &err)) return fl_push_err(L, &err);
+        if (push_choice(L, c, i, &err)) return fl_push_err(L, &err);
     }
     lua_setfield(L, -2, "choices");
-    push_usage(L, s->request);
+    push_usage(L, r);
     lua_setfield(L, -2, "usage");
     const fl_top *top;
     int64_t n;
-    const float *logprob = fl_request_prompt_logprobs(s->request, &top, &n);
-    if (!logprob) return 1;
-    push_numbers(L, logprob, n);
-    lua_setfield(L, -2, "prompt_logprobs");
-    if (p->prompt_logprobs > 0) {
+    const float *logprob = fl_request_prompt_logprobs(r, &top, &n);
+    if (logprob) {
+        push_numbers(L, logprob, n);
+        lua_setfield(L, -2, "prompt_logprobs");
+    }
+    if (logprob && p->prompt_logprobs > 0) {
         push_tops(L, top, n, p->prompt_logprobs);
         lua_setfield(L, -2, "prompt_top");
     }
+    end_read(c);
     return 1;
 }
 
@@ -207,22 +231,19 @@ static int l_cancel(lua_State *L) {
     return 0;
 }
 
-static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_REQUEST);
-    lua_request *s = *box;
-    *box = NULL;
-    if (!s) return 0;
+static void destroy(void *request) {
+    lua_request *s = request;
     fl_request_unref(s->request);
     fl_update_free(&s->update);
     fl_free(s);
-    return 0;
 }
 
-static const luaL_Reg methods[] = {
-    {"poll", l_poll},     {"wait", l_wait},     {"pieces", l_pieces},
-    {"result", l_result}, {"usage", l_usage},   {"steps", fl_l_request_steps},
-    {"close", l_close},   {"cancel", l_cancel}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"poll", l_poll},     {"wait", l_wait},
+                                   {"pieces", l_pieces}, {"result", l_result},
+                                   {"usage", l_usage},   {"steps", fl_l_request_steps},
+                                   {"cancel", l_cancel}, {NULL, NULL}};
 
 void fl_register_request(lua_State *L) {
-    fl_class(L, FL_MT_REQUEST, methods, NULL, l_close);
+    static const fl_class_type type = {FL_MT_REQUEST, destroy};
+    fl_class(L, &type, methods, NULL);
 }

@@ -56,15 +56,15 @@ int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, const fl_keep *kee
 /* fp8llm.safetensors(path) */
 static int l_safetensors(lua_State *L) {
     fl_err err;
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = fl_check_string(L, 1);
     file **box = (file **)fl_box_new(L, FL_MT_SAFETENSORS);
     if (file_open(box, path, &err)) return fl_push_err(L, &err);
     return 1;
 }
 
 static const fl_st_tensor *find(lua_State *L, file **f, fl_err *err) {
+    const char *name = fl_check_string(L, 2);
     *f = fl_box_check(L, 1, FL_MT_SAFETENSORS);
-    const char *name = luaL_checkstring(L, 2);
     const fl_st_tensor *st = fl_safetensors_find((*f)->st, name);
     if (!st) fl_fail(err, FL_E_ARG, "%s: no tensor '%s'", (*f)->path, name);
     return st;
@@ -73,9 +73,10 @@ static const fl_st_tensor *find(lua_State *L, file **f, fl_err *err) {
 static int l_file_tensor(lua_State *L) {
     fl_err err;
     file *f;
+    fl_check_string(L, 2);
+    fl_array **box = fl_tensor_box_new(L);
     const fl_st_tensor *st = find(L, &f, &err);
     if (!st) return fl_push_err(L, &err);
-    fl_array **box = fl_tensor_box_new(L);
     atomic_fetch_add(&f->refs, 1);
     fl_keep keep = {file_unref, f, true};
     if (fl_tensor_of_file(box, st, &keep, &err)) {
@@ -86,13 +87,15 @@ static int l_file_tensor(lua_State *L) {
 }
 
 static int l_names(lua_State *L) {
-    const file *f = fl_box_check(L, 1, FL_MT_SAFETENSORS);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_SAFETENSORS);
+    const file *f = c->object;
     size_t n = fl_safetensors_count(f->st);
     lua_createtable(L, (int)n, 0);
     for (size_t i = 0; i < n; i++) {
         lua_pushstring(L, fl_safetensors_at(f->st, i)->name);
         lua_rawseti(L, -2, (int)i + 1);
     }
+    fl_call_end(c);
     return 1;
 }
 
@@ -101,6 +104,8 @@ static int l_info(lua_State *L) {
     fl_err err;
     char dtype[16];
     file *f;
+    fl_check_string(L, 2);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_SAFETENSORS);
     const fl_st_tensor *st = find(L, &f, &err);
     if (!st) return fl_push_err(L, &err);
     lua_createtable(L, 0, 3);
@@ -114,6 +119,7 @@ static int l_info(lua_State *L) {
         lua_rawseti(L, -2, i + 1);
     }
     lua_setfield(L, -2, "shape");
+    fl_call_end(c);
     return 1;
 }
 
@@ -123,21 +129,12 @@ static int l_len(lua_State *L) {
     return 1;
 }
 
-static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_SAFETENSORS);
-    file_unref(*box);
-    *box = NULL;
-    return 0;
-}
-
 void fl_register_safetensors(lua_State *L) {
-    static const luaL_Reg methods[] = {{"tensor", l_file_tensor},
-                                       {"names", l_names},
-                                       {"info", l_info},
-                                       {"close", l_close},
-                                       {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"tensor", l_file_tensor}, {"names", l_names}, {"info", l_info}, {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"safetensors", l_safetensors}, {NULL, NULL}};
-    fl_class(L, FL_MT_SAFETENSORS, methods, meta, l_close);
+    static const fl_class_type type = {FL_MT_SAFETENSORS, file_unref};
+    fl_class(L, &type, methods, meta);
     fl_set_functions(L, functions);
 }

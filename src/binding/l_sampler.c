@@ -25,12 +25,7 @@ static int read_top_k(lua_State *L, fl_sampler_params *p, fl_err *err) {
 
 /* Push member `key` of the options when it is a table; absent: nothing pushed, false. */
 static bool push_table(lua_State *L, const char *key) {
-    if (lua_isnoneornil(L, 1)) return false;
-    lua_getfield(L, 1, key);
-    if (lua_isnil(L, -1)) {
-        lua_pop(L, 1);
-        return false;
-    }
+    if (!fl_opt_push(L, 1, key)) return false;
     if (!lua_istable(L, -1))
         luaL_error(L, "option '%s': table expected, got %s", key, luaL_typename(L, -1));
     return true;
@@ -49,6 +44,8 @@ static int read_bias(lua_State *L, fl_sampler_params *p, fl_err *err) {
     }
     p->bias = lua_newuserdata(L, (n + 1) * sizeof(*p->bias));
     for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
+        if (lua_type(L, -2) != LUA_TNUMBER || p->n_bias == n)
+            luaL_error(L, "option 'logit_bias': changed while it was read");
         double id = (double)lua_tonumber(L, -2);
         if (!(id >= 0 && id <= INT32_MAX) || id != (double)(int32_t)id)
             return fl_fail(err, FL_E_ARG, "logit_bias: %.17g is not a token id", id);
@@ -115,7 +112,8 @@ static int l_sampler(lua_State *L) {
     return 1;
 }
 
-/* nil, a sequence, or {prompt = ids, output = ids}; leaves its blocks on the stack */
+/* nil, a sequence, or {prompt = ids, output = ids}; leaves its blocks on the stack.  A sequence is
+ * read where it is: nothing may be made in Lua until that is done. */
 static const fl_history *check_history(lua_State *L, int idx, fl_history *h) {
     static const char *const known[] = {"prompt", "output", NULL};
     *h = (fl_history){0};
@@ -130,10 +128,8 @@ static const fl_history *check_history(lua_State *L, int idx, fl_history *h) {
         return h;
     }
     fl_opt_only(L, idx, known);
-    lua_getfield(L, idx, "prompt");
-    if (!lua_isnil(L, -1)) h->prompt = fl_check_ids(L, -1, &h->n_prompt);
-    lua_getfield(L, idx, "output");
-    if (!lua_isnil(L, -1)) h->output = fl_check_ids(L, -1, &h->n_output);
+    if (fl_opt_push(L, idx, "prompt")) h->prompt = fl_check_ids(L, -1, &h->n_prompt);
+    if (fl_opt_push(L, idx, "output")) h->output = fl_check_ids(L, -1, &h->n_output);
     return h;
 }
 
@@ -143,9 +139,9 @@ static int l_sample(lua_State *L) {
     fl_history room;
     int32_t id;
     float logprob;
+    const fl_history *h = check_history(L, 3, &room);
     fl_sampler *s = check_sampler(L, 1);
     const fl_array *t = fl_tensor_check_row(L, 2);
-    const fl_history *h = check_history(L, 3, &room);
     if (fl_sampler_sample(s, t->t.data, (int32_t)t->t.dim[0], h, &id, &logprob, &err))
         return fl_push_err(L, &err);
     lua_pushinteger(L, id);
@@ -157,10 +153,10 @@ static int l_sample(lua_State *L) {
 static int l_process(lua_State *L) {
     fl_err err;
     fl_history room;
+    const fl_history *h = check_history(L, 3, &room);
     fl_sampler *s = check_sampler(L, 1);
     fl_array *t = fl_tensor_check_row(L, 2);
     if (fl_array_writable(t, &err)) return luaL_error(L, "%s", err.msg);
-    const fl_history *h = check_history(L, 3, &room);
     if (fl_sampler_process(s, t->t.data, (int32_t)t->t.dim[0], h, &err))
         return fl_push_err(L, &err);
     lua_settop(L, 2);
@@ -169,26 +165,20 @@ static int l_process(lua_State *L) {
 
 static int l_clone(lua_State *L) {
     fl_err err;
-    const fl_sampler *s = check_sampler(L, 1);
     fl_sampler **box = (fl_sampler **)fl_box_new(L, FL_MT_SAMPLER);
-    if (fl_sampler_clone(box, s, &err)) return fl_push_err(L, &err);
+    if (fl_sampler_clone(box, check_sampler(L, 1), &err)) return fl_push_err(L, &err);
     return 1;
 }
 
-static int l_close(lua_State *L) {
-    fl_sampler **box = (fl_sampler **)fl_box_raw(L, 1, FL_MT_SAMPLER);
-    fl_sampler_free(*box);
-    *box = NULL;
-    return 0;
+static void destroy(void *s) {
+    fl_sampler_free(s);
 }
 
 void fl_register_sampler(lua_State *L) {
-    static const luaL_Reg methods[] = {{"sample", l_sample},
-                                       {"process", l_process},
-                                       {"clone", l_clone},
-                                       {"close", l_close},
-                                       {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"sample", l_sample}, {"process", l_process}, {"clone", l_clone}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"sampler", l_sampler}, {NULL, NULL}};
-    fl_class(L, FL_MT_SAMPLER, methods, NULL, l_close);
+    static const fl_class_type type = {FL_MT_SAMPLER, destroy};
+    fl_class(L, &type, methods, NULL);
     fl_set_functions(L, functions);
 }

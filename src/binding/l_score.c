@@ -42,7 +42,12 @@ static int append(fl_ids *out, const int32_t *ids, size_t n, fl_err *err) {
     return FL_OK;
 }
 
-/* Stack: 2 context, 3 choices; both checked before anything is owned. */
+/* How many ids a block of fl_check_ids has: the table it was made of may have changed since. */
+static size_t block_ids(lua_State *L, int idx) {
+    return lua_rawlen(L, idx) / sizeof(int32_t) - 1;
+}
+
+/* Stack: 2 context, and what prepare left; all checked before anything is owned. */
 static int collect(lua_State *L, job *j, fl_err *err) {
     size_t n;
     int rc;
@@ -52,7 +57,7 @@ static int collect(lua_State *L, job *j, fl_err *err) {
         if ((rc = encode(j, &j->context, context, n, err))) return rc;
     } else {
         const int32_t *ids = lua_touserdata(L, 4);
-        if ((rc = append(&j->context, ids, lua_rawlen(L, 2), err))) return rc;
+        if ((rc = append(&j->context, ids, block_ids(L, 4), err))) return rc;
     }
     for (size_t i = 0; i < j->n; i++) {
         whole *w = &j->choice[i];
@@ -65,11 +70,9 @@ static int collect(lua_State *L, job *j, fl_err *err) {
         } else {
             lua_rawgeti(L, 5, (int)i + 1);
             const int32_t *ids = lua_touserdata(L, -1);
-            lua_rawgeti(L, 3, (int)i + 1);
-            n = lua_rawlen(L, -1);
             rc = append(&w->ids, j->context.data, j->context.len, err);
-            if (!rc) rc = append(&w->ids, ids, n, err);
-            lua_pop(L, 2);
+            if (!rc) rc = append(&w->ids, ids, block_ids(L, -1), err);
+            lua_pop(L, 1);
         }
         if (rc) return rc;
         if (w->ids.len <= w->n_context)
@@ -152,13 +155,15 @@ static bool prepare(lua_State *L, size_t *n) {
  * are texts, or tables of ids.  An empty context scores from the second token on. */
 int fl_l_score(lua_State *L) {
     fl_err err;
-    job j = {.model = fl_check_model(L, 1)};
+    job j = {0};
+    fl_check_model(L, 1);
     bool text = prepare(L, &j.n);
     int rc = FL_OK;
-    if (text && fl_model_tokenizer(L, 1, &j.tokenizer, &err)) return fl_push_err(L, &err);
     j.logprob = lua_newuserdata(L, (j.n + 1) * sizeof(*j.logprob));
     j.greedy = lua_newuserdata(L, (j.n + 1) * sizeof(*j.greedy));
     memset(j.logprob, 0, (j.n + 1) * sizeof(*j.logprob));
+    j.model = fl_check_model(L, 1);
+    if (text && fl_model_tokenizer(L, 1, &j.tokenizer, &err)) return fl_push_err(L, &err);
     j.choice = fl_alloc_array(j.n, sizeof(*j.choice));
     if (!j.choice) rc = fl_fail(&err, FL_E_NOMEM, "score: %zu choices", j.n);
     if (!rc) rc = collect(L, &j, &err);

@@ -23,13 +23,13 @@ static lua_step *check_open(lua_State *L) {
 
 /* Iterator: the next parked completion of the engine or request at 1. */
 static int next_step(lua_State *L) {
-    fl_request *only = fl_box_test(L, 1, FL_MT_REQUEST) ? fl_check_request(L, 1) : NULL;
-    fl_engine *e = only ? fl_request_engine(only) : fl_check_engine(L, 1);
     void **box = fl_box_new(L, FL_MT_STEP);
     lua_step *s = fl_alloc(sizeof(*s));
     if (!s) return luaL_error(L, "no memory for a step");
     s->logits = LUA_NOREF;
     *box = s;
+    fl_request *only = fl_box_test(L, 1, FL_MT_REQUEST) ? fl_check_request(L, 1) : NULL;
+    fl_engine *e = only ? fl_request_engine(only) : fl_check_engine(L, 1);
     return fl_engine_next_parked(e, only, &s->parked) ? 1 : 0;
 }
 
@@ -130,12 +130,17 @@ static int l_fail(lua_State *L) {
 
 /* step:candidates() -> ids, logits: the likeliest, descending */
 static int l_candidates(lua_State *L) {
+    int32_t id[FL_MAX_CANDIDATES];
+    float logit[FL_MAX_CANDIDATES];
     const fl_top_list *c = &check_open(L)->parked.candidates;
-    if (!c->n) return luaL_error(L, "candidates: the request has policy_logits: see step.logits");
-    fl_push_ids(L, c->id, (size_t)c->n);
-    lua_createtable(L, c->n, 0);
-    for (int32_t i = 0; i < c->n; i++) {
-        lua_pushnumber(L, (lua_Number)c->logit[i]);
+    const int32_t n = c->n;
+    if (!n) return luaL_error(L, "candidates: the request has policy_logits: see step.logits");
+    memcpy(id, c->id, (size_t)n * sizeof(*id));
+    memcpy(logit, c->logit, (size_t)n * sizeof(*logit));
+    fl_push_ids(L, id, (size_t)n);
+    lua_createtable(L, n, 0);
+    for (int32_t i = 0; i < n; i++) {
+        lua_pushnumber(L, (lua_Number)logit[i]);
         lua_rawseti(L, -2, i + 1);
     }
     return 2;
@@ -147,14 +152,16 @@ static void release_row(void *row) {
 
 /* step.logits: the row, writable until the answer */
 static int l_logits(lua_State *L) {
-    lua_step *s = check_open(L);
     fl_err err;
-    if (!s->parked.row) return luaL_error(L, "logits: the request has no policy_logits");
-    if (s->logits != LUA_NOREF) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, s->logits);
+    if (!check_open(L)->parked.row)
+        return luaL_error(L, "logits: the request has no policy_logits");
+    if (check_open(L)->logits != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, check_open(L)->logits);
         return 1;
     }
     fl_array **box = fl_tensor_box_new(L);
+    lua_step *s = check_open(L); /* here: to make the box may have run a finalizer that answers */
+    if (s->logits != LUA_NOREF) return luaL_error(L, "logits: shown to a finalizer meanwhile");
     lua_pushvalue(L, -1);
     int ref = luaL_ref(L, LUA_REGISTRYINDEX);
     fl_tensor row = fl_tensor_1d(fl_row_logits(s->parked.row), FL_DTYPE_F32, s->parked.vocab);
@@ -170,11 +177,15 @@ static int l_logits(lua_State *L) {
 
 /* step:history() -> ids of the prompt, ids of the completion so far */
 static int l_history(lua_State *L) {
-    lua_step *s = check_open(L);
     fl_history h;
-    fl_parked_history(&s->parked, &h);
-    fl_push_ids(L, h.prompt, h.n_prompt);
-    fl_push_ids(L, h.output, h.n_output);
+    fl_parked_history(&check_open(L)->parked, &h);
+    const size_t n_prompt = h.n_prompt, n_output = h.n_output;
+    int32_t *ids = lua_newuserdata(L, (n_prompt + n_output + 1) * sizeof(*ids));
+    fl_parked_history(&check_open(L)->parked, &h); /* as it was, or answered: that raises */
+    if (n_prompt) memcpy(ids, h.prompt, n_prompt * sizeof(*ids));
+    if (n_output) memcpy(ids + n_prompt, h.output, n_output * sizeof(*ids));
+    fl_push_ids(L, ids, n_prompt);
+    fl_push_ids(L, ids + n_prompt, n_output);
     return 2;
 }
 
@@ -193,10 +204,14 @@ static int l_arrival(lua_State *L) {
 /* step:policy() -> name of the policy a socket client chose, or nil */
 static int l_policy(lua_State *L) {
     const fl_text *name = &fl_request_params(check_open(L)->parked.request)->policy_name;
-    if (name->data)
-        lua_pushlstring(L, name->data, name->len);
-    else
+    const size_t n = name->len;
+    if (!name->data) {
         lua_pushnil(L);
+        return 1;
+    }
+    char *copy = lua_newuserdata(L, n + 1);
+    memcpy(copy, fl_request_params(check_open(L)->parked.request)->policy_name.data, n);
+    lua_pushlstring(L, copy, n);
     return 1;
 }
 
@@ -227,9 +242,11 @@ static const luaL_Reg methods[] = {{"accept", l_accept},   {"sample", l_sample},
                                    {"index", l_index},     {"history", l_history},
                                    {"arrival", l_arrival}, {"policy", l_policy},
                                    {"fail", l_fail},       {NULL, NULL}};
+static const luaL_Reg meta[] = {{"__gc", l_gc}, {NULL, NULL}};
 
 void fl_register_step(lua_State *L) {
-    fl_class(L, FL_MT_STEP, methods, NULL, l_gc);
+    static const fl_class_type type = {FL_MT_STEP, NULL};
+    fl_class(L, &type, methods, meta);
     luaL_getmetatable(L, FL_MT_STEP);
     lua_getfield(L, -1, "__index");
     lua_pushcclosure(L, l_get, 1);

@@ -15,25 +15,19 @@ static int signal_number(lua_State *L, const char *name) {
 }
 
 /* The command at the top of the stack: {word, ..., stop = "TERM"}.  Its words live in a userdata
- * that takes its place; the strings are kept by the caller's table. */
+ * that takes its place. */
 static void read_command(lua_State *L, fl_process *p) {
     luaL_checktype(L, -1, LUA_TTABLE);
     const int command = lua_gettop(L);
-    const size_t n = lua_rawlen(L, command);
-    if (!n || n > MAX_ARGS) luaL_error(L, "a command has 1 to %d words", MAX_ARGS);
+    size_t n;
     const char *stop = "TERM";
     fl_opt_string(L, command, "stop", &stop);
     p->stop_signal = signal_number(L, stop);
-    const char **argv = lua_newuserdata(L, (n + 1) * sizeof(*argv));
-    for (size_t i = 0; i < n; i++) {
-        lua_rawgeti(L, command, (int)i + 1);
-        if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "a command's words are strings");
-        argv[i] = lua_tostring(L, -1);
-        lua_pop(L, 1);
-    }
-    argv[n] = NULL;
+    const char **argv = fl_check_strings(L, command, "command", MAX_ARGS, &n);
+    if (!n) luaL_error(L, "a command has 1 to %d words", MAX_ARGS);
     p->argv = (char *const *)argv;
     lua_replace(L, command);
+    lua_settop(L, command);
 }
 
 /* fp8llm.supervise({{word, ..., stop=}, ...}, grace_s)

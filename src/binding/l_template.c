@@ -12,22 +12,10 @@ typedef struct template_box {
     fl_template *with_tools; /* NULL, or the one to take when tools are given */
     fl_tokenizer *tokenizer; /* NULL: encode is not possible */
     fl_tokenizer_ctx *ctx;
-    /* What a call needs and returns: owned here because any push may raise. */
-    fl_arena arena;
-    fl_bytes text, bits;
-    fl_ids ids;
 } template_box;
 
-static void clear_call(template_box *b) {
-    fl_arena_free(&b->arena);
-    fl_bytes_free(&b->text);
-    fl_bytes_free(&b->bits);
-    fl_ids_free(&b->ids);
-}
-
-static void box_free(template_box *b) {
-    if (!b) return;
-    clear_call(b);
+static void destroy(void *template) {
+    template_box *b = template;
     fl_template_unref(b->t);
     fl_template_unref(b->with_tools);
     fl_tokenizer_ctx_free(b->ctx);
@@ -48,7 +36,7 @@ static int box_fill(void **box, const char *source, size_t n, fl_tokenizer *toke
     if ((rc = fl_template_parse(&b->t, source, n, err)) ||
         (rc = parse(&b->with_tools, with_tools, err)) ||
         (tokenizer && (rc = fl_tokenizer_ctx_new(&b->ctx, tokenizer, err)))) {
-        box_free(b);
+        destroy(b);
         return rc;
     }
     *box = b;
@@ -72,25 +60,24 @@ int fl_push_template(lua_State *L, fl_tokenizer *t, const char *name) {
 static int l_new(lua_State *L) {
     size_t n;
     fl_err err;
-    if (lua_type(L, 1) != LUA_TSTRING)
-        return fl_push_template(L, fl_check_tokenizer(L, 1), luaL_optstring(L, 2, NULL));
+    lua_settop(L, 2);
+    if (lua_type(L, 1) != LUA_TSTRING) {
+        const char *name = lua_isnil(L, 2) ? NULL : fl_check_string(L, 2);
+        fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
+        int n_results = fl_push_template(L, fl_check_tokenizer(L, 1), name);
+        fl_call_end(c);
+        return n_results;
+    }
     const char *source = lua_tolstring(L, 1, &n);
-    fl_tokenizer *tokenizer = lua_isnoneornil(L, 2) ? NULL : fl_check_tokenizer(L, 2);
     void **box = fl_box_new(L, FL_MT_TEMPLATE);
+    fl_tokenizer *tokenizer = lua_isnoneornil(L, 2) ? NULL : fl_check_tokenizer(L, 2);
     return box_fill(box, source, n, tokenizer, NULL, &err) ? fl_push_err(L, &err) : 1;
-}
-
-static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_TEMPLATE);
-    box_free(*box);
-    *box = NULL;
-    return 0;
 }
 
 /* ---- one call ---------------------------------------------------------------------- */
 
 typedef struct call {
-    template_box *box;
+    fl_arena *arena;
     fl_jv messages;
     fl_jv_member *members; /* the variables of the template */
     uint32_t n_members, cap_members;
@@ -103,7 +90,7 @@ static int add_variable(call *c, fl_jv key, fl_jv value, fl_err *err) {
     while (i < c->n_members && strcmp(c->members[i].key.string.data, key.string.data) != 0) i++;
     if (i == c->cap_members) {
         uint32_t cap = c->cap_members ? c->cap_members * 2 : 16;
-        fl_jv_member *grown = fl_arena_alloc(&c->box->arena, cap * sizeof(*grown));
+        fl_jv_member *grown = fl_arena_alloc(c->arena, cap * sizeof(*grown));
         if (!grown) return fl_fail(err, FL_E_NOMEM, "no memory for the variables");
         if (c->n_members) memcpy(grown, c->members, c->n_members * sizeof(*grown));
         c->members = grown;
@@ -123,8 +110,8 @@ static int read_messages(lua_State *L, call *c, fl_err *err) {
     fl_jv v;
     size_t n;
     const char *text = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &n) : NULL;
-    int rc = text ? fl_jv_parse(&v, &c->box->arena, text, n, "messages", err)
-                  : fl_lua_to_jv(L, 2, &c->box->arena, &v, err);
+    int rc = text ? fl_jv_parse(&v, c->arena, text, n, "messages", err)
+                  : fl_lua_to_jv(L, 2, c->arena, &v, err);
     if (rc) return text ? rc : fl_fail_in(err, "messages");
     for (uint32_t i = 0; v.kind == FL_JV_OBJECT && i < v.n; i++)
         if ((rc = add_variable(c, v.members[i].key, v.members[i].value, err))) return rc;
@@ -148,10 +135,13 @@ static int read_option(lua_State *L, call *c, const char *key, fl_err *err) {
     }
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
     bool json = text && *text == '[' && (!strcmp(key, "tools") || !strcmp(key, "documents"));
-    rc = json ? fl_jv_parse(&v, &c->box->arena, text, n, key, err)
-              : fl_lua_to_jv(L, -1, &c->box->arena, &v, err);
+    rc = json ? fl_jv_parse(&v, c->arena, text, n, key, err)
+              : fl_lua_to_jv(L, -1, c->arena, &v, err);
     if (rc) return json ? rc : fl_fail_in(err, "%.60s: ", key);
-    return add_variable(c, text_value(key), v, err);
+    size_t len = strlen(key) + 1;
+    char *name = fl_arena_alloc(c->arena, len); /* the caller's may go while others are read */
+    if (!name) return fl_fail(err, FL_E_NOMEM, "no memory for the variables");
+    return add_variable(c, text_value(memcpy(name, key, len)), v, err);
 }
 
 static int read_options(lua_State *L, call *c, fl_err *err) {
@@ -189,82 +179,82 @@ static void check_options(lua_State *L) {
     }
 }
 
-/* Text, and what of it is trusted, into the box. */
-static int render(lua_State *L, template_box *b, fl_err *err) {
-    call c = {.box = b};
+/* Text, and what of it is trusted, into the call. */
+static int render(lua_State *L, fl_call *own, fl_err *err) {
+    call c = {.arena = &own->arena};
+    const template_box *of = own->object;
     fl_jv messages;
     int rc = read_options(L, &c, err);
     if (rc) return rc;
     for (uint32_t i = 0; i < c.n_members; i++)
         if (!strcmp(c.members[i].key.string.data, "tools"))
             c.has_tools = c.members[i].value.kind != FL_JV_NULL;
-    const fl_template *t = c.has_tools && b->with_tools ? b->with_tools : b->t;
-    if ((rc = fl_chat_prepare(&messages, &c.messages, t, &b->arena, err)) ||
-        (c.continue_final && (rc = fl_chat_mark_final(&messages, &b->arena, err))) ||
+    const fl_template *t = c.has_tools && of->with_tools ? of->with_tools : of->t;
+    if ((rc = fl_chat_prepare(&messages, &c.messages, t, &own->arena, err)) ||
+        (c.continue_final && (rc = fl_chat_mark_final(&messages, &own->arena, err))) ||
         (rc = add_variable(&c, text_value("messages"), messages, err)))
         return rc;
     fl_jv values = {.kind = FL_JV_OBJECT, .n = c.n_members, .members = c.members};
-    if (b->tokenizer) {
-        rc = fl_chat_render(b->tokenizer, t, &values, c.now, &b->text, &b->bits, err);
+    if (of->tokenizer) {
+        rc = fl_chat_render(of->tokenizer, t, &values, c.now, &own->text, &own->bits, err);
     } else {
         fl_template_context context = {.values = &values, .now = c.now};
-        rc = fl_template_render(t, &context, &b->text, NULL, err);
+        rc = fl_template_render(t, &context, &own->text, NULL, err);
     }
-    if (!rc && c.continue_final) rc = fl_chat_cut_at_mark(&b->text, &messages, err);
+    if (!rc && c.continue_final) rc = fl_chat_cut_at_mark(&own->text, &messages, err);
     return rc;
 }
 
-static template_box *start_call(lua_State *L) {
-    template_box *b = fl_box_check(L, 1, FL_MT_TEMPLATE);
+static fl_call *start_call(lua_State *L) {
     lua_settop(L, 3);
     check_options(L);
-    clear_call(b);
-    return b;
+    return fl_call_begin(L, 1, FL_MT_TEMPLATE);
 }
 
 /* t:render(messages, {add_generation_prompt=false, tools=..., ...}) -> text */
 static int l_render(lua_State *L) {
-    template_box *b = start_call(L);
+    fl_call *own = start_call(L);
     fl_err err;
     int n_results = 1;
-    if (render(L, b, &err)) {
+    if (render(L, own, &err)) {
         n_results = fl_push_err(L, &err);
     } else {
-        lua_pushlstring(L, b->text.data ? b->text.data : "", b->text.len);
+        lua_pushlstring(L, own->text.data ? own->text.data : "", own->text.len);
     }
-    clear_call(b);
+    fl_call_end(own);
     return n_results;
 }
 
 /* t:encode(messages, options as render) -> ids */
 static int l_encode(lua_State *L) {
-    template_box *b = start_call(L);
+    fl_call *own = start_call(L);
+    const template_box *of = own->object;
     fl_err err;
     int n_results = 1;
-    if (!b->tokenizer) luaL_argerror(L, 1, "the template has no tokenizer");
-    int rc = render(L, b, &err);
+    if (!of->tokenizer) luaL_argerror(L, 1, "the template has no tokenizer");
+    int rc = render(L, own, &err);
     if (!rc) {
         const fl_encode_options o = {.special = FL_SPECIAL_ALL,
-                                     .trusted = b->bits.data ? (const uint8_t *)b->bits.data
-                                                             : (const uint8_t *)""};
-        rc = fl_tokenizer_encode(b->tokenizer, b->ctx, b->text.data ? b->text.data : "",
-                                 b->text.len, &o, &b->ids, &err);
+                                     .trusted = own->bits.data ? (const uint8_t *)own->bits.data
+                                                               : (const uint8_t *)""};
+        rc = fl_tokenizer_encode(of->tokenizer, of->ctx, own->text.data ? own->text.data : "",
+                                 own->text.len, &o, &own->ids, &err);
     }
     if (rc) {
         n_results = fl_push_err(L, &err);
     } else {
-        fl_push_ids(L, b->ids.data, b->ids.len);
+        fl_push_ids(L, own->ids.data, own->ids.len);
     }
-    clear_call(b);
+    fl_call_end(own);
     return n_results;
 }
 
-static const luaL_Reg methods[] = {
-    {"render", l_render}, {"encode", l_encode}, {"close", l_close}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"render", l_render}, {"encode", l_encode}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"template", l_new}, {NULL, NULL}};
 
 void fl_register_template(lua_State *L) {
-    fl_class(L, FL_MT_TEMPLATE, methods, NULL, l_close);
+    static const fl_class_type type = {FL_MT_TEMPLATE, destroy};
+    fl_class(L, &type, methods, NULL);
     fl_set_functions(L, functions);
 }

@@ -4,12 +4,13 @@
 #include "binding/l_tensor.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/sampler.h"
 
 /* From this size on the collector is told about memory it cannot see. */
-enum { GC_VISIBLE_BYTES = 32 << 10 };
+enum { GC_VISIBLE_BYTES = 32 << 10, DEVICE_NAME = 96 };
 
 static const struct {
     const char *name;
@@ -203,40 +204,41 @@ static int l_tensor(lua_State *L) {
     return fl_tensor_result(L, FL_OK, box, &err);
 }
 
-/* A copy as what a method returns. */
-static int copied(lua_State *L, const fl_array *t, fl_device *d, fl_dtype dtype) {
+/* A copy of the tensor at 1 as what a method returns: of another type (none: the same), on d (NULL:
+ * in host memory) or where it is. */
+static int copied(lua_State *L, fl_dtype dtype, fl_device *const *d) {
     fl_err err;
     fl_array **box = fl_tensor_box_new(L);
-    return fl_tensor_result(L, fl_array_copy(box, t, d, dtype, &err), box, &err);
+    const fl_array *t = fl_tensor_check(L, 1);
+    int rc = fl_array_copy(box, t, d ? *d : fl_array_device(t), dtype ? dtype : t->t.dtype, &err);
+    return fl_tensor_result(L, rc, box, &err);
 }
 
 static int l_clone(lua_State *L) {
-    const fl_array *t = fl_tensor_check(L, 1);
-    return copied(L, t, fl_array_device(t), t->t.dtype);
+    return copied(L, FL_DTYPE_NONE, NULL);
 }
 
 /* t:to("bf16"), t:to("cpu") or t:to("cuda:0"): always a copy */
 static int l_to(lua_State *L) {
     fl_err err;
-    const fl_array *t = fl_tensor_check(L, 1);
-    const char *what = luaL_checkstring(L, 2);
+    const char *what = fl_check_string(L, 2);
     fl_dtype dtype = dtype_from(what);
     fl_device *d = NULL;
-    if (dtype) return copied(L, t, fl_array_device(t), dtype);
+    fl_tensor_check(L, 1);
+    if (dtype) return copied(L, dtype, NULL);
     if (!strncmp(what, "cuda", 4)) {
         if (fl_find_device(L, what, &d, &err)) return fl_push_err(L, &err);
     } else if (strcmp(what, "cpu")) {
         luaL_argerror(L, 2, "element type or device expected");
     }
-    return copied(L, t, d, t->t.dtype);
+    return copied(L, FL_DTYPE_NONE, &d);
 }
 
 static int l_row(lua_State *L) {
     fl_err err;
-    const fl_array *t = fl_tensor_check(L, 1);
     int64_t i = fl_check_int(L, 2);
     fl_array **box = fl_tensor_box_new(L);
-    int rc = fl_array_row(box, t, i - 1, &err);
+    int rc = fl_array_row(box, fl_tensor_check(L, 1), i - 1, &err);
     if (rc == FL_E_NOMEM) return fl_push_err(L, &err);
     if (rc) luaL_argerror(L, 2, err.msg);
     return 1;
@@ -245,10 +247,10 @@ static int l_row(lua_State *L) {
 /* ---- looking at them ---- */
 
 static int l_shape(lua_State *L) {
-    const fl_tensor *t = &fl_tensor_check(L, 1)->t;
-    lua_createtable(L, t->ndim, 0);
-    for (int i = 0; i < t->ndim; i++) {
-        lua_pushinteger(L, (lua_Integer)t->dim[i]);
+    const fl_tensor t = fl_tensor_check(L, 1)->t;
+    lua_createtable(L, t.ndim, 0);
+    for (int i = 0; i < t.ndim; i++) {
+        lua_pushinteger(L, (lua_Integer)t.dim[i]);
         lua_rawseti(L, -2, i + 1);
     }
     return 1;
@@ -261,7 +263,9 @@ static int l_dtype(lua_State *L) {
 }
 
 static int l_device(lua_State *L) {
-    lua_pushstring(L, fl_array_device_name(fl_tensor_check(L, 1)));
+    char name[DEVICE_NAME];
+    snprintf(name, sizeof(name), "%s", fl_array_device_name(fl_tensor_check(L, 1)));
+    lua_pushstring(L, name);
     return 1;
 }
 
@@ -277,16 +281,15 @@ static int l_address(lua_State *L) {
 }
 
 static int l_tostring(lua_State *L) {
-    char dims[96], name[16];
+    char dims[96], name[16], device[DEVICE_NAME] = "";
     const fl_array *t = *fl_box_raw(L, 1, FL_MT_TENSOR);
     if (!t) {
         lua_pushliteral(L, "tensor (closed)");
         return 1;
     }
-    lua_pushfstring(L, "tensor %s %s", fl_lua_dtype(t->t.dtype, name), fl_array_shape(dims, t));
-    if (!fl_array_device(t)) return 1;
-    lua_pushfstring(L, " on %s", fl_array_device_name(t));
-    lua_concat(L, 2);
+    if (fl_array_device(t)) snprintf(device, sizeof(device), " on %s", fl_array_device_name(t));
+    const char *dtype = fl_lua_dtype(t->t.dtype, name);
+    lua_pushfstring(L, "tensor %s %s%s", dtype, fl_array_shape(dims, t), device);
     return 1;
 }
 
@@ -306,7 +309,7 @@ static int64_t check_index(lua_State *L, const fl_tensor *t, int n_args) {
 static int l_get(lua_State *L) {
     fl_err err;
     double v;
-    const fl_array *t = fl_tensor_check(L, 1);
+    const fl_array *t = fl_tensor_check(L, 1); /* stays: indices are numbers, which make nothing */
     int64_t at = check_index(L, &t->t, lua_gettop(L) - 1);
     if (fl_array_get(&v, t, at, &err)) return fl_push_err(L, &err);
     push_number(L, t->t.dtype, v);
@@ -345,18 +348,20 @@ static const fl_array *on_host(lua_State *L, const fl_array *t, fl_dtype dtype, 
 /* Nested tables; a number when there are no dimensions */
 static int l_totable(lua_State *L) {
     fl_err err;
-    const fl_array *t = fl_tensor_check(L, 1);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TENSOR);
+    const fl_array *t = c->object;
     if (!(t = on_host(L, t, t->t.dtype, &err))) return fl_push_err(L, &err);
     if (t->t.ndim)
         push_nested(L, t, 0, 0, fl_array_numel(t));
     else
         push_element(L, t, 0);
+    fl_call_end(c);
     return 1;
 }
 
-/* The vector at index 1 as f32 in host memory. */
-static const fl_array *vector_as_f32(lua_State *L, fl_err *err) {
-    const fl_array *t = fl_tensor_check(L, 1);
+/* The vector that the call holds as f32 in host memory. */
+static const fl_array *vector_as_f32(lua_State *L, const fl_call *c, fl_err *err) {
+    const fl_array *t = c->object;
     if (t->t.ndim != 1 || t->t.dim[0] < 1 || t->t.dim[0] > INT32_MAX)
         luaL_argerror(L, 1, "a vector with elements expected; row(i) takes one out of a matrix");
     return on_host(L, t, FL_DTYPE_F32, err);
@@ -365,11 +370,13 @@ static const fl_array *vector_as_f32(lua_State *L, fl_err *err) {
 /* t:argmax() -> index, value: the largest element, the first of equals */
 static int l_argmax(lua_State *L) {
     fl_err err;
-    const fl_array *t = vector_as_f32(L, &err);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TENSOR);
+    const fl_array *t = vector_as_f32(L, c, &err);
     if (!t) return fl_push_err(L, &err);
     int32_t at = fl_argmax(t->t.data, (int32_t)t->t.dim[0]);
     lua_pushinteger(L, (lua_Integer)at + 1);
     push_element(L, t, at);
+    fl_call_end(c);
     return 2;
 }
 
@@ -377,13 +384,16 @@ static int l_argmax(lua_State *L) {
 static int l_topk(lua_State *L) {
     fl_err err;
     int64_t k = fl_check_int(L, 2);
-    const fl_array *t = vector_as_f32(L, &err);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TENSOR);
+    const fl_array *t = vector_as_f32(L, c, &err);
     if (!t) return fl_push_err(L, &err);
     if (k < 1 || k > t->t.dim[0]) raise_range(L, "topk:", k, 1, t->t.dim[0]);
     int32_t *ids = lua_newuserdata(L, (size_t)k * (sizeof(*ids) + sizeof(float)));
     float *values = (float *)(void *)(ids + k);
     fl_top_list top = {(int32_t)k, ids, values};
-    if (fl_topk(NULL, t->t.data, (int32_t)t->t.dim[0], &top, &err)) return fl_push_err(L, &err);
+    int rc = fl_topk(NULL, t->t.data, (int32_t)t->t.dim[0], &top, &err);
+    fl_call_end(c);
+    if (rc) return fl_push_err(L, &err);
     lua_createtable(L, (int)k, 0);
     lua_createtable(L, (int)k, 0);
     for (int i = 0; i < (int)k; i++) {
@@ -458,11 +468,8 @@ static int l_mask_fill(lua_State *L) {
     return in_place(L, rc, &err);
 }
 
-static int l_close(lua_State *L) {
-    fl_array **box = (fl_array **)fl_box_raw(L, 1, FL_MT_TENSOR);
-    fl_array_free(*box);
-    *box = NULL;
-    return 0;
+static void destroy(void *t) {
+    fl_array_free(t);
 }
 
 void fl_register_tensor(lua_State *L) {
@@ -484,13 +491,13 @@ void fl_register_tensor(lua_State *L) {
                                        {"softmax", l_softmax},
                                        {"add_at", l_add_at},
                                        {"mask_fill", l_mask_fill},
-                                       {"close", l_close},
                                        {"quantize", fl_l_quantize},
                                        {"dequantize", fl_l_dequantize},
                                        {"linear", fl_l_linear},
                                        {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__len", l_len}, {"__tostring", l_tostring}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"tensor", l_tensor}, {NULL, NULL}};
-    fl_class(L, FL_MT_TENSOR, methods, meta, l_close);
+    static const fl_class_type type = {FL_MT_TENSOR, destroy};
+    fl_class(L, &type, methods, meta);
     fl_set_functions(L, functions);
 }

@@ -11,17 +11,12 @@
 typedef struct tokenizer_box {
     fl_tokenizer *t;
     fl_tokenizer_ctx *ctx;
-    /* Results on their way to Lua: owned here because any push may raise. */
-    fl_ids ids;
-    fl_bytes text;
 } tokenizer_box;
 
-static void box_free(tokenizer_box *b) {
-    if (!b) return;
+static void destroy(void *tokenizer) {
+    tokenizer_box *b = tokenizer;
     fl_tokenizer_ctx_free(b->ctx);
     fl_tokenizer_unref(b->t);
-    fl_ids_free(&b->ids);
-    fl_bytes_free(&b->text);
     fl_free(b);
 }
 
@@ -35,7 +30,7 @@ static int box_fill(void **box, fl_tokenizer *t, fl_err *err) {
     b->t = t;
     int rc = fl_tokenizer_ctx_new(&b->ctx, t, err);
     if (rc) {
-        box_free(b);
+        destroy(b);
     } else {
         *box = b;
     }
@@ -44,7 +39,7 @@ static int box_fill(void **box, fl_tokenizer *t, fl_err *err) {
 
 /* fp8llm.tokenizer(dir) -> tokenizer */
 static int l_load(lua_State *L) {
-    const char *dir = luaL_checkstring(L, 1);
+    const char *dir = fl_check_string(L, 1);
     void **box = fl_box_new(L, FL_MT_TOKENIZER);
     fl_tokenizer *t;
     fl_err err;
@@ -65,13 +60,6 @@ fl_tokenizer *fl_check_tokenizer(lua_State *L, int idx) {
 
 static tokenizer_box *check(lua_State *L) {
     return fl_box_check(L, 1, FL_MT_TOKENIZER);
-}
-
-static int l_close(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_TOKENIZER);
-    box_free(*box);
-    *box = NULL;
-    return 0;
 }
 
 /* One entry of the parse_special list on top of the stack; -1: not a token of ours. */
@@ -103,9 +91,7 @@ static fl_special_policy check_policy(lua_State *L, const char *name) {
 /* parse_special = "none" | "all" | "reject" | {id or string, ...}; the list stays on the Lua
  * stack. */
 static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *o, fl_err *err) {
-    if (lua_isnoneornil(L, 3)) return FL_OK;
-    lua_getfield(L, 3, "parse_special");
-    if (lua_isnil(L, -1)) return FL_OK;
+    if (!fl_opt_push(L, 3, "parse_special")) return FL_OK;
     if (lua_type(L, -1) == LUA_TSTRING) {
         o->special = check_policy(L, lua_tostring(L, -1));
         return FL_OK;
@@ -132,42 +118,38 @@ static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *
 /* tok:encode(text, {add_special_tokens=true, parse_special="none", strict=false}) -> ids */
 static int l_encode(lua_State *L) {
     static const char *const known[] = {"add_special_tokens", "parse_special", "strict", NULL};
-    tokenizer_box *b = check(L);
     size_t n;
     const char *text = luaL_checklstring(L, 2, &n);
+    lua_settop(L, 3);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
+    const tokenizer_box *b = c->object;
     fl_encode_options o = {.add_special_tokens = true};
     fl_err err;
     fl_opt_only(L, 3, known);
     fl_opt_bool(L, 3, "add_special_tokens", &o.add_special_tokens);
     fl_opt_bool(L, 3, "strict", &o.strict);
-    b->ids.len = 0;
     int rc = read_special(L, b->t, &o, &err);
-    if (!rc) rc = fl_tokenizer_encode(b->t, b->ctx, text, n, &o, &b->ids, &err);
-    if (rc) return fl_push_err(L, &err);
-    fl_push_ids(L, b->ids.data, b->ids.len);
-    fl_ids_free(&b->ids);
-    return 1;
+    if (!rc) rc = fl_tokenizer_encode(b->t, b->ctx, text, n, &o, &c->ids, &err);
+    if (!rc) fl_push_ids(L, c->ids.data, c->ids.len);
+    fl_call_end(c);
+    return rc ? fl_push_err(L, &err) : 1;
 }
 
 /* tok:decode(ids, {skip_special_tokens=false}) -> text */
 static int l_decode(lua_State *L) {
     static const char *const known[] = {"skip_special_tokens", NULL};
-    tokenizer_box *b = check(L);
     bool skip = false;
     size_t n;
     fl_err err;
+    lua_settop(L, 3);
     fl_opt_only(L, 3, known);
     fl_opt_bool(L, 3, "skip_special_tokens", &skip);
     const int32_t *ids = fl_check_ids(L, 2, &n);
-    fl_bytes_free(&b->text);
-    int rc = fl_tokenizer_decode(b->t, ids, n, skip, &b->text, &err);
-    if (rc) {
-        fl_bytes_free(&b->text);
-        return fl_push_err(L, &err);
-    }
-    lua_pushlstring(L, b->text.data ? b->text.data : "", b->text.len);
-    fl_bytes_free(&b->text);
-    return 1;
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
+    int rc = fl_tokenizer_decode(check(L)->t, ids, n, skip, &c->text, &err);
+    if (!rc) lua_pushlstring(L, c->text.data ? c->text.data : "", c->text.len);
+    fl_call_end(c);
+    return rc ? fl_push_err(L, &err) : 1;
 }
 
 static int push_id(lua_State *L, int32_t id) {
@@ -181,18 +163,23 @@ static int push_id(lua_State *L, int32_t id) {
 
 /* tok:id(piece) -> id or nil */
 static int l_id(lua_State *L) {
-    tokenizer_box *b = check(L);
     size_t n;
     const char *s = luaL_checklstring(L, 2, &n);
-    return push_id(L, fl_tokenizer_id(b->t, s, n));
+    return push_id(L, fl_tokenizer_id(check(L)->t, s, n));
 }
 
-static int push_text(lua_State *L, const char *s, size_t n) {
+typedef const char *text_of_id(const fl_tokenizer *t, int32_t id, size_t *n);
+
+static int push_text(lua_State *L, text_of_id *text, int32_t id) {
+    size_t n;
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
+    const char *s = text(check(L)->t, id, &n);
     if (s) {
         lua_pushlstring(L, s, n);
     } else {
         lua_pushnil(L);
     }
+    fl_call_end(c);
     return 1;
 }
 
@@ -203,18 +190,12 @@ static int32_t check_id(lua_State *L, int idx) {
 
 /* tok:piece(id) -> the token as tokenizer.json writes it, or nil */
 static int l_piece(lua_State *L) {
-    tokenizer_box *b = check(L);
-    size_t n;
-    const char *s = fl_tokenizer_piece(b->t, check_id(L, 2), &n);
-    return push_text(L, s, n);
+    return push_text(L, fl_tokenizer_piece, check_id(L, 2));
 }
 
 /* tok:bytes(id) -> what the token stands for, maybe part of a character, or nil */
 static int l_bytes(lua_State *L) {
-    tokenizer_box *b = check(L);
-    size_t n;
-    const char *s = fl_tokenizer_bytes(b->t, check_id(L, 2), &n);
-    return push_text(L, s, n);
+    return push_text(L, fl_tokenizer_bytes, check_id(L, 2));
 }
 
 /* #tok -> largest id + 1 */
@@ -233,9 +214,11 @@ static int l_eos(lua_State *L) {
 
 /* tok:chat_template([name]) -> source or nil */
 static int l_chat_template(lua_State *L) {
-    tokenizer_box *b = check(L);
-    lua_pushstring(L, fl_tokenizer_chat_template(b->t, luaL_optstring(L, 2, NULL)));
-    return 1; /* lua_pushstring pushes nil for NULL */
+    const char *name = lua_isnoneornil(L, 2) ? NULL : fl_check_string(L, 2);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
+    lua_pushstring(L, fl_tokenizer_chat_template(check(L)->t, name)); /* nil for NULL */
+    fl_call_end(c);
+    return 1;
 }
 
 /* ---- stream ---- */
@@ -243,66 +226,65 @@ static int l_chat_template(lua_State *L) {
 typedef struct stream {
     fl_tokenizer *t;
     fl_detok detok;
-    fl_bytes text;
 } stream;
 
 /* tok:stream{skip_special_tokens=false} -> stream */
 static int l_stream(lua_State *L) {
     static const char *const known[] = {"skip_special_tokens", NULL};
-    tokenizer_box *b = check(L);
     bool skip = false;
     fl_opt_only(L, 2, known);
     fl_opt_bool(L, 2, "skip_special_tokens", &skip);
     void **box = fl_box_new(L, FL_MT_STREAM);
-    stream *s = *box = fl_alloc(sizeof(*s));
+    fl_tokenizer *t = check(L)->t;
+    stream *s = fl_alloc(sizeof(*s));
     if (!s) {
         fl_err err;
         fl_fail(&err, FL_E_NOMEM, "no memory for a stream");
         return fl_push_err(L, &err);
     }
-    s->t = fl_tokenizer_ref(b->t);
+    s->t = fl_tokenizer_ref(t);
     fl_detok_init(&s->detok, s->t, skip);
+    *box = s;
     return 1;
 }
 
-static int push_stream_text(lua_State *L, stream *s) {
+/* The end of a call: its text is the result. */
+static int push_stream_text(lua_State *L, fl_call *c) {
     fl_err err;
-    if (s->text.failed) {
-        fl_bytes_free(&s->text);
+    int n_results = 1;
+    if (c->text.failed) {
         fl_fail(&err, FL_E_NOMEM, "no memory to decode");
-        return fl_push_err(L, &err);
+        n_results = fl_push_err(L, &err);
+    } else {
+        lua_pushlstring(L, c->text.data ? c->text.data : "", c->text.len);
     }
-    lua_pushlstring(L, s->text.data ? s->text.data : "", s->text.len);
-    return 1;
+    fl_call_end(c);
+    return n_results;
 }
 
 /* stream:push(id) -> the text that id completes, maybe "" */
 static int l_stream_push(lua_State *L) {
-    stream *s = fl_box_check(L, 1, FL_MT_STREAM);
+    const int32_t id = check_id(L, 2);
     fl_err err;
-    s->text.len = 0;
-    if (fl_detok_push(&s->detok, check_id(L, 2), &s->text, &err)) return fl_push_err(L, &err);
-    return push_stream_text(L, s);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_STREAM);
+    stream *s = c->object;
+    if (fl_detok_push(&s->detok, id, &c->text, &err)) return fl_push_err(L, &err);
+    return push_stream_text(L, c);
 }
 
 /* stream:finish() -> what is left; the stream can start a new text */
 static int l_stream_finish(lua_State *L) {
-    stream *s = fl_box_check(L, 1, FL_MT_STREAM);
-    s->text.len = 0;
-    fl_detok_finish(&s->detok, &s->text);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_STREAM);
+    stream *s = c->object;
+    fl_detok_finish(&s->detok, &c->text);
     fl_detok_init(&s->detok, s->t, s->detok.skip_special);
-    return push_stream_text(L, s);
+    return push_stream_text(L, c);
 }
 
-static int l_stream_gc(lua_State *L) {
-    void **box = fl_box_raw(L, 1, FL_MT_STREAM);
-    stream *s = *box;
-    *box = NULL;
-    if (!s) return 0;
+static void destroy_stream(void *object) {
+    stream *s = object;
     fl_tokenizer_unref(s->t);
-    fl_bytes_free(&s->text);
     fl_free(s);
-    return 0;
 }
 
 void fl_register_tokenizer(lua_State *L) {
@@ -310,13 +292,14 @@ void fl_register_tokenizer(lua_State *L) {
                                        {"id", l_id},         {"piece", l_piece},
                                        {"bytes", l_bytes},   {"bos", l_bos},
                                        {"eos", l_eos},       {"chat_template", l_chat_template},
-                                       {"stream", l_stream}, {"close", l_close},
-                                       {NULL, NULL}};
+                                       {"stream", l_stream}, {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg stream_methods[] = {
         {"push", l_stream_push}, {"finish", l_stream_finish}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"tokenizer", l_load}, {NULL, NULL}};
-    fl_class(L, FL_MT_TOKENIZER, methods, meta, l_close);
-    fl_class(L, FL_MT_STREAM, stream_methods, NULL, l_stream_gc);
+    static const fl_class_type type = {FL_MT_TOKENIZER, destroy};
+    static const fl_class_type stream_type = {FL_MT_STREAM, destroy_stream};
+    fl_class(L, &type, methods, meta);
+    fl_class(L, &stream_type, stream_methods, NULL);
     fl_set_functions(L, functions);
 }

@@ -41,7 +41,10 @@ static int convert_string(converter *c, int idx, fl_jv *out) {
     size_t n;
     const char *s = lua_tolstring(c->L, idx, &n);
     if (!fl_utf8_valid(s, n)) return repair(c, s, n, out);
-    *out = (fl_jv){.kind = FL_JV_STRING, .string = {s, n}};
+    char *data = fl_arena_alloc(c->arena, n + 1);
+    if (!data) return no_memory(c);
+    memcpy(data, s, n);
+    *out = (fl_jv){.kind = FL_JV_STRING, .string = {data, n}};
     return FL_OK;
 }
 

@@ -10,8 +10,8 @@
  * A metatable with __jsontype "array", "object" or "null" decides for empty tables; a NULL
  * light userdata (cjson.null) is null too.  Numbers are integers when Lua says so (5.3 on)
  * or when they are whole.  Strings that are not UTF-8 get U+FFFD for each bad part.
- * Strings are not copied: the value must stay in Lua, on the stack.  Raises only where Lua has
- * no memory, and before it takes any of the arena; FL_E_ARG names what cannot be JSON. */
+ * Everything is copied into the arena.  Raises only where Lua has no memory, and before it takes
+ * any of the arena; FL_E_ARG names what cannot be JSON. */
 int fl_lua_to_jv(lua_State *L, int idx, fl_arena *arena, fl_jv *out, fl_err *err);
 
 #endif
