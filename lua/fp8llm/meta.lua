@@ -278,7 +278,8 @@ function model:template(name) end
 ---@return fp8llm.ids
 function model:eos() end
 
----A read-only view of a tensor of the checkpoint, as stored.
+---A read-only copy of a tensor of the checkpoint, as stored: it outlives the model, and the file.
+---IO when the file has become shorter since the model was loaded.
 ---@param name string
 ---@return fp8llm.tensor?
 ---@return string? message
@@ -643,7 +644,9 @@ function tensor:close() end
 
 -- ---- safetensors -----------------------------------------------------------------------------
 
----One file of tensors, mapped. #st is their number.
+---One file of tensors, mapped. #st is their number. A file that is made shorter meanwhile is an
+---error (IO) of whatever reads it, here as in load, quantize and describe: the process goes on, for
+---which a handler of SIGBUS is installed that passes on what is not about such a file.
 ---@class fp8llm.safetensors
 local safetensors = {}
 
@@ -656,7 +659,8 @@ function safetensors:names() end
 ---@return fp8llm.code? code
 function safetensors:info(name) end
 
----A read-only view of the mapped file.
+---A read-only copy of a tensor: it outlives the file. IO when the file has become shorter since it
+---was opened.
 ---@param name string
 ---@return fp8llm.tensor?
 ---@return string? message

@@ -155,7 +155,7 @@ static int l_describe(lua_State *L) {
     if (d->refusal.code) fl_set_string(L, "refused", d->refusal.msg);
     push_warnings(L, &d->warnings);
     lua_setfield(L, -2, "warnings");
-    if ((rc = push_tensors(L, d, &err))) goto done;
+    if ((rc = fl_checkpoint_check(d->checkpoint, push_tensors(L, d, &err), &err))) goto done;
     lua_setfield(L, -2, "tensors");
 done:
     *box = NULL;

@@ -244,11 +244,7 @@ static int l_eos(lua_State *L) {
     return 1;
 }
 
-static void release_model(void *m) {
-    fl_model_unref(m);
-}
-
-/* model:tensor(name) -> read-only view of the checkpoint's tensor */
+/* model:tensor(name) -> read-only copy of the checkpoint's tensor */
 static int l_tensor(lua_State *L) {
     const char *name = fl_check_string(L, 2);
     fl_err err;
@@ -259,10 +255,9 @@ static int l_tensor(lua_State *L) {
         fl_fail(&err, FL_E_ARG, "%s: no tensor '%s'", fl_model_dir(m), name);
         return fl_push_err(L, &err);
     }
-    const fl_keep keep = {release_model, fl_model_ref(m), true};
-    if (!fl_tensor_of_file(box, t, &keep, &err)) return 1;
-    fl_model_unref(m);
-    return fl_push_err(L, &err);
+    int rc = fl_tensor_of_file(box, t, &err);
+    rc = fl_checkpoint_check(fl_model_checkpoint(m), rc, &err);
+    return fl_tensor_result(L, rc, box, &err);
 }
 
 /* model:op_times() -> {{op=, n=, k=, dtype=, calls=, rows=, seconds=, bytes=, flops=}, ...} since

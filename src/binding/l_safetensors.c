@@ -1,20 +1,17 @@
-/* .safetensors files.  Tensors are read-only views of the mapped file and keep it mapped
- * after close(). */
-#include <stdatomic.h>
+/* .safetensors files.  Tensors are copies: a file may change while its mapping is read, and what is
+ * handed out must not. */
 #include <string.h>
 
 #include "binding/l_tensor.h"
 #include "util/mem.h"
 
 typedef struct file {
-    atomic_int refs;
     fl_safetensors *st;
     char *path;
 } file;
 
-static void file_unref(void *ctx) {
-    file *f = ctx;
-    if (!f || atomic_fetch_sub(&f->refs, 1) > 1) return;
+static void destroy(void *object) {
+    file *f = object;
     fl_safetensors_close(f->st);
     fl_free(f->path);
     fl_free(f);
@@ -23,34 +20,31 @@ static void file_unref(void *ctx) {
 static int file_open(file **out, const char *path, fl_err *err) {
     file *f = fl_alloc(sizeof(*f));
     if (!f) return fl_fail(err, FL_E_NOMEM, "%s", path);
-    atomic_init(&f->refs, 1);
     int rc = (f->path = fl_strdup(path)) ? fl_safetensors_open(&f->st, path, err)
                                          : fl_fail(err, FL_E_NOMEM, "%s", path);
     if (rc)
-        file_unref(f);
+        destroy(f);
     else
         *out = f;
     return rc;
 }
 
-int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, const fl_keep *keep, fl_err *err) {
-    fl_tensor t = {.data = (void *)(uintptr_t)st->data, .dtype = st->dtype, .ndim = st->ndim};
-    int rc;
+int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, fl_err *err) {
+    fl_tensor t = {.dtype = st->dtype, .ndim = st->ndim};
     if (st->ndim > FL_MAX_DIMS)
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: %s: %d dimensions, tensors have at most %d",
                        st->file, st->name, (int)st->ndim, FL_MAX_DIMS);
     memcpy(t.dim, st->dim, (size_t)st->ndim * sizeof(*t.dim));
-    int64_t align = fl_array_dtype_ok(st->dtype) ? fl_dtype_bytes(st->dtype) : 1;
-    if ((uintptr_t)st->data % (uintptr_t)align) {
-        if (!(rc = fl_array_new(out, NULL, t.dtype, t.dim, t.ndim, err))) {
-            memcpy((*out)->t.data, st->data, (size_t)st->bytes);
-            keep->release(keep->ctx);
-        }
-    } else {
-        rc = fl_array_view(out, &t, keep, err);
-    }
-    if (rc) fl_fail_in(err, "%s: %s: ", st->file, st->name);
-    return rc;
+    const fl_keep keep = {fl_free_aligned, fl_alloc_aligned((size_t)st->bytes + 1, 64), true};
+    if (!keep.ctx)
+        return fl_fail(err, FL_E_NOMEM, "%s: %s: %llu bytes", st->file, st->name,
+                       (unsigned long long)st->bytes);
+    memcpy(keep.ctx, st->data, (size_t)st->bytes);
+    t.data = keep.ctx;
+    int rc = fl_array_view(out, &t, &keep, err);
+    if (!rc) return FL_OK;
+    fl_free_aligned(keep.ctx);
+    return fl_fail_in(err, "%s: %s: ", st->file, st->name);
 }
 
 /* fp8llm.safetensors(path) */
@@ -77,13 +71,8 @@ static int l_file_tensor(lua_State *L) {
     fl_array **box = fl_tensor_box_new(L);
     const fl_st_tensor *st = find(L, &f, &err);
     if (!st) return fl_push_err(L, &err);
-    atomic_fetch_add(&f->refs, 1);
-    fl_keep keep = {file_unref, f, true};
-    if (fl_tensor_of_file(box, st, &keep, &err)) {
-        file_unref(f);
-        return fl_push_err(L, &err);
-    }
-    return 1;
+    int rc = fl_safetensors_check(f->st, fl_tensor_of_file(box, st, &err), &err);
+    return fl_tensor_result(L, rc, box, &err);
 }
 
 static int l_names(lua_State *L) {
@@ -134,7 +123,7 @@ void fl_register_safetensors(lua_State *L) {
         {"tensor", l_file_tensor}, {"names", l_names}, {"info", l_info}, {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"safetensors", l_safetensors}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_SAFETENSORS, file_unref};
+    static const fl_class_type type = {FL_MT_SAFETENSORS, destroy};
     fl_class(L, &type, methods, meta);
     fl_set_functions(L, functions);
 }

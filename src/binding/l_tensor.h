@@ -27,9 +27,8 @@ const char *fl_lua_dtype(fl_dtype dtype, char out[16]); /* "e4m3", "i64": as Lua
  * collector is told of memory it cannot see); or the error. */
 int fl_tensor_result(lua_State *L, int rc, fl_array *const *box, const fl_err *err);
 
-/* A read-only view of a tensor in a file; a copy when it is not aligned.  keep->release
- * must be set and counts as fl_array_view says (called at once after a copy). */
-int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, const fl_keep *keep, fl_err *err);
+/* A read-only copy of a tensor in a file, whose data the caller checks (fl_safetensors_check). */
+int fl_tensor_of_file(fl_array **out, const fl_st_tensor *st, fl_err *err);
 
 /* Methods in l_tensor_fp8.c, listed in the class by l_tensor.c. */
 int fl_l_quantize(lua_State *L);

@@ -265,6 +265,13 @@ done:
     return rc;
 }
 
+int fl_checkpoint_check(const fl_checkpoint *ck, int rc, fl_err *err) {
+    int lost = FL_OK;
+    for (size_t i = 0; !lost && i < ck->n_shards; i++)
+        lost = fl_safetensors_check(ck->shards[i], FL_OK, err);
+    return lost ? lost : rc;
+}
+
 void fl_checkpoint_close(fl_checkpoint *ck) {
     if (!ck) return;
     if (ck->release) ck->release(ck->owner);

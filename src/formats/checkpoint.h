@@ -18,6 +18,8 @@ int fl_checkpoint_of_memory(fl_checkpoint **out, const char *dir, const fl_st_te
 /* Tensors whose names begin with `from` begin with `to` instead; one whose new name is taken keeps
  * its own. */
 int fl_checkpoint_rename(fl_checkpoint *ck, const char *from, const char *to, fl_err *err);
+/* fl_safetensors_check of all files. */
+int fl_checkpoint_check(const fl_checkpoint *ck, int rc, fl_err *err);
 void fl_checkpoint_close(fl_checkpoint *ck);
 const char *fl_checkpoint_dir(const fl_checkpoint *ck);
 size_t fl_checkpoint_count(const fl_checkpoint *ck);

@@ -294,7 +294,8 @@ int fl_safetensors_open(fl_safetensors **out, const char *path, fl_err *err) {
         rc = fl_fail(err, FL_E_NOMEM, "%s", path);
         goto done;
     }
-    if ((rc = fl_file_map(&st->map, path, err)) || (rc = read_header(st, err))) goto done;
+    if ((rc = fl_file_map(&st->map, path, err))) goto done;
+    if ((rc = fl_safetensors_check(st, read_header(st, err), err))) goto done;
     *out = st;
     st = NULL;
 done:
@@ -310,6 +311,11 @@ void fl_safetensors_close(fl_safetensors *st) {
     fl_free(st->tensors);
     fl_free(st->path);
     fl_free(st);
+}
+
+int fl_safetensors_check(const fl_safetensors *st, int rc, fl_err *err) {
+    const int lost = fl_file_check(&st->map, st->path, err);
+    return lost ? lost : rc;
 }
 
 size_t fl_safetensors_count(const fl_safetensors *st) {

@@ -27,6 +27,9 @@ typedef struct fl_st_tensor {
 typedef struct fl_safetensors fl_safetensors;
 
 int fl_safetensors_open(fl_safetensors **out, const char *path, fl_err *err);
+/* What a file loses while it is open reads as zeros.  So whoever has read tensors, with the result
+ * rc, checks before that is believed: FL_E_IO when the file has become shorter, else rc. */
+int fl_safetensors_check(const fl_safetensors *st, int rc, fl_err *err);
 void fl_safetensors_close(fl_safetensors *st); /* views die with it */
 size_t fl_safetensors_count(const fl_safetensors *st);
 const fl_st_tensor *fl_safetensors_at(const fl_safetensors *st, size_t i); /* file order */

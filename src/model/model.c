@@ -262,7 +262,7 @@ int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, 
     }
     if ((rc = read_files(m, dir, opt, err))) goto done;
     name_quantization(m);
-    if ((rc = build(m, opt, err))) goto done;
+    if ((rc = fl_checkpoint_check(m->checkpoint, build(m, opt, err), err))) goto done;
     fl_log(FL_LOG_INFO, "%s: %s, %lld layers, kv %s", dir, m->quantization,
            (long long)m->config.n_layers, fl_dtype_name(m->kv[0].shape.dtype));
     *out = m;

@@ -361,7 +361,7 @@ static int write_tensors(job *j, fl_err *err) {
     if (rc) return rc;
     size_t next;
     for (size_t done = 0; (next = fl_st_writer_next(w, NULL)) < j->n; done++) {
-        if ((rc = put_item(j, w, next, err))) {
+        if ((rc = fl_checkpoint_check(j->checkpoint, put_item(j, w, next, err), err))) {
             fl_st_writer_abort(w);
             return rc;
         }
@@ -525,7 +525,7 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
     if ((rc = fl_checkpoint_open(&j.checkpoint, src, err)) ||
         (rc = fl_inventory_take(j.checkpoint, &j.config, &plain, err)))
         goto done;
-    if ((rc = make_calibrated(&j, err)))
+    if ((rc = fl_checkpoint_check(j.checkpoint, make_calibrated(&j, err), err)))
         fl_dir_remove(j.tmp, NULL);
     else
         *out = j.report;

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/guard.h"
 #include "util/mem.h"
 #include "util/num.h"
 
@@ -36,16 +37,26 @@ int fl_file_map(fl_mapping *out, const char *path, fl_err *err) {
     if ((rc = open_regular(&fd, &size, path, err))) return rc;
     if (size) {
         void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED)
+        if (p == MAP_FAILED) {
             rc = fl_fail(err, FL_E_IO, "%s: mmap: %s", path, strerror(errno));
-        else
-            *out = (fl_mapping){p, size};
+        } else {
+            *out = (fl_mapping){p, size, fl_guard_add(p, size, fd)};
+            if (!out->guard) {
+                fl_file_unmap(out);
+                rc = fl_fail(err, FL_E_LIMIT, "%s: too many open files", path);
+            }
+        }
     }
     close(fd);
     return rc;
 }
 
+int fl_file_check(const fl_mapping *m, const char *path, fl_err *err) {
+    return fl_guard_check(m->guard, path, err);
+}
+
 void fl_file_unmap(fl_mapping *m) {
+    fl_guard_remove(m->guard);
     if (m->data) munmap((void *)(uintptr_t)m->data, m->size);
     *m = (fl_mapping){0};
 }
@@ -64,7 +75,7 @@ int fl_map_repeated(fl_mapping *out, const void *window, size_t window_bytes, si
         rc = fl_fail(err, FL_E_NOMEM, "%zu repeated bytes: %s", size, strerror(errno));
         goto done;
     }
-    *out = (fl_mapping){p, size};
+    *out = (fl_mapping){p, size, 0};
     for (size_t at = 0; !rc && at < size; at += window_bytes) {
         size_t n = size - at < window_bytes ? size - at : window_bytes;
         if (mmap(p + at, n, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)

@@ -9,14 +9,17 @@
 
 #include "util/err.h"
 
-/* A read-only private mapping.  The file must not be truncated while mapped:
- * touching a page past the new end raises SIGBUS. */
+/* A read-only private mapping.  What a file loses while it is mapped reads as zeros, see guard.h:
+ * check after reading, before what was read is believed. */
 typedef struct fl_mapping {
     const uint8_t *data; /* size bytes; NULL when size is 0 */
     size_t size;
+    int guard; /* 0: none */
 } fl_mapping;
 
 int fl_file_map(fl_mapping *out, const char *path, fl_err *err);
+/* FL_E_IO when the file, called `path`, has become shorter or unreadable. */
+int fl_file_check(const fl_mapping *m, const char *path, fl_err *err);
 void fl_file_unmap(fl_mapping *m);
 /* `size` bytes in which a window repeats, in the memory of one window: what fl_file_release gives
  * back reads the same again.  window_bytes: a multiple of 64 KiB, which any page size divides. */
