@@ -110,10 +110,11 @@ static const struct {
     {"{{ x", FL_E_FORMAT, "template line 1: tag without '}}'"},
     {"\n\n{{ 'x }}", FL_E_FORMAT, "template line 3: string without end"},
     {"{% nosuch %}", FL_E_FORMAT, "template line 1: unknown tag 'nosuch'"},
-    {"{{ 1\n|nosuch }}", FL_E_FORMAT, "template line 2: no filter or test named 'nosuch'"},
+    {"{{ 1\n|nosuch }}", FL_E_FORMAT, "template line 1: no filter named 'nosuch'"},
     {"{{ a b }}", FL_E_FORMAT, "template line 1: '}}' expected, got 'b'"},
     {"{# x", FL_E_FORMAT, "template line 1: comment without end"},
-    {"{% include 'x' %}", FL_E_FORMAT, "template line 1: unknown tag 'include'"},
+    {"{% include 'x' %}", FL_E_FORMAT,
+     "template line 1: include: a chat template has no other files"},
     {"{{ 99999999999999999999 }}", FL_E_FORMAT, "template line 1: integer does not fit 64 bits"},
     {"\xff", FL_E_FORMAT, "template: not valid UTF-8"},
     {"a\n{{ raise_exception('No ' ~ 'tools!') }}", FL_E_ARG, "template line 2: No tools!"},
@@ -123,7 +124,12 @@ static const struct {
     {"\n{{ nosuch|tojson }}", FL_E_ARG, "template line 2: 'Undefined' cannot be written as JSON"},
     {"{{ 9223372036854775807 + 1 }}", FL_E_LIMIT, "template line 1: integer does not fit 64 bits"},
     {"{{ range(100001) }}", FL_E_LIMIT, "template line 1: range: longer than 100000"},
-    {"{{ 'x'|center }}", FL_E_FORMAT, "template line 1: no filter or test named 'center'"},
+    {"{{ 'x'|centre }}", FL_E_FORMAT, "template line 1: no filter named 'centre'"},
+    {"{{ '{:99999}'.format(1) }}", FL_E_LIMIT, "template line 1: format: more than 10000"},
+    {"{{ 'x'.center(99999999) }}", FL_E_LIMIT,
+     "template line 1: padded to more than 1048576 characters"},
+    {"{% for i in [1, 2]|slice(9999999) %}{% endfor %}", FL_E_LIMIT,
+     "template line 1: needs more than 67108864 bytes of memory"},
 };
 
 static void error_messages(void) {
@@ -273,7 +279,15 @@ static const char many_features[] =
     "{{ ns.t }}{{ d|tojson(indent=2) }}{{ d }}{{ l|sort|map('string')|join(',') }}"
     "{% set q | upper %}{{ s|replace('l', 'xyz') }}{% endset %}{{ q }}{{ m(1) }}"
     "{% call m(s) %}{{ s.split('l') }}{% endcall %}{{ '%s %5d' % (s, 3) }}{{ s * 5000 }}"
-    "{{ l|unique|list|length }}{{ d|dictsort }}{{ s.title() }}{{ strftime_now('%Y') }}";
+    "{{ l|unique|list|length }}{{ d|dictsort }}{{ s.title() }}{{ strftime_now('%Y') }}"
+    "{{ '{:>9,.2f}{!r:{}}'.format(2.5, s, 9) }}{{ s|wordwrap(2) }}{{ [d, d, s * 40]|pprint }}"
+    "{% set c = cycler(1, 2) %}{{ c.next() }}{% set j = joiner() %}{{ j() }}{{ [[2, s], [1, "
+    "s]]|groupby(0) }}"
+    "{{ l|batch(3)|list }}{{ l|slice(3, 0)|list }}{{ s|truncate(4, leeway=0) }}{{ d|urlencode }}"
+    "{{ '<b>&amp;'|striptags }}{{ {'a': 1}|xmlattr }}{{ '<'|e + s }}{{ s.center(9).encode() }}"
+    "{% block a %}{{ s }}{% endblock %}{{ self.a() }}{% autoescape true %}{{ s }}{% endautoescape "
+    "%}"
+    "{{ s.translate(s.maketrans('h', 'j')) }}{{ s.expandtabs() }}{{ lipsum(1) }}";
 static const char many_values[] = "{\"l\":[3,1,2,0],\"s\":\"hello\",\"d\":{\"a\":[1,{\"b\":null}],"
                                   "\"c\":\"x\\n\",\"e\":1.5,\"f\":{},\"g\":1,\"h\":2,\"i\":3,"
                                   "\"j\":4,\"k\":5}}";
@@ -281,6 +295,25 @@ static const char many_values[] = "{\"l\":[3,1,2,0],\"s\":\"hello\",\"d\":{\"a\"
 static bool fail_after(void *left, size_t bytes) {
     (void)bytes;
     return (*(int *)left)-- > 0;
+}
+
+/* What is not reached refuses nothing, wherever it stands. */
+static void not_reached(void) {
+    static const char *const sources[] = {
+        "{% if false %}{{ 1|nosuch }}{% endif %}ok",
+        "{% for x in [] %}{{ x|nosuch }}{% endfor %}ok",
+        "{% macro m(x) %}{% if x is nosuch %}{{ x|nosuch }}{% endif %}{% endmacro %}ok",
+        "{{ 'ok' if true else 1|nosuch }}",
+        "{{ 'ok' or 1|nosuch }}",
+        "{% if false %}{% include 'x' %}{% import 'y' as z %}{% extends 'a' %}{% endif %}ok",
+    };
+    for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+        fl_bytes out = {0};
+        fl_err err = {0};
+        int rc = render(sources[i], "{}", NULL, (fl_template_limits){0}, &out, NULL, &err);
+        check(!rc && !strcmp(fl_bytes_cstr(&out), "ok"), "%s gives ok (%s)", sources[i], err.msg);
+        fl_bytes_free(&out);
+    }
 }
 
 static void no_memory(void) {
@@ -428,6 +461,7 @@ int main(void) {
     trusted_bits();
     error_messages();
     limits();
+    not_reached();
     no_memory();
     mutants(3000);
     threads();

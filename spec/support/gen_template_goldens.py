@@ -37,6 +37,32 @@ class Generation(jinja2.ext.Extension):
         return caller()
 
 
+class Dict:
+    def __call__(self, *args, **kwargs):
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args, **kwargs):
+        return dict.fromkeys(*args, **kwargs)
+
+
+def check_name(name):
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"namespace: {name}")
+
+
+class Namespace(jinja2.utils.Namespace):
+    def __init__(*args, **kwargs):
+        self, args = args[0], args[1:]
+        values = dict(*args, **kwargs)
+        for name in values:
+            check_name(name)
+        jinja2.utils.Namespace.__init__(self, values)
+
+    def __setitem__(self, name, value):
+        check_name(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+
 def environment():
     def raise_exception(message):
         raise Raised(message)
@@ -50,6 +76,8 @@ def environment():
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = NOW.strftime
+    env.globals["dict"] = Dict()
+    env.globals["namespace"] = Namespace
     return env
 
 
@@ -249,6 +277,83 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 # methods of lists and dicts
 {{ l.index(1) }} {{ [1, 1].count(1) }} {{ l.copy() }} {{ (1, 2).index(2) }} {{ d.keys()|list }} {{ d.values()|list }} {{ d.items()|list }} {{ d.copy() == d }}
 {{ l.index(9) }}
+# the rest of Jinja2's and Python's names
+{{ '{}: {}'.format('a', i) }} {{ '{1}{0}'.format('a', 'b') }} {{ '{k}|{n:03d}'.format(k='x', n=i) }} {{ '{{}}{}'.format(1) }}
+{{ '{:>5}|{:<5}|{:^5}|{:*^7}|{:5}|{:05}|{:.2}'.format('ab', 'ab', 'ab', 'ab', 'ab', 'ab', 'abc') }}
+{{ '{:d}|{:5d}|{:<5d}|{:+d}|{: d}|{:05d}|{:=+6d}|{:,}|{:_}|{:x}|{:#x}|{:#X}|{:o}|{:b}|{:#b}|{:c}|{:n}'.format(42, 42, 42, 42, 42, 42, 42, 1234567, 1234567, 255, 255, 255, 8, 5, 5, 65, 1234) }}
+{{ '{:010,}|{:08,}|{:09,}|{:_x}|{:_b}|{:>+8,}|{:-d}|{:^6d}|{:*=6d}'.format(1234, 1234, 1234, 1234567, 255, 1234, 5, 5, -5) }}
+{{ '{:f}|{:.2f}|{:8.3f}|{:08.3f}|{:+.1e}|{:E}|{:g}|{:.3g}|{:G}|{:%}|{:.1%}|{:.0f}|{:#.0f}|{:,.2f}'.format(2.5, 2.345, 2.5, -2.5, 12345.678, 2.5, 1e10, 0.00012345, 1e-10, 0.25, 0.256, 2.5, 2.5, 1234567.891) }}
+{{ '{}|{:5}|{:.3}|{:.1}|{:}|{:10}|{:e}'.format(2.5, 2.5, 123.456, 123.456, 1e16, 1e22, 0.0) }} {{ '{:.3}|{:.4}|{:.5}|{:.17}'.format(1234.0, 1234.0, 1234.0, 0.1) }}
+{{ '{!r}|{!s}|{!a}|{!r:>8}'.format('é', 'é', 'é', 'a') }} {{ '{0[a]}|{0[b]}|{1[0]}|{1[1][1]}'.format(d, pairs) }} {{ '{0.real}'.format(5) }}
+{{ '{:{}}|{:{w}.{p}}|{0:{1}}'.format('a', 5, w=3, p=1) }}
+{{ '{:{}}|{:{w}.{p}}'.format('a', 5, 'bcd', w=3, p=1) }} {{ '{a}{b}'.format_map({'a': 1, 'b': [2]}) }} {{ '{}'.format(none) }} {{ '{}{}'.format(true, [1]) }} {{ '{:d}|{:5}'.format(true, true) }}
+{{ '{}'.format() }}
+{{ '{x}'.format(1) }}
+{{ '{0}{}'.format(1, 2) }}
+{{ '{'.format(1) }}
+{{ '}'.format(1) }}
+{{ '{:d}'.format('a') }}
+{{ '{:d}'.format(1.5) }}
+{{ '{:s}'.format(1) }}
+{{ '{:=5}'.format('a') }}
+{{ '{:5}'.format(none) }}
+{{ '{:.2d}'.format(3) }}
+{{ '{!x}'.format(3) }}
+{{ '{:,x}'.format(3) }}
+{{ '{0.zzz}|'.format(d) }} {{ '{:é>4}|{:日^5}'.format('a', 'b') }} {{ '{:c}{:3c}|'.format(233, 97) }}
+{{ '%s-%02d'|format('a', i) }} {{ '%(a)s'|format(a=1) }} {{ '%s'|format(s) }} {{ 'x'|format }} {{ '%5.1f|%+d|%x|%o|%e|%c|%c|%a'|format(f, 3, 255, 8, f, 65, 'B', 'é') }} {{ '%*d|%-*s|%.*f' % (5, 42, 4, 'a', 2, 1.239) }} {{ '%ld %hd' % (1, 2) }}
+{{ '%d'|format('x') }}
+{{ s|truncate(5) }}|{{ s|truncate(6, true) }}|{{ 'foo bar baz qux'|truncate(9) }}|{{ 'foo bar baz qux'|truncate(9, True) }}|{{ 'foo bar baz qux'|truncate(11) }}|{{ 'foo bar baz qux'|truncate(11, False, '...', 0) }}|{{ 'foo bar baz qux'|truncate(9, end='!', leeway=0) }}|{{ u|truncate(8, leeway=0) }}
+{{ 'abcdefghij'|truncate(2) }}
+{{ 'abcdefghijklmnop'|truncate(5, leeway=0) }}|{{ 'a bcdefghijklmnop'|truncate(5, leeway=0) }}|{{ ' abcdefghijklmnop'|truncate(5, leeway=0) }}|
+{{ s|wordwrap(5) }}|{{ 'the quick brown fox jumps over the lazy dog'|wordwrap(10) }}|{{ 'a-b-c well-known hyphen-ated word--dash abc-def-ghi'|wordwrap(8) }}|{{ 'abcdefghijklmnop qrs'|wordwrap(6) }}|{{ 'abcdefghijklmnop qrs'|wordwrap(6, false) }}|{{ 'one\\ntwo three\\n\\nfour'|wordwrap(4) }}|{{ 'one two'|wordwrap(4, wrapstring='<br>') }}|{{ 'x-y long-hyphenated'|wordwrap(6, break_on_hyphens=false) }}
+{{ '  lead and   inner   spaces  '|wordwrap(8) }}|{{ u|wordwrap(4) }}|{{ 'aaaa-bbbb-cccc-dddd'|wordwrap(7) }}|{{ '----aaaaaaaaaa'|wordwrap(5) }}|{{ 'ab cd ef'|wordwrap(2) }}|{{ 'a b c d'|wordwrap(1) }}|{{ "don't say-it isn't well-done e-mail x--y"|wordwrap(6) }}
+{{ s|center(20) }}|{{ s|center }}|{{ 'abc'|center(6) }}|{{ 'abcd'|center(7) }}|{{ 'ab'|center(1) }}|{{ 5|center(4) }}|{{ u|center(40) }}
+{% for k, g in rows|groupby('role') %}{{ k }}={{ g|length }} {% endfor %}{% for g in rows|groupby('role') %}{{ g.grouper }}:{{ g.list|map(attribute='k', default='-')|join(',') }} {% endfor %}{{ rows|groupby('k', default=0) }}{{ [{'a': 'B'}, {'a': 'b'}, {'a': 'A'}]|groupby('a') }}{{ [{'a': 'B'}, {'a': 'b'}, {'a': 'A'}]|groupby('a', case_sensitive=true) }}
+{{ pairs|groupby(0) }} {{ [{'a': {'b': 2}}, {'a': {'b': 1}}]|groupby('a.b')|map('first')|list }}
+{{ [1, 2, 3, 4, 5]|batch(2)|list }} {{ [1, 2, 3]|batch(2, 'x')|list }} {{ []|batch(3)|list }} {{ 'abcde'|batch(2)|list }} {{ [1, 2]|batch(2, 0)|list }}
+{{ [1, 2, 3, 4, 5]|slice(2)|list }} {{ [1, 2, 3, 4]|slice(3, 'x')|list }} {{ [1]|slice(3)|list }} {{ []|slice(2)|list }}
+{{ [1]|slice(0)|list }}
+{{ 'a b&c/d?é=~'|urlencode }} {{ {'a b': 1, 'c': 'x y/&'}|urlencode }} {{ [['k', 'v'], ['é', none]]|urlencode }} {{ 5|urlencode }} {{ ''|urlencode }}
+{{ '<b>x</b> <!-- c <i> --> y &amp; &lt;z&gt; &#65;&#x42; &nbsp;|  a \\n b'|striptags }} {{ 'a < b'|striptags }} {{ '<p><a href="x">t</a>'|striptags }} {{ 5|striptags }}
+{{ {'a': 1, 'b': none, 'c': '<&"', 'd': missing}|xmlattr }}| {{ {'a': 1}|xmlattr(false) }}|{{ {}|xmlattr }}|
+{{ {'a b': 1}|xmlattr }}
+{{ '<'|forceescape }} {{ ('<'|e)|e }} {{ ('<'|e)|forceescape }} {{ '<'|escape is escaped }} {{ '<' is escaped }} {{ ('<'|safe) + '<' }} {{ '<' + ('<'|e) }} {{ ('a'|safe|upper) is escaped }} {{ '<' ~ ('<'|e) }}
+{{ 1|filesizeformat }} {{ 100|filesizeformat }} {{ 1500|filesizeformat }} {{ 1024|filesizeformat(true) }} {{ 1000000|filesizeformat }} {{ 1e12|filesizeformat }} {{ 1e30|filesizeformat }} {{ '2048'|filesizeformat }} {{ 999|filesizeformat }} {{ 0|filesizeformat }} {{ 123456789|filesizeformat(binary=true) }}
+{{ d|pprint }} {{ s|pprint }} {{ l|pprint }} {{ 5|pprint }} {{ none|pprint }}
+{{ rows|pprint }}
+{{ [rows, rows, {'k': [rows, 'word ' * 30, u * 10], 'a': ('x' * 50, 'y' * 50)}]|pprint }}
+{{ ('word ' * 40)|pprint }}
+{{ {'long': 'some words that go on and on and on and on and on and on and on and on\\nand lines\\n', 'b': [('one' * 40,)]}|pprint }}
+{{ [7]|random }} {{ 'x'|random }} {{ []|random }}|
+{% set c = cycler('a', 'b', 'c') %}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.next() }}{{ c.items }}{{ c.pos }}
+{% set c = cycler() %}
+{% set j = joiner() %}{% for x in l %}{{ j() }}{{ x }}{% endfor %}{% set k = joiner('|') %}{{ k() }}a{{ k() }}b{{ k() }}{{ j is callable }}
+{{ lipsum is defined }} {{ lipsum(2, false)|length > 20 }} {{ lipsum(n=1)[:3] }}
+{% block a %}x{{ s }}{% endblock %}|{% block b %}{% set q = 1 %}{{ q }}{% endblock b %}{{ q }}|{{ self.a() }}
+{% set t = 5 %}{% for x in l %}{% block c scoped %}{{ x }}{{ loop.index }}{% endblock %}{% endfor %}{% block e %}{{ t }}{% endblock %}
+{% for x in l %}{% block f %}[{{ x }}]{% endblock %}{% endfor %}{% with w = 3 %}{% block g %}{{ w }}{% endblock %}{% endwith %}|
+{% block a %}{% endblock %}{% block a %}{% endblock %}
+{% block a %}{{ super() }}{% endblock %}
+{% block a %}{% block b %}in{% endblock %}{% endblock %}{{ self.b() }}{{ self.zz is defined }}
+{% autoescape true %}{{ '<' }}{{ '<'|safe }}{% set q %}<i>{{ '>' }}{% endset %}{{ q }}{{ l }}{% endautoescape %}{{ '<' }}{% autoescape false %}{{ '<' }}{% endautoescape %}
+{% print 1, 'a', l %}{% print s %}
+{% if no %}{% include 'x' %}{% import 'y' as z %}{% from 'a' import b %}{% endif %}ok
+{% include 'x' %}
+{% do l.append(1) %}
+{{ s.swapcase() }} {{ mixed.swapcase() }} {{ 'a'.center(5) }}|{{ 'a'.center(4, '*') }}|{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '-') }}|{{ '-5'.zfill(4) }}|{{ 'ab'.ljust(1) }}|{{ 'é'.center(4) }}|
+{{ '12'.isnumeric() }}{{ '½'.isnumeric() }}{{ '一二'.isnumeric() }}{{ '²'.isdigit() }}{{ '²'.isdecimal() }}{{ '12'.isdecimal() }}{{ 'Ab Cd'.istitle() }}{{ 'ab'.istitle() }}{{ 'a'.isidentifier() }}{{ '1a'.isidentifier() }}{{ 'a_1'.isidentifier() }}{{ 'é'.isascii() }}{{ ''.isascii() }}{{ 'a\\n'.isprintable() }}{{ ''.isprintable() }}{{ 'a b'.isprintable() }}{{ '٣'.isdigit() }}
+{{ 'ß'.casefold() }}{{ 'ǅẞſﬁΣςİı'.casefold() }}{{ mixed.casefold() }} {{ 'ΑΣ ΑΣΑ Σ'.lower() }} {{ 'ΑΣ ΒΣ'.title() }} {{ 'ΑΣ'|lower }} {{ "ΑΣ'Α ΑΣ." .lower() }}
+{{ 'a\\tb\\n\\tc'.expandtabs(4) }}|{{ 'abc\\td'.expandtabs() }}|{{ '\\t'.expandtabs(0) }}|
+{{ 'é'.encode('utf-8') }}{{ 'a\\'b\\n'.encode() }}{{ 'é'.encode()|length }}{{ 'é'.encode().decode('utf-8') }}
+{{ 'abc'.translate({97: 'x', 98: none, 99: 100}) }}{{ 'abc'.translate('x'.maketrans('ab', 'xy', 'c')) }}{{ ''.maketrans({'a': 'b'}) }}
+{{ {}.fromkeys([1, 2]) }}{{ {}.fromkeys('ab', 0) }}{{ dict.fromkeys('ab') }}{{ d.copy() }}{{ (7).bit_length() }}{{ (0).bit_length() }}{{ (7).bit_count() }}{{ 2.0.is_integer() }}{{ (2.5).as_integer_ratio() }}{{ (3).conjugate() }}{{ (3).real }}{{ (3).imag }}{{ (3).numerator }}{{ (2.5).imag }}{{ true.real }}{{ (-8).bit_length() }}
+{{ [1, 2, 1].index(1, 1) }}{{ [1, 2].count(1) }}{{ (1, 2).index(2) }}{{ range(5).index(3) }}{{ range(5).count(9) }}{{ range(2, 9, 3).start }}{{ range(2, 9, 3).step }}{{ range(2, 9, 3).stop }}
+{{ [1, 2].index(1, 1) }}
+{% set ns = namespace(_x=1) %}
+{% set ns = namespace() %}{% set ns._x = 1 %}
+{{ 'a' if true else x|nofilter }}
+{{ 'a-b_c d.e'|wordcount }}{{ 'é ñ x́y'|wordcount }}
 # errors of syntax
 {% if %}
 {% if x

@@ -68,7 +68,9 @@ static bool set_globals(fl_trun *r, const fl_template_context *c) {
         const fl_tfunction *function = fl_t_global(name->data, name->len);
         if (!fl_t_charge(r, (c->values ? c->values->n : 0) + (c->trusted ? c->trusted->n : 0)))
             return false;
-        if (value || trusted) {
+        if (t->blocks && fl_tstr_is(name, "self")) {
+            r->globals[i] = (fl_tv){.kind = FL_TV_SELF};
+        } else if (value || trusted) {
             if (!fl_tv_from_json(r, value ? value : trusted, !value, &r->globals[i])) return false;
         } else if (function) {
             r->globals[i] = (fl_tv){.kind = FL_TV_FUNCTION, .function = function};
@@ -82,7 +84,7 @@ static bool set_globals(fl_trun *r, const fl_template_context *c) {
 static bool render(fl_trun *r, const fl_template_context *c) {
     fl_tscope *root = NULL;
     if (!set_globals(r, c) || !(root = fl_t_alloc(r, sizeof(*root)))) return false;
-    r->scope = root;
+    r->scope = r->root = root;
     if (!fl_t_exec(r, r->t->body)) return false;
     return r->flow == FL_T_NEXT || fl_t_fail(r, FL_E_FORMAT, "break outside of a loop");
 }

@@ -49,12 +49,61 @@ static bool loop_attribute(const fl_tloop *l, const fl_tstr *name, fl_tv *out) {
     return true;
 }
 
+static bool number_attribute(const fl_tv *v, const fl_tstr *name, fl_tv *out) {
+    const bool real = fl_tstr_is(name, "real"), imag = fl_tstr_is(name, "imag");
+    if (v->kind == FL_TV_FLOAT) {
+        *out = fl_tv_float(real ? v->number : 0);
+        return real || imag;
+    }
+    *out = fl_tv_int(real || fl_tstr_is(name, "numerator") ? fl_tv_whole(v) : imag ? 0 : 1);
+    return real || imag || fl_tstr_is(name, "numerator") || fl_tstr_is(name, "denominator");
+}
+
+static bool cycler_attribute(const fl_tv *v, const fl_tstr *name, fl_tv *out) {
+    if (fl_tstr_is(name, "current")) {
+        *out = v->list->items[v->list->taken];
+    } else if (fl_tstr_is(name, "pos")) {
+        *out = fl_tv_int((int64_t)v->list->taken);
+    } else if (fl_tstr_is(name, "items")) {
+        *out = fl_tv_list(FL_TV_TUPLE, v->list);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* Attributes of values that are no methods; *out is kept where there is none. */
+static bool plain_attribute(fl_trun *r, const fl_tv *v, const fl_tstr *name, fl_tv *out) {
+    fl_tv found = *out;
+    bool is = false;
+    if (fl_tv_is_number(v)) {
+        is = number_attribute(v, name, &found);
+    } else if (v->kind == FL_TV_CYCLER) {
+        is = cycler_attribute(v, name, &found);
+    } else if (v->kind == FL_TV_TUPLE && v->list->label) {
+        const bool grouper = fl_tstr_is(name, "grouper");
+        is = grouper || fl_tstr_is(name, "list");
+        found = v->list->items[!grouper];
+    } else if (v->kind == FL_TV_RANGE) {
+        const bool start = fl_tstr_is(name, "start"), stop = fl_tstr_is(name, "stop");
+        is = start || stop || fl_tstr_is(name, "step");
+        found = fl_tv_int(start ? v->list->start : stop ? v->list->stop : v->list->step);
+    } else if (v->kind == FL_TV_SELF) {
+        const fl_tnode *block = fl_t_find_block(r->t, name);
+        is = block != NULL;
+        found = (fl_tv){.kind = FL_TV_BLOCK, .block = block};
+    }
+    if (is) *out = found;
+    return is;
+}
+
 bool fl_t_python_attribute(fl_trun *r, const fl_tv *v, const fl_tstr *name, fl_tv *out,
                            bool *found) {
     *found = true;
     *out = fl_tv_undefined(name, true);
     if (is_hidden(v, name)) return true;
     if (v->kind == FL_TV_LOOP && loop_attribute(v->loop, name, out)) return true;
+    if (plain_attribute(r, v, name, out)) return true;
     if (v->kind == FL_TV_NAMESPACE) {
         fl_tv *value = fl_tdict_get(r, v->dict, name);
         if (value) *out = *value;
@@ -384,6 +433,15 @@ bool fl_t_call(fl_trun *r, const fl_tv *callee, const fl_targs *args, fl_tv *out
         if (args->n_positional != 1)
             return fl_t_fail(r, FL_E_ARG, "loop takes 1 argument, got %zu", args->n_positional);
         return fl_t_recurse(r, callee->loop, &args->positional[0], out);
+    case FL_TV_JOINER:
+        if (args->n_positional || args->n_keywords)
+            return fl_t_fail(r, FL_E_ARG, "a joiner takes no arguments");
+        if (!callee->list->taken++) return fl_tv_text(r, "", 0, out);
+        callee->list->taken = 1;
+        *out = callee->list->items[0];
+        return true;
+    case FL_TV_BLOCK:
+        return fl_t_call_block(r, callee->block, out);
     case FL_TV_UNDEFINED:
         return fl_t_undefined(r, callee);
     default:

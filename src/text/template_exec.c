@@ -43,7 +43,8 @@ static bool assign(fl_trun *r, const fl_tnode *target, fl_tv v) {
         if (ns.kind != FL_TV_NAMESPACE)
             return fl_t_fail(r, FL_E_ARG, "attributes can only be set on a namespace, not on '%s'",
                              fl_tv_type_name(&ns));
-        return fl_tdict_set(r, ns.dict, fl_tv_string(&target->name->text), v);
+        return fl_t_may_set(r, &target->name->text) &&
+               fl_tdict_set(r, ns.dict, fl_tv_string(&target->name->text), v);
     }
     if (!fl_tv_items(r, &v, &items)) return false;
     if (items->n != target->n_kids)
@@ -60,7 +61,7 @@ static bool capture(fl_trun *r, const fl_tnode *body, fl_tv *out) {
     r->out = &text;
     bool ok = fl_t_exec(r, body);
     r->out = outer;
-    return fl_ttext_finish(r, &text, ok, out);
+    return fl_ttext_finish(r, &text, ok, out) && fl_tv_keep_markup(r, r->autoescape, out);
 }
 
 /* The same in a scope of its own, through the filters of a block. */
@@ -82,7 +83,11 @@ static bool capture_block(fl_trun *r, const fl_tnode *body, const fl_tnode *filt
 }
 
 static bool put(fl_trun *r, const fl_tv *v) {
-    return fl_ttext_put_value(r, r->out, v);
+    const fl_targs none = {0};
+    fl_tv text;
+    if (!r->autoescape || v->kind == FL_TV_UNDEFINED) return fl_ttext_put_value(r, r->out, v);
+    return fl_t_call_builtin(r, fl_t_filter("escape", 6), v, &none, &text) &&
+           fl_ttext_put_str(r, r->out, text.string);
 }
 
 /* ---- loops ------------------------------------------------------------------------- */
@@ -94,8 +99,15 @@ static bool filter_items(fl_trun *r, const fl_tnode *n, const fl_tlist *all, con
     fl_tv v;
     bool ok = kept && (r->scope = new_scope(r, outer));
     for (size_t i = 0; ok && i < all->n; i++) {
-        ok = assign(r, n->a, all->items[i]) && fl_t_eval(r, n->d, &v) &&
-             (!fl_tv_truth(&v) || fl_tlist_push(r, kept, all->items[i]));
+        const fl_tlist *parts;
+        fl_tv item = all->items[i];
+        ok = assign(r, n->a, item) && fl_t_eval(r, n->d, &v);
+        if (!ok || !fl_tv_truth(&v)) continue;
+        if (n->a->kind == FL_TN_TUPLE) { /* several names make a tuple of what they took */
+            if (!(ok = fl_tv_items(r, &item, &parts))) break;
+            item = fl_tv_list(FL_TV_TUPLE, (fl_tlist *)parts);
+        }
+        ok = fl_tlist_push(r, kept, item);
     }
     r->scope = outer;
     *out = kept;
@@ -277,6 +289,45 @@ static bool exec_with(fl_trun *r, const fl_tnode *n) {
     return ok;
 }
 
+static bool exec_autoescape(fl_trun *r, const fl_tnode *n) {
+    const bool outer = r->autoescape;
+    fl_tscope *scope = r->scope;
+    fl_tv v;
+    if (!fl_t_eval(r, n->a, &v) || !(r->scope = new_scope(r, scope))) return false;
+    r->autoescape = fl_tv_truth(&v);
+    bool ok = fl_t_exec(r, n->b);
+    r->autoescape = outer;
+    r->scope = scope;
+    return ok;
+}
+
+const fl_tnode *fl_t_find_block(const fl_template *t, const fl_tstr *name) {
+    for (uint32_t i = 0; t->blocks && i < t->blocks->n_kids; i++) {
+        const fl_tstr *other = &t->blocks->kids[i]->name->text;
+        if (other->len == name->len && !memcmp(other->data, name->data, name->len))
+            return t->blocks->kids[i];
+    }
+    return NULL;
+}
+
+static bool exec_block(fl_trun *r, const fl_tnode *n, bool scoped) {
+    fl_tscope *outer = r->scope;
+    if (!(r->scope = new_scope(r, scoped ? outer : r->root))) return false;
+    bool ok = fl_t_exec(r, n->b);
+    r->scope = outer;
+    return ok && (r->flow == FL_T_NEXT || fl_t_fail(r, FL_E_FORMAT, "break outside of a loop"));
+}
+
+bool fl_t_call_block(fl_trun *r, const fl_tnode *block, fl_tv *out) {
+    fl_ttext text = {0}, *outer = r->out;
+    if (!fl_t_enter(r)) return false;
+    r->out = &text;
+    bool ok = exec_block(r, block, false);
+    r->out = outer;
+    r->depth--;
+    return fl_ttext_finish(r, &text, ok, out);
+}
+
 /* Jinja does not turn what a filter block gives into text. */
 static bool put_filtered(fl_trun *r, const fl_tv *v) {
     const fl_tstr *s;
@@ -321,6 +372,13 @@ static bool exec_node(fl_trun *r, const fl_tnode *n) {
     case FL_TN_WITH:
     case FL_TN_SCOPE:
         return exec_with(r, n);
+    case FL_TN_AUTOESCAPE:
+        return exec_autoescape(r, n);
+    case FL_TN_BLOCK:
+        return exec_block(r, n, n->uses);
+    case FL_TN_OTHER_FILE:
+        return fl_t_fail(r, FL_E_FORMAT, "%.*s: a chat template has no other files",
+                         (int)n->name->text.len, n->name->text.data);
     case FL_TN_BREAK:
         r->flow = FL_T_BREAK;
         return true;

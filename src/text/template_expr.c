@@ -332,9 +332,8 @@ static fl_tnode *postfix(fl_tparser *p, fl_tnode *n) {
     return n;
 }
 
-/* The name of a filter or test, looked up. */
+/* The name of a filter or test, looked up.  One that is not known fails when it is used. */
 static bool take_function(fl_tparser *p, fl_tnode *n) {
-    size_t token = p->at;
     if (!(n->name = fl_t_take_name(p))) return false;
     const char *name = n->name->text.data;
     n->function = n->kind == FL_TN_FILTER ? fl_t_filter(name, n->name->text.len)
@@ -343,7 +342,6 @@ static bool take_function(fl_tparser *p, fl_tnode *n) {
         if (!fl_t_take_name(p)) return false;
         n->function = NULL;
     }
-    if (!n->function && !p->optional && !p->unknown) p->unknown = token + 1;
     return true;
 }
 
@@ -493,7 +491,6 @@ static fl_tnode *conjunction(fl_tparser *p, fl_tnode_kind kind) {
 
 /* a if b else c; without `conditional`, as in `for x in a if b`, the if is not ours. */
 static fl_tnode *expression(fl_tparser *p, bool conditional) {
-    size_t unknown = p->unknown;
     if (!fl_t_deeper(p)) return NULL;
     fl_tnode *n = conjunction(p, FL_TN_OR);
     while (n && conditional && fl_t_eat_word(p, "if")) {
@@ -502,7 +499,6 @@ static fl_tnode *expression(fl_tparser *p, bool conditional) {
         c->a = n;
         if (!(c->b = conjunction(p, FL_TN_OR))) return NULL;
         if (fl_t_eat_word(p, "else") && !(c->c = expression(p, true))) return NULL;
-        p->unknown = unknown; /* a branch that is not taken may name unknown filters */
         n = c;
     }
     p->depth--;

@@ -8,10 +8,6 @@
 #include "text/template_run.h"
 #include "text/unicode.h"
 
-static bool is_absent(const fl_tv *v) {
-    return v->kind == FL_TV_ABSENT || v->kind == FL_TV_NONE;
-}
-
 /* ---- text -------------------------------------------------------------------------- */
 
 static bool change_case(fl_trun *r, const fl_tcall *c, fl_tcase how, fl_tv *out) {
@@ -49,7 +45,7 @@ static bool f_replace(fl_trun *r, fl_tcall *c, fl_tv *out) {
     int64_t max = -1;
     return fl_tv_str(r, &c->self, &s) && fl_tv_str(r, &c->arg[0], &from) &&
            fl_tv_str(r, &c->arg[1], &to) &&
-           (is_absent(&c->arg[2]) || fl_tv_need_int(r, &c->arg[2], &max)) &&
+           (fl_tv_is_absent(&c->arg[2]) || fl_tv_need_int(r, &c->arg[2], &max)) &&
            fl_tstr_replace(r, s, from, to, max, out);
 }
 
@@ -90,7 +86,7 @@ static bool f_indent(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return fl_ttext_finish(r, &t, ok, out);
 }
 
-static bool f_escape(fl_trun *r, fl_tcall *c, fl_tv *out) {
+static bool f_forceescape(fl_trun *r, fl_tcall *c, fl_tv *out) {
     static const char *const entities[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     const fl_tstr *s;
     fl_ttext t = {0};
@@ -105,7 +101,18 @@ static bool f_escape(fl_trun *r, fl_tcall *c, fl_tv *out) {
         plain = i + 1;
     }
     ok = ok && fl_ttext_put_part(r, &t, s, plain, s->len);
-    return fl_ttext_finish(r, &t, ok, out);
+    return fl_ttext_finish(r, &t, ok, out) && fl_tv_keep_markup(r, true, out);
+}
+
+/* Text that is safe already stays. */
+static bool f_escape(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    *out = c->self;
+    if (c->self.kind == FL_TV_STRING && c->self.string->markup) return true;
+    return f_forceescape(r, c, out);
+}
+
+static bool f_safe(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    return f_string(r, c, out) && fl_tv_keep_markup(r, true, out);
 }
 
 static bool f_wordcount(fl_trun *r, fl_tcall *c, fl_tv *out) {
@@ -116,7 +123,7 @@ static bool f_wordcount(fl_trun *r, fl_tcall *c, fl_tv *out) {
     if (!fl_tv_str(r, &c->self, &s)) return false;
     for (size_t i = 0; i < s->len;) {
         i += fl_tstr_next(s, i, &cp);
-        bool word = fl_uc_is_word(cp);
+        bool word = fl_t_is_word_char(cp);
         n += word && !inside;
         inside = word;
     }
@@ -131,10 +138,10 @@ static bool f_tojson(fl_trun *r, fl_tcall *c, fl_tv *out) {
     const fl_tv *separators = &c->arg[2];
     fl_tjson o = {.ascii = fl_tv_truth(&c->arg[0]), .sort = fl_tv_truth(&c->arg[3])};
     fl_ttext t = {0};
-    if (!is_absent(&c->arg[1]) && !indentation(r, &c->arg[1], &o.indent)) return false;
+    if (!fl_tv_is_absent(&c->arg[1]) && !indentation(r, &c->arg[1], &o.indent)) return false;
     o.item_separator = o.indent ? &comma_only : &comma;
     o.key_separator = &colon;
-    if (!is_absent(separators)) {
+    if (!fl_tv_is_absent(separators)) {
         if (!fl_tv_is_sequence(separators) || separators->list->n != 2)
             return fl_t_fail(r, FL_E_ARG, "tojson: two separators expected");
         const fl_tv *two = separators->list->items;
@@ -321,12 +328,13 @@ const fl_tfunction *fl_t_filter(const char *name, size_t n) {
         {"e", "", f_escape},
         {"escape", "", f_escape},
         {"float", "default=", f_float},
+        {"forceescape", "", f_forceescape},
         {"indent", "width= first= blank=", f_indent},
         {"int", "default= base=", f_int},
         {"lower", "", f_lower},
         {"replace", "old new count=", f_replace},
         {"round", "precision= method=", f_round},
-        {"safe", "", f_string},
+        {"safe", "", f_safe},
         {"string", "", f_string},
         {"title", "", f_title},
         {"tojson", "ensure_ascii= indent= separators= sort_keys=", f_tojson},
@@ -336,5 +344,6 @@ const fl_tfunction *fl_t_filter(const char *name, size_t n) {
         {NULL, NULL, NULL},
     };
     const fl_tfunction *f = fl_t_find(table, name, n);
-    return f ? f : fl_t_sequence_filter(name, n);
+    if (!f) f = fl_t_sequence_filter(name, n);
+    return f ? f : fl_t_text_filter(name, n);
 }

@@ -6,6 +6,7 @@
 
 #include "text/template_run.h"
 #include "text/unicode.h"
+#include "util/utf8.h"
 
 enum { MAX_WIDTH = 1000, FLOAT_COST = 1024 /* bytes copied in the time that a float takes */ };
 
@@ -37,8 +38,12 @@ static bool needs_escape(uint32_t cp) {
     return category >= FL_UC_ZS;
 }
 
+bool fl_t_is_printable(uint32_t cp) {
+    return !needs_escape(cp);
+}
+
 /* Python's escape of cp into out; 0: it stands for itself. */
-static int repr_escape(char out[16], uint32_t cp, char quote) {
+static int repr_escape(char *out, uint32_t cp, char quote) {
     if (cp == (uint32_t)quote || cp == '\\') return snprintf(out, 16, "\\%c", (char)cp);
     if (cp == '\n') return snprintf(out, 16, "\\n");
     if (cp == '\r') return snprintf(out, 16, "\\r");
@@ -92,9 +97,15 @@ static bool put_repr_list(fl_trun *r, fl_ttext *t, const fl_tlist *l, const char
 
 static bool put_repr_dict(fl_trun *r, fl_ttext *t, const fl_tdict *d) {
     bool ok = fl_ttext_puts(r, t, "{");
+    fl_tsort *sorted = r->sorted_repr ? fl_t_alloc(r, d->n * sizeof(*sorted)) : NULL;
+    for (uint32_t i = 0; sorted && i < d->n; i++)
+        sorted[i] = (fl_tsort){d->entries[i].key, d->entries[i].value};
+    if (r->sorted_repr && (!sorted || !fl_tv_sort_keys(r, sorted, d->n))) return false;
     for (uint32_t i = 0; ok && i < d->n; i++) {
-        ok = (!i || fl_ttext_puts(r, t, ", ")) && fl_ttext_put_repr(r, t, &d->entries[i].key) &&
-             fl_ttext_puts(r, t, ": ") && fl_ttext_put_repr(r, t, &d->entries[i].value);
+        const fl_tv *key = sorted ? &sorted[i].key : &d->entries[i].key;
+        const fl_tv *value = sorted ? &sorted[i].value : &d->entries[i].value;
+        ok = (!i || fl_ttext_puts(r, t, ", ")) && fl_ttext_put_repr(r, t, key) &&
+             fl_ttext_puts(r, t, ": ") && fl_ttext_put_repr(r, t, value);
     }
     return ok && fl_ttext_puts(r, t, "}");
 }
@@ -114,6 +125,19 @@ static bool put_repr_macro(fl_trun *r, fl_ttext *t, const fl_tnode *macro) {
            fl_ttext_puts(r, t, ">");
 }
 
+static bool put_repr_bytes(fl_trun *r, fl_ttext *t, const fl_tstr *s) {
+    char escape[16];
+    const char quote = memchr(s->data, '\'', s->len) && !memchr(s->data, '"', s->len) ? '"' : '\'';
+    bool ok = fl_ttext_puts(r, t, "b") && fl_ttext_put(r, t, &quote, 1, NULL, true);
+    for (size_t i = 0; ok && i < s->len; i++) {
+        const uint8_t c = (uint8_t)s->data[i];
+        int n = c < 0x80 ? repr_escape(escape, c, quote) : snprintf(escape, 16, "\\x%02x", c);
+        ok = n ? fl_ttext_put(r, t, escape, (size_t)n, NULL, trusted_at(s, i))
+               : fl_ttext_put_part(r, t, s, i, i + 1);
+    }
+    return ok && fl_ttext_put(r, t, &quote, 1, NULL, true);
+}
+
 static bool put_repr_container(fl_trun *r, fl_ttext *t, const fl_tv *v) {
     switch (v->kind) {
     case FL_TV_LIST:
@@ -131,6 +155,8 @@ static bool put_repr_container(fl_trun *r, fl_ttext *t, const fl_tv *v) {
         return put_repr_range(r, t, v->list);
     case FL_TV_MACRO:
         return put_repr_macro(r, t, v->macro->node);
+    case FL_TV_BYTES:
+        return put_repr_bytes(r, t, v->string);
     default:
         return fl_ttext_puts(r, t, "<") && fl_ttext_puts(r, t, fl_tv_type_name(v)) &&
                fl_ttext_puts(r, t, ">");
@@ -139,12 +165,40 @@ static bool put_repr_container(fl_trun *r, fl_ttext *t, const fl_tv *v) {
 
 bool fl_ttext_put_repr(fl_trun *r, fl_ttext *t, const fl_tv *v) {
     bool ok;
+    if (v->kind == FL_TV_STRING && v->string->markup)
+        return fl_ttext_puts(r, t, "Markup(") && put_quoted(r, t, v->string, false, false) &&
+               fl_ttext_puts(r, t, ")");
     if (v->kind == FL_TV_STRING) return put_quoted(r, t, v->string, false, false);
     if (v->kind == FL_TV_UNDEFINED) return fl_ttext_puts(r, t, "Undefined");
     if (v->kind < FL_TV_STRING) return fl_ttext_put_value(r, t, v);
     if (!fl_t_enter(r)) return false;
     ok = put_repr_container(r, t, v);
     r->depth--;
+    return ok;
+}
+
+bool fl_ttext_put_ascii(fl_trun *r, fl_ttext *t, const fl_tv *v) {
+    fl_ttext plain = {0};
+    fl_tv text;
+    size_t n;
+    uint32_t cp;
+    if (!fl_ttext_finish(r, &plain, fl_ttext_put_repr(r, &plain, v), &text)) return false;
+    const fl_tstr *s = text.string;
+    bool ok = true;
+    for (size_t i = 0; ok && i < s->len; i += n) {
+        char escape[16];
+        n = fl_tstr_next(s, i, &cp);
+        if (cp < 0x80) {
+            ok = fl_ttext_put_part(r, t, s, i, i + n);
+            continue;
+        }
+        int k = snprintf(escape, sizeof(escape),
+                         cp < 0x100     ? "\\x%02x"
+                         : cp < 0x10000 ? "\\u%04x"
+                                        : "\\U%08x",
+                         (unsigned)cp);
+        ok = fl_ttext_put(r, t, escape, (size_t)k, NULL, trusted_at(s, i));
+    }
     return ok;
 }
 
@@ -256,8 +310,23 @@ static int small_number(const fl_tstr *s, size_t *i) {
     return n;
 }
 
+/* A width or precision: digits, or * for one that the arguments give. */
+static bool read_size(fl_trun *r, const fl_tstr *s, size_t *i, const fl_tv *args, size_t *used,
+                      int64_t *out) {
+    if (*i >= s->len || s->data[*i] != '*') {
+        *out = small_number(s, i);
+        return true;
+    }
+    ++*i;
+    if (args->kind != FL_TV_TUPLE || *used >= args->list->n)
+        return fl_t_fail(r, FL_E_ARG, "* in a format needs an integer");
+    return fl_tv_need_int(r, &args->list->items[(*used)++], out);
+}
+
 /* s[*i] is behind the %. */
-static bool read_conversion(fl_trun *r, const fl_tstr *s, size_t *i, conversion *c) {
+static bool read_conversion(fl_trun *r, const fl_tstr *s, size_t *i, const fl_tv *args,
+                            size_t *used, conversion *c) {
+    int64_t width, precision = -1;
     fl_tv key;
     *c = (conversion){.precision = -1};
     if (*i < s->len && s->data[*i] == '(') {
@@ -276,13 +345,18 @@ static bool read_conversion(fl_trun *r, const fl_tstr *s, size_t *i, conversion 
         c->alternate |= f == '#';
         more = f && strchr("-0+ #", f);
     }
-    c->width = small_number(s, i);
+    if (!read_size(r, s, i, args, used, &width)) return false;
     if (*i < s->len && s->data[*i] == '.') {
         ++*i;
-        c->precision = small_number(s, i);
+        if (!read_size(r, s, i, args, used, &precision)) return false;
+        if (precision < 0) precision = 0;
     }
-    if (c->width > MAX_WIDTH || c->precision > MAX_WIDTH)
+    if (width > MAX_WIDTH || width < -MAX_WIDTH || precision > MAX_WIDTH)
         return fl_t_fail(r, FL_E_LIMIT, "format wider than %d", MAX_WIDTH);
+    c->left |= width < 0;
+    c->width = (int)(width < 0 ? -width : width);
+    c->precision = (int)precision;
+    while (*i < s->len && s->data[*i] && strchr("hlL", s->data[*i])) ++*i; /* as in C: no meaning */
     if (*i >= s->len) return fl_t_fail(r, FL_E_ARG, "incomplete format");
     c->type = s->data[(*i)++];
     return true;
@@ -312,11 +386,29 @@ static bool put_formatted_number(fl_trun *r, fl_ttext *t, const conversion *c, c
     return fl_ttext_put(r, t, out, (size_t)n, NULL, true);
 }
 
+/* A character, or its number. */
+static bool put_character(fl_trun *r, fl_ttext *t, const fl_tv *v) {
+    char utf8[4];
+    int64_t n = 0;
+    if (v->kind == FL_TV_STRING) {
+        if (!fl_tstr_length(r, v->string, &n)) return false;
+        return n == 1 ? fl_ttext_put_str(r, t, v->string)
+                      : fl_t_fail(r, FL_E_ARG, "%%c needs one character");
+    }
+    if (!fl_tv_need_int(r, v, &n)) return false;
+    if (n < 0 || n > 0x10ffff || (n >= 0xd800 && n < 0xe000))
+        return fl_t_fail(r, FL_E_ARG, "%%c: %lld is no character", (long long)n);
+    return fl_ttext_put(r, t, utf8, (size_t)fl_utf8_encode(utf8, (uint32_t)n), NULL, true);
+}
+
 static bool put_formatted_text(fl_trun *r, fl_ttext *t, const conversion *c, const fl_tv *v) {
     fl_ttext plain = {0};
     fl_tv text;
     int64_t n_chars;
-    bool ok = c->type == 's' ? fl_ttext_put_value(r, &plain, v) : fl_ttext_put_repr(r, &plain, v);
+    bool ok = c->type == 's'   ? fl_ttext_put_value(r, &plain, v)
+              : c->type == 'a' ? fl_ttext_put_ascii(r, &plain, v)
+              : c->type == 'c' ? put_character(r, &plain, v)
+                               : fl_ttext_put_repr(r, &plain, v);
     if (!fl_ttext_finish(r, &plain, ok, &text)) return false;
     size_t end = text.string->len;
     if (c->precision >= 0) end = fl_tstr_offset(text.string, (size_t)c->precision);
@@ -328,7 +420,7 @@ static bool put_formatted_text(fl_trun *r, fl_ttext *t, const conversion *c, con
 }
 
 static bool put_conversion(fl_trun *r, fl_ttext *t, const conversion *c, const fl_tv *v) {
-    if (c->type == 's' || c->type == 'r') return put_formatted_text(r, t, c, v);
+    if (c->type && strchr("srac", c->type)) return put_formatted_text(r, t, c, v);
     if (c->type && strchr("diufFeEgGxXo", c->type)) return put_formatted_number(r, t, c, v);
     return fl_t_fail(r, FL_E_ARG, "format character '%c' is not supported",
                      c->type < ' ' ? '?' : c->type);
@@ -362,13 +454,16 @@ bool fl_tv_percent(fl_trun *r, const fl_tstr *format, const fl_tv *args, fl_tv *
         fl_tv v;
         ok = fl_ttext_put_part(r, &t, format, i, end);
         i = end + 1;
-        if (!ok || !percent || !(ok = read_conversion(r, format, &i, &c))) break;
+        if (!ok || !percent || !(ok = read_conversion(r, format, &i, args, &used, &c))) break;
         ok = c.type == '%'
                  ? fl_ttext_puts(r, &t, "%")
                  : format_argument(r, &c, args, &used, &v) && put_conversion(r, &t, &c, &v);
     }
-    size_t n = args->kind == FL_TV_TUPLE ? args->list->n : args->kind == FL_TV_DICT ? 0 : 1;
-    if (ok && used < n && args->kind != FL_TV_UNDEFINED && args->kind != FL_TV_LIST)
+    size_t n = args->kind == FL_TV_TUPLE ? args->list->n : 1;
+    const bool keeps = args->kind == FL_TV_UNDEFINED || args->kind == FL_TV_LIST ||
+                       args->kind == FL_TV_DICT || args->kind == FL_TV_RANGE ||
+                       args->kind == FL_TV_BYTES; /* what has items may be left over */
+    if (ok && used < n && !keeps)
         ok = fl_t_fail(r, FL_E_ARG, "not all arguments converted during string formatting");
     return fl_ttext_finish(r, &t, ok, out);
 }

@@ -1,4 +1,5 @@
 /* Global functions, and the methods of everything but strings. */
+#include <math.h>
 #include <string.h>
 
 #include "text/template_run.h"
@@ -67,10 +68,20 @@ static bool g_dict(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return d && fill_dict(r, c, d);
 }
 
+bool fl_t_may_set(fl_trun *r, const fl_tstr *name) {
+    return !name->len || *name->data != '_' ||
+           fl_t_fail(r, FL_E_ARG, "a namespace has no names that start with _, such as '%.*s'",
+                     name->len > 40 ? 40 : (int)name->len, name->data);
+}
+
 static bool g_namespace(fl_trun *r, fl_tcall *c, fl_tv *out) {
     fl_tdict *d = fl_tdict_new(r);
     *out = (fl_tv){.kind = FL_TV_NAMESPACE, .dict = d};
-    return d && fill_dict(r, c, d);
+    if (!d || !fill_dict(r, c, d)) return false;
+    for (uint32_t i = 0; i < d->n; i++)
+        if (d->entries[i].key.kind == FL_TV_STRING && !fl_t_may_set(r, d->entries[i].key.string))
+            return false;
+    return true;
 }
 
 static bool g_raise_exception(fl_trun *r, fl_tcall *c, fl_tv *out) {
@@ -96,9 +107,56 @@ static bool g_strftime_now(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return fl_tv_text(r, text, n - 1, out);
 }
 
+static bool g_cycler(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    fl_tlist *l = fl_tlist_new(r, c->all->n_positional);
+    if (!l) return false;
+    l->n = c->all->n_positional;
+    if (!l->n || c->all->n_keywords)
+        return fl_t_fail(r, FL_E_ARG, "cycler: at least one item, without names");
+    memcpy(l->items, c->all->positional, l->n * sizeof(fl_tv));
+    *out = fl_tv_list(FL_TV_CYCLER, l);
+    return true;
+}
+
+static bool g_joiner(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    static const fl_tstr comma = {.data = ", ", .len = 2, .trusted = true};
+    fl_tlist *l = fl_tlist_new(r, 1);
+    if (!l) return false;
+    l->items[l->n++] = c->arg[0].kind == FL_TV_ABSENT ? fl_tv_string(&comma) : c->arg[0];
+    *out = fl_tv_list(FL_TV_JOINER, l);
+    return true;
+}
+
+/* Text without meaning, for layouts. */
+static bool g_lipsum(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    static const char *const words[] = {"lorem", "ipsum", "dolor", "sit",     "amet",   "elit",
+                                        "morbi", "nulla", "vitae", "quisque", "mauris", "augue"};
+    int64_t n = 5, least = 20, most = 100;
+    const bool html = c->arg[1].kind == FL_TV_ABSENT || fl_tv_truth(&c->arg[1]);
+    fl_ttext t = {0};
+    if ((c->arg[0].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[0], &n)) ||
+        (c->arg[2].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[2], &least)) ||
+        (c->arg[3].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[3], &most)))
+        return false;
+    if (least >= most) return fl_t_fail(r, FL_E_ARG, "lipsum: min must be less than max");
+    bool ok = true;
+    for (int64_t i = 0; ok && i < n; i++) {
+        ok = (!i || fl_ttext_puts(r, &t, html ? "\n" : "\n\n")) &&
+             (!html || fl_ttext_puts(r, &t, "<p>"));
+        for (int64_t k = 0; ok && k < least; k++)
+            ok = (!k || fl_ttext_puts(r, &t, " ")) &&
+                 fl_ttext_puts(r, &t, words[(size_t)(i * 7 + k * 5 + k / 12) % 12]);
+        ok = ok && fl_ttext_puts(r, &t, html ? ".</p>" : ".");
+    }
+    return fl_ttext_finish(r, &t, ok, out) && fl_tv_keep_markup(r, html, out);
+}
+
 const fl_tfunction *fl_t_global(const char *name, size_t n) {
     static const fl_tfunction table[] = {
+        {"cycler", "*", g_cycler},
         {"dict", "*", g_dict},
+        {"joiner", "sep=", g_joiner},
+        {"lipsum", "n= html= min= max=", g_lipsum},
         {"namespace", "*", g_namespace},
         {"raise_exception", "message", g_raise_exception},
         {"range", ". .= .=", g_range},
@@ -142,35 +200,127 @@ static bool d_get(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return true;
 }
 
+static bool d_fromkeys(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    fl_tdict *d = fl_tdict_new(r);
+    const fl_tlist *keys;
+    if (!d || !fl_tv_items(r, &c->arg[0], &keys)) return false;
+    const fl_tv value = c->arg[1].kind == FL_TV_ABSENT ? fl_tv_none() : c->arg[1];
+    for (size_t i = 0; i < keys->n; i++)
+        if (!fl_tdict_set(r, d, keys->items[i], value)) return false;
+    *out = (fl_tv){.kind = FL_TV_DICT, .dict = d};
+    return true;
+}
+
 static bool copy(fl_trun *r, fl_tcall *c, fl_tv *out) {
     (void)r;
     *out = c->self; /* nothing can change it */
     return true;
 }
 
-/* ---- lists, tuples, loops ---------------------------------------------------------- */
+/* ---- lists, tuples, ranges --------------------------------------------------------- */
+
+static bool items_of(fl_trun *r, const fl_tcall *c, const fl_tlist **out) {
+    return fl_tv_items(r, &c->self, out);
+}
 
 static bool l_count(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const fl_tlist *l;
     int64_t n = 0;
     bool same;
-    for (size_t i = 0; i < c->self.list->n; i++) {
-        if (!fl_tv_equal(r, &c->self.list->items[i], &c->arg[0], &same)) return false;
+    if (!items_of(r, c, &l)) return false;
+    for (size_t i = 0; i < l->n; i++) {
+        if (!fl_tv_equal(r, &l->items[i], &c->arg[0], &same)) return false;
         n += same;
     }
     *out = fl_tv_int(n);
     return true;
 }
 
+/* index(value, start, stop) */
 static bool l_index(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const fl_tlist *l;
+    int64_t start = 0, stop = INT64_MAX;
     bool same;
-    for (size_t i = 0; i < c->self.list->n; i++) {
-        if (!fl_tv_equal(r, &c->self.list->items[i], &c->arg[0], &same)) return false;
+    if (!items_of(r, c, &l) ||
+        (c->arg[1].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[1], &start)) ||
+        (c->arg[2].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[2], &stop)))
+        return false;
+    const int64_t n = (int64_t)l->n;
+    if (start < 0) start = start < -n ? 0 : start + n;
+    if (stop < 0) stop = stop < -n ? 0 : stop + n;
+    for (int64_t i = start; i < n && i < stop; i++) {
+        if (!fl_tv_equal(r, &l->items[i], &c->arg[0], &same)) return false;
         if (!same) continue;
-        *out = fl_tv_int((int64_t)i);
+        *out = fl_tv_int(i);
         return true;
     }
     return fl_t_fail(r, FL_E_ARG, "the value is not in the list");
 }
+
+/* ---- cyclers and numbers ----------------------------------------------------------- */
+
+static bool c_next(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    fl_tlist *l = c->self.list;
+    (void)r;
+    *out = l->items[l->taken];
+    l->taken = (l->taken + 1) % l->n;
+    return true;
+}
+
+static bool c_reset(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    (void)r;
+    c->self.list->taken = 0;
+    *out = fl_tv_none();
+    return true;
+}
+
+static uint64_t magnitude(const fl_tv *v) {
+    const int64_t i = fl_tv_whole(v);
+    return i < 0 ? -(uint64_t)i : (uint64_t)i;
+}
+
+static bool n_bit_length(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const uint64_t u = magnitude(&c->self);
+    (void)r;
+    *out = fl_tv_int(u ? 64 - __builtin_clzll(u) : 0);
+    return true;
+}
+
+static bool n_bit_count(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    (void)r;
+    *out = fl_tv_int(__builtin_popcountll(magnitude(&c->self)));
+    return true;
+}
+
+static bool n_conjugate(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    (void)r;
+    *out = c->self.kind == FL_TV_BOOL ? fl_tv_int(c->self.boolean) : c->self;
+    return true;
+}
+
+static bool n_is_integer(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    (void)r;
+    *out = fl_tv_bool(isfinite(c->self.number) && c->self.number == floor(c->self.number));
+    return true;
+}
+
+static bool n_ratio(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    int exponent;
+    if (fl_tv_is_whole(&c->self))
+        return fl_tv_pair(r, fl_tv_int(fl_tv_whole(&c->self)), fl_tv_int(1), out);
+    double d = c->self.number;
+    if (!isfinite(d)) return fl_t_fail(r, FL_E_ARG, "as_integer_ratio: not finite");
+    d = frexp(d, &exponent);
+    for (; d != floor(d); exponent--) d *= 2;
+    if (d == 0) exponent = 0;
+    if (exponent > 8 || exponent < -62)
+        return fl_t_fail(r, FL_E_LIMIT, "integer does not fit 64 bits");
+    const int64_t whole = exponent > 0 ? (int64_t)ldexp(d, exponent) : (int64_t)d;
+    return fl_tv_pair(r, fl_tv_int(whole), fl_tv_int(exponent < 0 ? (int64_t)1 << -exponent : 1),
+                      out);
+}
+
+/* ---- loops ------------------------------------------------------------------------- */
 
 static bool loop_cycle(fl_trun *r, fl_tcall *c, fl_tv *out) {
     if (!c->all->n_positional) return fl_t_fail(r, FL_E_ARG, "cycle needs arguments");
@@ -191,33 +341,66 @@ static bool loop_changed(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return true;
 }
 
+static const fl_tfunction of_dict[] = {
+    {"copy", "", copy},     {"fromkeys", ". .=", d_fromkeys},
+    {"get", ". .=", d_get}, {"items", "", d_items},
+    {"keys", "", d_keys},   {"values", "", d_values},
+    {NULL, NULL, NULL},
+};
+static const fl_tfunction of_list[] = {
+    {"copy", "", copy},
+    {"count", ".", l_count},
+    {"index", ". .= .=", l_index},
+    {NULL, NULL, NULL},
+};
+static const fl_tfunction of_loop[] = {
+    {"changed", "*", loop_changed},
+    {"cycle", "*", loop_cycle},
+    {NULL, NULL, NULL},
+};
+static const fl_tfunction of_cycler[] = {
+    {"next", "", c_next},
+    {"reset", "", c_reset},
+    {NULL, NULL, NULL},
+};
+static const fl_tfunction of_int[] = {
+    {"as_integer_ratio", "", n_ratio},
+    {"bit_count", "", n_bit_count},
+    {"bit_length", "", n_bit_length},
+    {"conjugate", "", n_conjugate},
+    {NULL, NULL, NULL},
+};
+static const fl_tfunction of_float[] = {
+    {"as_integer_ratio", "", n_ratio},
+    {"conjugate", "", n_conjugate},
+    {"is_integer", "", n_is_integer},
+    {NULL, NULL, NULL},
+};
+
 const fl_tfunction *fl_t_method(const fl_tv *self, const char *name, size_t n) {
-    static const fl_tfunction of_dict[] = {
-        {"copy", "", copy},   {"get", ". .=", d_get},   {"items", "", d_items},
-        {"keys", "", d_keys}, {"values", "", d_values}, {NULL, NULL, NULL},
-    };
-    static const fl_tfunction of_list[] = {
-        {"copy", "", copy},
-        {"count", ".", l_count},
-        {"index", ".", l_index},
-        {NULL, NULL, NULL},
-    };
-    static const fl_tfunction of_loop[] = {
-        {"changed", "*", loop_changed},
-        {"cycle", "*", loop_cycle},
-        {NULL, NULL, NULL},
-    };
     switch (self->kind) {
     case FL_TV_STRING:
         return fl_t_string_method(name, n);
+    case FL_TV_BYTES:
+        return fl_t_bytes_method(name, n);
     case FL_TV_DICT:
         return fl_t_find(of_dict, name, n);
     case FL_TV_LIST:
         return fl_t_find(of_list, name, n);
     case FL_TV_TUPLE:
+    case FL_TV_RANGE:
         return fl_t_find(of_list + 1, name, n); /* no copy */
     case FL_TV_LOOP:
         return fl_t_find(of_loop, name, n);
+    case FL_TV_CYCLER:
+        return fl_t_find(of_cycler, name, n);
+    case FL_TV_INT:
+    case FL_TV_BOOL:
+        return fl_t_find(of_int, name, n);
+    case FL_TV_FLOAT:
+        return fl_t_find(of_float, name, n);
+    case FL_TV_FUNCTION: /* dict.fromkeys */
+        return self->function->run == g_dict ? fl_t_find(of_dict + 1, name, n == 8 ? n : 0) : NULL;
     default:
         return NULL;
     }

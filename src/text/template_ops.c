@@ -6,10 +6,29 @@
 #include "util/num.h"
 
 const char *fl_tv_type_name(const fl_tv *v) {
-    static const char *const names[] = {
-        "Undefined", "NoneType", "bool",     "int",       "float",       "str",
-        "list",      "tuple",    "dict",     "Namespace", "dict view",   "range",
-        "generator", "Macro",    "function", "method",    "LoopContext", "nothing"};
+    static const char *const names[] = {"Undefined",
+                                        "NoneType",
+                                        "bool",
+                                        "int",
+                                        "float",
+                                        "str",
+                                        "list",
+                                        "tuple",
+                                        "dict",
+                                        "Namespace",
+                                        "dict view",
+                                        "range",
+                                        "generator",
+                                        "Macro",
+                                        "function",
+                                        "method",
+                                        "LoopContext",
+                                        "bytes",
+                                        "Cycler",
+                                        "Joiner",
+                                        "TemplateReference",
+                                        "BlockReference",
+                                        "nothing"};
     return v->kind == FL_TV_VIEW ? v->list->label : names[v->kind];
 }
 
@@ -26,6 +45,7 @@ bool fl_tv_truth(const fl_tv *v) {
     case FL_TV_FLOAT:
         return v->number != 0;
     case FL_TV_STRING:
+    case FL_TV_BYTES:
         return v->string->len > 0;
     case FL_TV_LIST:
     case FL_TV_TUPLE:
@@ -72,6 +92,7 @@ bool fl_tv_equal(fl_trun *r, const fl_tv *a, const fl_tv *b, bool *out) {
         *out = true;
         return true;
     case FL_TV_STRING:
+    case FL_TV_BYTES:
         *out = a->string->len == b->string->len;
         if (!*out) return fl_t_charge(r, 0);
         *out = !memcmp(a->string->data, b->string->data, a->string->len);
@@ -161,6 +182,15 @@ static bool merge_sort(fl_trun *r, fl_tsort *a, fl_tsort *room, size_t n, bool r
 bool fl_tv_sort(fl_trun *r, fl_tsort *a, size_t n, bool reverse) {
     fl_tsort *room = fl_t_alloc(r, n * sizeof(*room));
     return room && merge_sort(r, a, room, n, reverse);
+}
+
+bool fl_tv_sort_keys(fl_trun *r, fl_tsort *a, size_t n) {
+    bool texts = true, numbers = true;
+    for (size_t i = 0; i < n; i++) {
+        texts &= a[i].key.kind == FL_TV_STRING;
+        numbers &= fl_tv_is_number(&a[i].key);
+    }
+    return !(texts || numbers) || fl_tv_sort(r, a, n, false);
 }
 
 bool fl_tv_need_int(fl_trun *r, const fl_tv *v, int64_t *out) {
@@ -275,12 +305,23 @@ static bool repeat_list(fl_trun *r, uint8_t kind, const fl_tlist *a, int64_t n, 
     return true;
 }
 
+/* Text that is marked as safe escapes what is added to it. */
+static bool add_strings(fl_trun *r, const fl_tv *a, const fl_tv *b, fl_tv *out) {
+    const fl_targs none = {0};
+    fl_tv x = *a, y = *b;
+    const bool markup = a->string->markup || b->string->markup;
+    if (markup && (!fl_t_call_builtin(r, fl_t_filter("escape", 6), a, &none, &x) ||
+                   !fl_t_call_builtin(r, fl_t_filter("escape", 6), b, &none, &y)))
+        return false;
+    return fl_tstr_concat(r, x.string, y.string, out) && fl_tv_keep_markup(r, markup, out);
+}
+
 /* Text and sequences: + and * and %.  *done: it was such a case. */
 static bool sequence_arithmetic(fl_trun *r, char op, const fl_tv *a, const fl_tv *b, fl_tv *out,
                                 bool *done) {
     *done = true;
     if (op == '+' && a->kind == FL_TV_STRING && b->kind == FL_TV_STRING)
-        return fl_tstr_concat(r, a->string, b->string, out);
+        return add_strings(r, a, b, out);
     if (op == '+' && fl_tv_is_sequence(a) && a->kind == b->kind)
         return join_lists(r, a->kind, a->list, b->list, out);
     if (op == '%' && a->kind == FL_TV_STRING) return fl_tv_percent(r, a->string, b, out);
@@ -408,6 +449,9 @@ bool fl_tv_items(fl_trun *r, const fl_tv *v, const fl_tlist **out) {
 
 bool fl_tv_length(fl_trun *r, const fl_tv *v, int64_t *out) {
     switch (v->kind) {
+    case FL_TV_BYTES:
+        *out = (int64_t)v->string->len;
+        return true;
     case FL_TV_STRING:
         return fl_tstr_length(r, v->string, out);
     case FL_TV_LIST:

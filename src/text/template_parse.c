@@ -37,9 +37,9 @@ static fl_tnode *output_node(fl_tparser *p) {
 /* Everything up to a tag of one of `ends` (separated by blanks; NULL: up to the end of the
  * template).  The current token is then the one behind the word that ended it. */
 static fl_tnode *body(fl_tparser *p, const char *ends, const char **ended_by) {
-    static const char *const words[] = {"elif",    "else",         "endif",   "endfor",
-                                        "endset",  "endmacro",     "endcall", "endfilter",
-                                        "endwith", "endgeneration"};
+    static const char *const words[] = {"elif",    "else",          "endif",    "endfor",
+                                        "endset",  "endmacro",      "endcall",  "endfilter",
+                                        "endwith", "endgeneration", "endblock", "endautoescape"};
     fl_tnode *n = fl_t_node(p, FL_TN_BODY), *kid;
     int line = fl_t_current(p)->line;
     if (!n) return NULL;
@@ -72,15 +72,6 @@ static fl_tnode *body_until(fl_tparser *p, const char *end) {
     const char *ended_by;
     fl_tnode *n = want_block_end(p) ? body(p, end, &ended_by) : NULL;
     return n && want_block_end(p) ? n : NULL;
-}
-
-/* A body that is a scope of its own. */
-static fl_tnode *scope_until(fl_tparser *p, const char *end) {
-    bool optional = p->optional;
-    p->optional = false;
-    fl_tnode *n = body_until(p, end);
-    p->optional = optional;
-    return n;
 }
 
 static bool can_assign(fl_tparser *p, const fl_ttoken *t) {
@@ -128,8 +119,6 @@ static fl_tnode *target(fl_tparser *p, bool allow_ns) {
 static fl_tnode *parse_if(fl_tparser *p) {
     fl_tnode *first = NULL, *last = NULL;
     const char *ended_by = "elif";
-    bool optional = p->optional;
-    p->optional = true;
     while (!strcmp(ended_by, "elif")) {
         fl_tnode *n = fl_t_node(p, FL_TN_IF);
         if (!n || !(n->a = fl_t_parse_tuple(p, false)) || !want_block_end(p) ||
@@ -144,14 +133,12 @@ static fl_tnode *parse_if(fl_tparser *p) {
     } else if (!want_block_end(p)) {
         return NULL;
     }
-    p->optional = optional;
     return first;
 }
 
 static fl_tnode *parse_for(fl_tparser *p) {
     fl_tnode *n = fl_t_node(p, FL_TN_FOR);
     const char *ended_by;
-    bool optional = p->optional;
     if (!n || !(n->a = target(p, false))) return NULL;
     if (!fl_t_eat_word(p, "in")) {
         fl_t_unexpected(p, "'in'");
@@ -159,7 +146,6 @@ static fl_tnode *parse_for(fl_tparser *p) {
     }
     if (!(n->b = fl_t_parse_tuple(p, false))) return NULL;
     p->t->takes_parts |= fl_t_is_content(n->b);
-    p->optional = false;
     if (fl_t_eat_word(p, "if") && !(n->d = fl_t_parse_expression(p))) return NULL;
     n->uses = fl_t_eat_word(p, "recursive");
     if (!want_block_end(p) || !(n->e = body(p, "else endfor", &ended_by))) return NULL;
@@ -168,7 +154,6 @@ static fl_tnode *parse_for(fl_tparser *p) {
     } else if (!want_block_end(p)) {
         return NULL;
     }
-    p->optional = optional;
     return n;
 }
 
@@ -188,7 +173,7 @@ static fl_tnode *parse_set(fl_tparser *p) {
         return (n->b = fl_t_parse_tuple(p, true)) && want_block_end(p) ? n : NULL;
     n->kind = FL_TN_SET_BLOCK;
     if (fl_t_eat_op(p, '|') && !(n->c = block_filters(p))) return NULL;
-    return (n->b = scope_until(p, "endset")) ? n : NULL;
+    return (n->b = body_until(p, "endset")) ? n : NULL;
 }
 
 /* (a, b=1) of a macro or call block. */
@@ -217,7 +202,7 @@ static bool signature(fl_tparser *p, fl_tnode *macro) {
 static bool macro_body(fl_tparser *p, fl_tnode *macro, const char *end) {
     uint8_t outer = p->uses;
     p->uses = 0;
-    if (!signature(p, macro) || !(macro->b = scope_until(p, end))) return false;
+    if (!signature(p, macro) || !(macro->b = body_until(p, end))) return false;
     macro->uses = p->uses;
     p->uses = outer;
     return true;
@@ -241,13 +226,13 @@ static fl_tnode *parse_call(fl_tparser *p) {
         return NULL;
     }
     n->c = macro;
-    return (macro->b = scope_until(p, "endcall")) ? n : NULL;
+    return (macro->b = body_until(p, "endcall")) ? n : NULL;
 }
 
 static fl_tnode *parse_filter(fl_tparser *p) {
     fl_tnode *n = fl_t_node(p, FL_TN_FILTER_BLOCK);
     if (!n || !(n->a = block_filters(p))) return NULL;
-    return (n->b = scope_until(p, "endfilter")) ? n : NULL;
+    return (n->b = body_until(p, "endfilter")) ? n : NULL;
 }
 
 static fl_tnode *parse_with(fl_tparser *p) {
@@ -259,13 +244,65 @@ static fl_tnode *parse_with(fl_tparser *p) {
             !(set->b = fl_t_parse_expression(p)) || !fl_t_add_kid(p, n, set))
             return NULL;
     }
-    return n && (n->b = scope_until(p, "endwith")) ? n : NULL;
+    return n && (n->b = body_until(p, "endwith")) ? n : NULL;
 }
 
 /* Marks what the model wrote, for training; rendering only sees a scope. */
 static fl_tnode *parse_generation(fl_tparser *p) {
     fl_tnode *n = fl_t_node(p, FL_TN_SCOPE);
-    return n && (n->b = scope_until(p, "endgeneration")) ? n : NULL;
+    return n && (n->b = body_until(p, "endgeneration")) ? n : NULL;
+}
+
+static fl_tnode *parse_autoescape(fl_tparser *p) {
+    fl_tnode *n = fl_t_node(p, FL_TN_AUTOESCAPE);
+    return n && (n->a = fl_t_parse_expression(p)) && (n->b = body_until(p, "endautoescape")) ? n
+                                                                                             : NULL;
+}
+
+/* {% block name scoped required %}: nothing can override it here. */
+static fl_tnode *parse_block(fl_tparser *p) {
+    fl_tnode *n = fl_t_node(p, FL_TN_BLOCK);
+    const char *ended_by;
+    if (!n || !(n->name = fl_t_take_name(p))) return NULL;
+    if (fl_t_find_block(p->t, &n->name->text)) {
+        fl_t_syntax(p, n->line, "block '%.*s' is defined twice", (int)n->name->text.len,
+                    n->name->text.data);
+        return NULL;
+    }
+    if (!p->t->blocks && !(p->t->blocks = fl_t_node(p, FL_TN_BODY))) return NULL;
+    if (!fl_t_add_kid(p, p->t->blocks, n)) return NULL;
+    n->uses = fl_t_eat_word(p, "scoped");
+    if (fl_t_is_word(p, "required")) {
+        fl_t_syntax(p, n->line, "a required block needs another file");
+        return NULL;
+    }
+    if (!want_block_end(p) || !(n->b = body(p, "endblock", &ended_by))) return NULL;
+    if (fl_t_current(p)->kind == FL_TT_NAME && fl_t_take_name(p) != n->name) {
+        fl_t_unexpected(p, "the name of the block");
+        return NULL;
+    }
+    return want_block_end(p) ? n : NULL;
+}
+
+/* {% print a, b %} */
+static fl_tnode *parse_print(fl_tparser *p) {
+    fl_tnode *n = fl_t_node(p, FL_TN_BODY);
+    while (n && fl_t_current(p)->kind != FL_TT_BLOCK_END) {
+        if (n->n_kids && !fl_t_want_op(p, ',')) return NULL;
+        fl_tnode *output = fl_t_node(p, FL_TN_OUTPUT);
+        if (!output || !(output->a = fl_t_parse_expression(p)) || !fl_t_add_kid(p, n, output))
+            return NULL;
+    }
+    return n && want_block_end(p) ? n : NULL;
+}
+
+/* include, import, from, extends: they fail when they are reached, not before. */
+static fl_tnode *parse_other_file(fl_tparser *p) {
+    fl_tnode *n = fl_t_node(p, FL_TN_OTHER_FILE);
+    const fl_ttoken *word = fl_t_current(p) - 1;
+    if (!n || !(n->name = fl_t_intern(p, word->data, word->len))) return NULL;
+    while (fl_t_current(p)->kind != FL_TT_BLOCK_END && fl_t_current(p)->kind != FL_TT_END) p->at++;
+    return want_block_end(p) ? n : NULL;
 }
 
 static fl_tnode *parse_break(fl_tparser *p) {
@@ -284,11 +321,23 @@ static fl_tnode *statement(fl_tparser *p) {
         const char *word;
         fl_tnode *(*parse)(fl_tparser *p);
     } statements[] = {
-        {"if", parse_if},       {"for", parse_for},
-        {"set", parse_set},     {"macro", parse_macro},
-        {"call", parse_call},   {"filter", parse_filter},
-        {"with", parse_with},   {"generation", parse_generation},
-        {"break", parse_break}, {"continue", parse_continue},
+        {"if", parse_if},
+        {"for", parse_for},
+        {"set", parse_set},
+        {"macro", parse_macro},
+        {"call", parse_call},
+        {"filter", parse_filter},
+        {"with", parse_with},
+        {"generation", parse_generation},
+        {"break", parse_break},
+        {"continue", parse_continue},
+        {"block", parse_block},
+        {"autoescape", parse_autoescape},
+        {"print", parse_print},
+        {"include", parse_other_file},
+        {"import", parse_other_file},
+        {"from", parse_other_file},
+        {"extends", parse_other_file},
     };
     const fl_ttoken *t = fl_t_current(p);
     fl_tnode *n = NULL;
@@ -311,9 +360,5 @@ bool fl_t_parse(fl_tparser *p) {
     static const char *const fixed[FL_T_N_FIXED] = {"loop", "caller", "varargs", "kwargs"};
     for (size_t i = 0; i < FL_T_N_FIXED; i++)
         if (!fl_t_intern(p, fixed[i], strlen(fixed[i]))) return false;
-    if (!(p->t->body = body(p, NULL, NULL))) return false;
-    if (!p->unknown) return true;
-    const fl_ttoken *t = &p->tokens[p->unknown - 1];
-    return fl_t_syntax(p, t->line, "no filter or test named '%.*s'", t->len > 40 ? 40 : (int)t->len,
-                       t->data);
+    return (p->t->body = body(p, NULL, NULL)) != NULL;
 }

@@ -4,7 +4,8 @@
  * tree + values -> template_exec.c (statements), template_eval.c (expressions) -> text
  * with the values of template_value.c, their operators and text forms in template_ops.c and
  * template_format.c, and the built-in names in template_filters.c, template_sequence.c,
- * template_tests.c, template_methods.c and template_functions.c.
+ * template_text_filters.c (with template_pprint.c), template_tests.c and template_functions.c;
+ * methods of text are in template_strings.c, template_string_forms.c and template_strformat.c.
  *
  * Functions that can fail return false and leave the reason in run->err; nothing may be
  * used after that but what the caller itself must free. */
@@ -45,6 +46,11 @@ typedef enum {
     FL_TV_FUNCTION,
     FL_TV_METHOD,
     FL_TV_LOOP,
+    FL_TV_BYTES,  /* what encode gives, in `string` */
+    FL_TV_CYCLER, /* list->items, list->taken is the position */
+    FL_TV_JOINER, /* list->items[0], list->taken once it has been called */
+    FL_TV_SELF,   /* the blocks of the template */
+    FL_TV_BLOCK,
     FL_TV_ABSENT /* an argument that was not given */
 } fl_tv_kind;
 
@@ -65,6 +71,7 @@ typedef struct fl_tstr {
     const uint8_t *mask;  /* NULL: all bytes are as `trusted` says; else one byte each */
     struct fl_tbuf *room; /* NULL, or the growing buffer that data begins (fl_tstr_concat) */
     bool trusted;
+    bool markup; /* escaped or safe: + and autoescape leave it alone and escape what is not */
 } fl_tstr;
 
 typedef struct fl_tv {
@@ -82,6 +89,7 @@ typedef struct fl_tv {
         const fl_tfunction *function;
         fl_tmethod *method;
         fl_tloop *loop;
+        const fl_tnode *block;
     };
 } fl_tv;
 
@@ -89,7 +97,7 @@ struct fl_tlist {
     fl_tv *items;
     size_t n, cap;
     size_t taken;      /* items a generator has given away */
-    const char *label; /* of a view: "dict_keys"; of a range: NULL */
+    const char *label; /* of a view: "dict_keys"; of what groupby gives: "group"; else NULL */
     int64_t start, stop, step;
 };
 
@@ -148,6 +156,9 @@ typedef enum {
     FL_TN_FILTER_BLOCK, /* a: filters, b: body */
     FL_TN_WITH,         /* kids: FL_TN_SET, b: body */
     FL_TN_SCOPE,        /* b: body */
+    FL_TN_AUTOESCAPE,   /* a: condition, b: body */
+    FL_TN_BLOCK,        /* name, b: body, uses: 1 if scoped */
+    FL_TN_OTHER_FILE,   /* include and the like: there are no other files */
     FL_TN_BREAK,
     FL_TN_CONTINUE,
     FL_TN_PARAM,     /* name, a: default; also keyword arguments: name, a: value */
@@ -191,6 +202,7 @@ struct fl_template {
     _Atomic int refs;
     fl_arena arena; /* holds everything below */
     fl_tnode *body;
+    fl_tnode *blocks;       /* FL_TN_BODY of all FL_TN_BLOCK, or NULL */
     const fl_tname **names; /* by id */
     uint32_t n_names;
     bool takes_parts, takes_text; /* see fl_template_takes_parts */
@@ -227,9 +239,7 @@ typedef struct fl_tparser {
     fl_map names; /* -> id */
     uint32_t cap_names;
     int depth;
-    uint8_t uses;   /* of the innermost macro, see fl_tnode */
-    bool optional;  /* inside an if: an unknown filter fails only when it is used */
-    size_t unknown; /* else: 1 + the token of the first unknown filter or test */
+    uint8_t uses; /* of the innermost macro, see fl_tnode */
 } fl_tparser;
 
 bool fl_t_lex(fl_tparser *p, const char *source, size_t n);

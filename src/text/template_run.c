@@ -106,3 +106,14 @@ bool fl_ttext_finish(fl_trun *r, fl_ttext *t, bool ok, fl_tv *out) {
     fl_ttext_free(t);
     return ok;
 }
+
+bool fl_tv_keep_markup(fl_trun *r, bool markup, fl_tv *v) {
+    if (!markup || v->kind != FL_TV_STRING || v->string->markup) return true;
+    fl_tstr *s = fl_t_alloc(r, sizeof(*s));
+    if (!s) return false;
+    *s = *v->string;
+    s->room = NULL; /* what grows there is not marked */
+    s->markup = true;
+    v->string = s;
+    return true;
+}

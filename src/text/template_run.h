@@ -34,10 +34,12 @@ struct fl_trun {
     int depth, line;
     time_t now;
     fl_tv *globals; /* by name id: what the caller gave, built-in functions, undefined */
-    fl_tscope *scope;
+    fl_tscope *scope, *root;
     fl_ttext *out;
     const fl_tv *block_text; /* the input of a filter without one */
     fl_tflow flow;
+    bool autoescape;  /* inside {% autoescape true %} */
+    bool sorted_repr; /* dicts in the order of their keys, as pprint has them */
 };
 
 typedef struct fl_targs {
@@ -79,6 +81,8 @@ bool fl_ttext_put_part(fl_trun *r, fl_ttext *t, const fl_tstr *s, size_t from, s
 void fl_ttext_free(fl_ttext *t);
 /* The text as a string value when ok; frees t either way and returns success. */
 bool fl_ttext_finish(fl_trun *r, fl_ttext *t, bool ok, fl_tv *out);
+/* When `markup`, a string value becomes one that is marked as such. */
+bool fl_tv_keep_markup(fl_trun *r, bool markup, fl_tv *v);
 
 /* ---- template_value.c: strings, lists, dicts --------------------------------------- */
 
@@ -114,6 +118,9 @@ static inline int64_t fl_tv_whole(const fl_tv *v) {
 }
 static inline double fl_tv_number(const fl_tv *v) {
     return v->kind == FL_TV_FLOAT ? v->number : (double)fl_tv_whole(v);
+}
+static inline bool fl_tv_is_absent(const fl_tv *v) { /* not given, or None */
+    return v->kind == FL_TV_ABSENT || v->kind == FL_TV_NONE;
 }
 static inline bool fl_tv_is_sequence(const fl_tv *v) { /* list or tuple */
     return v->kind == FL_TV_LIST || v->kind == FL_TV_TUPLE;
@@ -156,6 +163,8 @@ typedef struct fl_tsort {
     fl_tv key, value;
 } fl_tsort;
 bool fl_tv_sort(fl_trun *r, fl_tsort *a, size_t n, bool reverse); /* stable, by key */
+/* Keys of a dict as pprint orders them; those of several types stay as they are. */
+bool fl_tv_sort_keys(fl_trun *r, fl_tsort *a, size_t n);
 bool fl_tv_need_int(fl_trun *r, const fl_tv *v, int64_t *out);
 
 /* ---- template_format.c: text forms ------------------------------------------------- */
@@ -169,8 +178,14 @@ typedef struct fl_tjson { /* options of tojson */
 bool fl_tv_str(fl_trun *r, const fl_tv *v, const fl_tstr **out);  /* str(v) */
 bool fl_ttext_put_value(fl_trun *r, fl_ttext *t, const fl_tv *v); /* str(v) */
 bool fl_ttext_put_repr(fl_trun *r, fl_ttext *t, const fl_tv *v);  /* repr(v) */
+bool fl_ttext_put_ascii(fl_trun *r, fl_ttext *t, const fl_tv *v); /* ascii(v) */
 bool fl_ttext_put_json(fl_trun *r, fl_ttext *t, const fl_tv *v, const fl_tjson *o, int level);
 bool fl_tv_percent(fl_trun *r, const fl_tstr *format, const fl_tv *args, fl_tv *out);
+bool fl_t_is_printable(uint32_t cp); /* str.isprintable */
+/* str.format and str.format_map (template_strformat.c). */
+bool fl_t_format_method(fl_trun *r, fl_tcall *c, fl_tv *out);
+/* pprint.pformat(v) (template_pprint.c). */
+bool fl_t_pformat(fl_trun *r, const fl_tv *v, fl_tv *out);
 
 /* ---- template_eval.c and template_exec.c ------------------------------------------- */
 
@@ -188,7 +203,11 @@ bool fl_t_call_builtin(fl_trun *r, const fl_tfunction *f, const fl_tv *self, con
 bool fl_t_eval_call(fl_trun *r, const fl_tnode *n, const fl_tv *caller, fl_tv *out);
 bool fl_t_exec(fl_trun *r, const fl_tnode *n);
 bool fl_t_call_macro(fl_trun *r, const fl_tmacro *m, const fl_targs *args, fl_tv *out);
+/* What a block writes; it sees what the top level of the template has set. */
+bool fl_t_call_block(fl_trun *r, const fl_tnode *block, fl_tv *out);
+const fl_tnode *fl_t_find_block(const fl_template *t, const fl_tstr *name); /* NULL: none */
 bool fl_t_recurse(fl_trun *r, const fl_tloop *loop, const fl_tv *items, fl_tv *out);
+bool fl_t_may_set(fl_trun *r, const fl_tstr *name); /* in a namespace */
 bool fl_t_set_variable(fl_trun *r, fl_tscope *s, uint32_t id, fl_tv v);
 fl_tv fl_t_variable(fl_trun *r, const fl_tname *name);
 
@@ -198,10 +217,13 @@ fl_tv fl_t_variable(fl_trun *r, const fl_tname *name);
 const fl_tfunction *fl_t_find(const fl_tfunction *table, const char *name, size_t n);
 const fl_tfunction *fl_t_filter(const char *name, size_t n);
 const fl_tfunction *fl_t_sequence_filter(const char *name, size_t n); /* part of the former */
+const fl_tfunction *fl_t_text_filter(const char *name, size_t n);     /* and this */
 const fl_tfunction *fl_t_test(const char *name, size_t n);
 const fl_tfunction *fl_t_global(const char *name, size_t n);
 const fl_tfunction *fl_t_method(const fl_tv *self, const char *name, size_t n);
 const fl_tfunction *fl_t_string_method(const char *name, size_t n); /* part of the former */
+const fl_tfunction *fl_t_string_form(const char *name, size_t n);   /* and this */
+const fl_tfunction *fl_t_bytes_method(const char *name, size_t n);
 
 /* Shared by filters, tests and methods. */
 bool fl_tv_need_string(fl_trun *r, const fl_tv *v, const char *what, const fl_tstr **out);
@@ -212,8 +234,21 @@ bool fl_tstr_replace(fl_trun *r, const fl_tstr *s, const fl_tstr *from, const fl
                      int64_t max, fl_tv *out); /* max < 0: all */
 /* The end of the line that starts at byte i, and where the next one starts. */
 size_t fl_tstr_line(const fl_tstr *s, size_t i, size_t *next);
-typedef enum { FL_T_UPPER, FL_T_LOWER, FL_T_CAPITALIZE, FL_T_TITLE, FL_T_TITLE_WORDS } fl_tcase;
+typedef enum {
+    FL_T_UPPER,
+    FL_T_LOWER,
+    FL_T_CAPITALIZE,
+    FL_T_TITLE,
+    FL_T_TITLE_WORDS,
+    FL_T_SWAP,
+    FL_T_FOLD
+} fl_tcase;
 bool fl_tstr_case(fl_trun *r, const fl_tstr *s, fl_tcase how, fl_tv *out);
 bool fl_tstr_is_cased(const fl_tstr *s, bool upper); /* isupper, islower */
+bool fl_t_is_word_char(uint32_t cp);                 /* \w of Python: letters, numbers and _ */
+/* s between blanks or `fill`, width characters wide at least. */
+typedef enum { FL_T_PAD_LEFT, FL_T_PAD_RIGHT, FL_T_PAD_BOTH } fl_tpad;
+bool fl_tstr_pad(fl_trun *r, const fl_tstr *s, int64_t width, const fl_tstr *fill, fl_tpad where,
+                 fl_tv *out);
 
 #endif

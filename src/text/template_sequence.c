@@ -3,10 +3,6 @@
 
 #include "text/template_run.h"
 
-static bool is_absent(const fl_tv *v) {
-    return v->kind == FL_TV_ABSENT || v->kind == FL_TV_NONE;
-}
-
 static bool is_digits(const char *p, size_t n) {
     size_t i = 0;
     while (i < n && p[i] >= '0' && p[i] <= '9') i++;
@@ -33,7 +29,7 @@ static bool attribute_of(fl_trun *r, fl_tv v, const fl_tv *attribute, const fl_t
         }
         v = *out;
         if (!fl_t_item(r, &v, &key, out)) return false;
-        if (out->kind == FL_TV_UNDEFINED && instead && !is_absent(instead)) *out = *instead;
+        if (out->kind == FL_TV_UNDEFINED && instead && !fl_tv_is_absent(instead)) *out = *instead;
     }
     return true;
 }
@@ -41,7 +37,7 @@ static bool attribute_of(fl_trun *r, fl_tv v, const fl_tv *attribute, const fl_t
 /* What sort, unique, min and max compare: text without case unless asked for. */
 static bool sort_key(fl_trun *r, fl_tv v, const fl_tv *attribute, bool with_case, fl_tv *out) {
     *out = v;
-    if (!is_absent(attribute) && !attribute_of(r, v, attribute, NULL, out)) return false;
+    if (!fl_tv_is_absent(attribute) && !attribute_of(r, v, attribute, NULL, out)) return false;
     if (out->kind != FL_TV_STRING || with_case) return true;
     v = *out;
     return fl_tstr_case(r, v.string, FL_T_LOWER, out);
@@ -112,7 +108,8 @@ static bool f_join(fl_trun *r, fl_tcall *c, fl_tv *out) {
               (c->arg[0].kind == FL_TV_ABSENT || fl_tv_str(r, &c->arg[0], &separator));
     for (size_t i = 0; ok && i < items->n; i++) {
         fl_tv v = items->items[i];
-        ok = (is_absent(&c->arg[1]) || attribute_of(r, items->items[i], &c->arg[1], NULL, &v)) &&
+        ok = (fl_tv_is_absent(&c->arg[1]) ||
+              attribute_of(r, items->items[i], &c->arg[1], NULL, &v)) &&
              (!i || !separator || fl_ttext_put_str(r, &t, separator)) &&
              fl_ttext_put_value(r, &t, &v);
     }
@@ -135,7 +132,7 @@ static bool f_sum(fl_trun *r, fl_tcall *c, fl_tv *out) {
     if (!fl_tv_items(r, &c->self, &items)) return false;
     for (size_t i = 0; i < items->n; i++) {
         fl_tv v = items->items[i], sum = *out;
-        if (!is_absent(&c->arg[0]) && !attribute_of(r, items->items[i], &c->arg[0], NULL, &v))
+        if (!fl_tv_is_absent(&c->arg[0]) && !attribute_of(r, items->items[i], &c->arg[0], NULL, &v))
             return false;
         if (!fl_tv_binary(r, '+', &sum, &v, out)) return false;
     }
@@ -243,6 +240,107 @@ static bool f_max(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return extreme(r, c, '>', out);
 }
 
+/* ---- groups ------------------------------------------------------------------------ */
+
+/* The items with their values of an attribute, in the order of these. */
+static bool keyed_items(fl_trun *r, const fl_tcall *c, bool with_case, fl_tsort **out, size_t *n) {
+    const fl_tlist *items;
+    if (!fl_tv_items(r, &c->self, &items)) return false;
+    fl_tsort *a = fl_t_alloc(r, items->n * sizeof(*a));
+    for (size_t i = 0; a && i < items->n; i++) {
+        fl_tv key;
+        a[i].value = items->items[i];
+        if (!attribute_of(r, items->items[i], &c->arg[0], &c->arg[1], &key)) return false;
+        a[i].key = key;
+        if (key.kind == FL_TV_STRING && !with_case &&
+            !fl_tstr_case(r, key.string, FL_T_LOWER, &a[i].key))
+            return false;
+    }
+    *out = a;
+    *n = items->n;
+    return a && fl_tv_sort(r, a, items->n, false);
+}
+
+/* (grouper, list) tuples. */
+static bool f_groupby(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const bool with_case = fl_tv_truth(&c->arg[2]);
+    fl_tlist *groups = fl_tlist_new(r, 0), *members = NULL;
+    fl_tsort *a;
+    size_t n;
+    if (!groups || !keyed_items(r, c, with_case, &a, &n)) return false;
+    for (size_t i = 0; i < n; i++) {
+        bool same = false;
+        if (i && !fl_tv_equal(r, &a[i - 1].key, &a[i].key, &same)) return false;
+        if (!same) {
+            fl_tv grouper, group;
+            if (!attribute_of(r, a[i].value, &c->arg[0], &c->arg[1], &grouper) ||
+                !(members = fl_tlist_new(r, 0)) ||
+                !fl_tv_pair(r, grouper, fl_tv_list(FL_TV_LIST, members), &group) ||
+                !fl_tlist_push(r, groups, group))
+                return false;
+            group.list->label = "group";
+        }
+        if (!fl_tlist_push(r, members, a[i].value)) return false;
+    }
+    *out = fl_tv_list(FL_TV_LIST, groups);
+    return true;
+}
+
+static bool fill(fl_trun *r, fl_tlist *l, const fl_tv *with, int64_t n) {
+    bool ok = true;
+    while (ok && n-- > 0) ok = fl_t_charge(r, 0) && fl_tlist_push(r, l, *with);
+    return ok;
+}
+
+static bool f_batch(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const fl_tlist *items;
+    fl_tlist *rows = fl_tlist_new(r, 0), *row = NULL;
+    int64_t size;
+    if (!rows || !fl_tv_need_int(r, &c->arg[0], &size) || !fl_tv_items(r, &c->self, &items))
+        return false;
+    for (size_t i = 0; i < items->n; i++) {
+        if (!row || (int64_t)row->n == size) {
+            if (!(row = fl_tlist_new(r, 0)) || !fl_tlist_push(r, rows, fl_tv_list(FL_TV_LIST, row)))
+                return false;
+        }
+        if (!fl_tlist_push(r, row, items->items[i])) return false;
+    }
+    if (row && !fl_tv_is_absent(&c->arg[1]) && !fill(r, row, &c->arg[1], size - (int64_t)row->n))
+        return false;
+    return generator(rows, out);
+}
+
+static bool f_slice(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const fl_tlist *items;
+    fl_tlist *rows = fl_tlist_new(r, 0);
+    int64_t n;
+    if (!rows || !fl_tv_need_int(r, &c->arg[0], &n) || !fl_tv_items(r, &c->self, &items))
+        return false;
+    if (n < 1) return n ? generator(rows, out) : fl_t_fail(r, FL_E_ARG, "division by zero");
+    const int64_t each = (int64_t)items->n / n, longer = (int64_t)items->n % n;
+    for (int64_t i = 0, at = 0; i < n; i++) {
+        fl_tlist *row = fl_tlist_new(r, 0);
+        const int64_t end = at + each + (i < longer);
+        if (!row || !fl_t_charge(r, 0)) return false;
+        for (; at < end; at++)
+            if (!fl_tlist_push(r, row, items->items[at])) return false;
+        if ((i >= longer && !fl_tv_is_absent(&c->arg[1]) && !fill(r, row, &c->arg[1], 1)) ||
+            !fl_tlist_push(r, rows, fl_tv_list(FL_TV_LIST, row)))
+            return false;
+    }
+    return generator(rows, out);
+}
+
+/* Any of them; which one changes with the clock and the work done so far. */
+static bool f_random(fl_trun *r, fl_tcall *c, fl_tv *out) {
+    const fl_tlist *items;
+    const uint64_t seed[] = {(uint64_t)r->now, r->steps};
+    if (!fl_tv_items(r, &c->self, &items)) return false;
+    *out = items->n ? items->items[fl_hash_bytes(seed, sizeof(seed)) % items->n]
+                    : fl_tv_undefined(NULL, false);
+    return true;
+}
+
 /* ---- map and select ---------------------------------------------------------------- */
 
 /* A filter or test that was named in the arguments, and the arguments behind the name. */
@@ -334,9 +432,11 @@ static bool f_rejectattr(fl_trun *r, fl_tcall *c, fl_tv *out) {
 
 const fl_tfunction *fl_t_sequence_filter(const char *name, size_t n) {
     static const fl_tfunction table[] = {
+        {"batch", "linecount fill_with=", f_batch},
         {"count", "", f_length},
         {"dictsort", "case_sensitive= by= reverse=", f_dictsort},
         {"first", "", f_first},
+        {"groupby", "attribute default= case_sensitive=", f_groupby},
         {"items", "", f_items},
         {"join", "d= attribute=", f_join},
         {"last", "", f_last},
@@ -345,11 +445,13 @@ const fl_tfunction *fl_t_sequence_filter(const char *name, size_t n) {
         {"map", "*", f_map},
         {"max", "case_sensitive= attribute=", f_max},
         {"min", "case_sensitive= attribute=", f_min},
+        {"random", "", f_random},
         {"reject", "*", f_reject},
         {"rejectattr", "*", f_rejectattr},
         {"reverse", "", f_reverse},
         {"select", "*", f_select},
         {"selectattr", "*", f_selectattr},
+        {"slice", "slices fill_with=", f_slice},
         {"sort", "reverse= case_sensitive= attribute=", f_sort},
         {"sum", "attribute= start=", f_sum},
         {"unique", "case_sensitive= attribute=", f_unique},

@@ -1,4 +1,4 @@
-/* Methods of template strings, as Python's str has them. */
+/* Methods of template strings that search, take apart and join, as Python's str has them. */
 #include <string.h>
 
 #include "text/template_run.h"
@@ -18,10 +18,6 @@ static bool need_arg(fl_trun *r, const fl_tcall *c, int i, const fl_tstr **out) 
     return fl_tv_need_string(r, &c->arg[i], c->function->name, out);
 }
 
-static bool is_absent(const fl_tv *v) {
-    return v->kind == FL_TV_ABSENT || v->kind == FL_TV_NONE;
-}
-
 /* ---- strip ------------------------------------------------------------------------- */
 
 static bool in_set(const fl_tstr *set, uint32_t cp) {
@@ -38,7 +34,7 @@ bool fl_tstr_strip(fl_trun *r, const fl_tstr *s, const fl_tv *chars, int ends, f
     const fl_tstr *set = NULL;
     size_t from = 0, to = s->len;
     uint32_t cp;
-    if (!is_absent(chars) && !fl_tv_need_string(r, chars, "strip", &set)) return false;
+    if (!fl_tv_is_absent(chars) && !fl_tv_need_string(r, chars, "strip", &set)) return false;
     size_t cost = set ? set->len : 0;
     while (ends & FL_T_LEFT && from < to) {
         size_t n = fl_tstr_next(s, from, &cp);
@@ -96,11 +92,11 @@ static bool window(fl_trun *r, const fl_tstr *s, const fl_tv *start, const fl_tv
     int64_t n, a = 0, b;
     *from = 0;
     *to = s->len;
-    if (is_absent(start) && is_absent(end)) return true;
+    if (fl_tv_is_absent(start) && fl_tv_is_absent(end)) return true;
     if (!fl_tstr_length(r, s, &n)) return false;
     b = n;
-    if (!is_absent(start) && !fl_tv_need_int(r, start, &a)) return false;
-    if (!is_absent(end) && !fl_tv_need_int(r, end, &b)) return false;
+    if (!fl_tv_is_absent(start) && !fl_tv_need_int(r, start, &a)) return false;
+    if (!fl_tv_is_absent(end) && !fl_tv_need_int(r, end, &b)) return false;
     if (a < 0) a = a < -n ? 0 : a + n;
     if (b < 0) b = b < -n ? 0 : b + n;
     *from = a > n ? SIZE_MAX : fl_tstr_offset(s, (size_t)a); /* behind the end: nothing there */
@@ -291,7 +287,7 @@ static bool split_method(fl_trun *r, const fl_tcall *c, bool from_right, fl_tv *
     int64_t max = -1;
     fl_tlist *l = fl_tlist_new(r, 0);
     bool ok;
-    if (!l || (!is_absent(&c->arg[0]) && !need_arg(r, c, 0, &by))) return false;
+    if (!l || (!fl_tv_is_absent(&c->arg[0]) && !need_arg(r, c, 0, &by))) return false;
     if (c->arg[1].kind != FL_TV_ABSENT && !fl_tv_need_int(r, &c->arg[1], &max)) return false;
     if (by && !by->len) return fl_t_fail(r, FL_E_ARG, "empty separator");
     if (by) {
@@ -403,87 +399,15 @@ static bool m_join(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return fl_ttext_finish(r, &t, ok, out);
 }
 
-static bool m_upper(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return fl_tstr_case(r, c->self.string, FL_T_UPPER, out);
-}
-static bool m_lower(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return fl_tstr_case(r, c->self.string, FL_T_LOWER, out);
-}
-static bool m_title(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return fl_tstr_case(r, c->self.string, FL_T_TITLE, out);
-}
-static bool m_capitalize(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return fl_tstr_case(r, c->self.string, FL_T_CAPITALIZE, out);
-}
-
-static bool m_zfill(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    const fl_tstr *s = c->self.string;
-    int64_t width, n;
-    fl_ttext t = {0};
-    if (!fl_tv_need_int(r, &c->arg[0], &width) || !fl_tstr_length(r, s, &n)) return false;
-    size_t sign = s->len && (s->data[0] == '-' || s->data[0] == '+');
-    bool ok = fl_ttext_put_part(r, &t, s, 0, sign);
-    for (; ok && n < width; n++) ok = fl_ttext_puts(r, &t, "0");
-    return fl_ttext_finish(r, &t, ok && fl_ttext_put_part(r, &t, s, sign, s->len), out);
-}
-
-/* ---- questions --------------------------------------------------------------------- */
-
-/* Whether all characters are of the categories (a bit set) and there is one. */
-static bool all_are(fl_trun *r, const fl_tcall *c, uint32_t categories, fl_tv *out) {
-    const fl_tstr *s = c->self.string;
-    bool is = s->len > 0;
-    uint32_t cp;
-    for (size_t i = 0; is && i < s->len;) {
-        i += fl_tstr_next(s, i, &cp);
-        is = categories ? categories >> (fl_uc_prop(cp) & FL_UC_CATEGORY_MASK) & 1
-                        : fl_uc_is_str_space(cp);
-    }
-    *out = fl_tv_bool(is);
-    return fl_t_charge(r, 4 * s->len);
-}
-
-enum {
-    LETTERS = 1 << FL_UC_LU | 1 << FL_UC_LL | 1 << FL_UC_LT | 1 << FL_UC_LM | 1 << FL_UC_LO,
-    NUMBERS = 1 << FL_UC_ND | 1 << FL_UC_NL | 1 << FL_UC_NO
-};
-
-static bool m_isdigit(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return all_are(r, c, 1 << FL_UC_ND, out);
-}
-static bool m_isalpha(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return all_are(r, c, LETTERS, out);
-}
-static bool m_isalnum(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return all_are(r, c, LETTERS | NUMBERS, out);
-}
-static bool m_isspace(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    return all_are(r, c, 0, out);
-}
-static bool m_isupper(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    *out = fl_tv_bool(fl_tstr_is_cased(c->self.string, true));
-    return fl_t_charge(r, 4 * c->self.string->len);
-}
-static bool m_islower(fl_trun *r, fl_tcall *c, fl_tv *out) {
-    *out = fl_tv_bool(fl_tstr_is_cased(c->self.string, false));
-    return fl_t_charge(r, 4 * c->self.string->len);
-}
-
 const fl_tfunction *fl_t_string_method(const char *name, size_t n) {
     static const fl_tfunction table[] = {
-        {"capitalize", "", m_capitalize},
         {"count", ". .= .=", m_count},
         {"endswith", ". .= .=", m_endswith},
         {"find", ". .= .=", m_find},
+        {"format", "*", fl_t_format_method},
+        {"format_map", ".", fl_t_format_method},
         {"index", ". .= .=", m_index},
-        {"isalnum", "", m_isalnum},
-        {"isalpha", "", m_isalpha},
-        {"isdigit", "", m_isdigit},
-        {"islower", "", m_islower},
-        {"isspace", "", m_isspace},
-        {"isupper", "", m_isupper},
         {"join", ".", m_join},
-        {"lower", "", m_lower},
         {"lstrip", ".=", m_lstrip},
         {"partition", ".", m_partition},
         {"removeprefix", ".", m_removeprefix},
@@ -498,10 +422,8 @@ const fl_tfunction *fl_t_string_method(const char *name, size_t n) {
         {"splitlines", "keepends=", m_splitlines},
         {"startswith", ". .= .=", m_startswith},
         {"strip", ".=", m_strip},
-        {"title", "", m_title},
-        {"upper", "", m_upper},
-        {"zfill", ".", m_zfill},
         {NULL, NULL, NULL},
     };
-    return fl_t_find(table, name, n);
+    const fl_tfunction *f = fl_t_find(table, name, n);
+    return f ? f : fl_t_string_form(name, n);
 }

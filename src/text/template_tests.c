@@ -78,14 +78,13 @@ static bool t_callable(fl_trun *r, fl_tcall *c, fl_tv *out) {
     (void)r;
     int k = c->self.kind;
     return answer(k == FL_TV_MACRO || k == FL_TV_FUNCTION || k == FL_TV_METHOD || k == FL_TV_LOOP ||
-                      k == FL_TV_UNDEFINED,
+                      k == FL_TV_UNDEFINED || k == FL_TV_JOINER || k == FL_TV_BLOCK,
                   out);
 }
 
 static bool t_escaped(fl_trun *r, fl_tcall *c, fl_tv *out) {
     (void)r;
-    (void)c;
-    return answer(false, out); /* nothing is: there is no autoescaping */
+    return answer(c->self.kind == FL_TV_STRING && c->self.string->markup, out);
 }
 
 static bool remainder_is(fl_trun *r, const fl_tv *v, const fl_tv *by, int64_t want, fl_tv *out) {

@@ -47,7 +47,8 @@ bool fl_tstr_slice(fl_trun *r, const fl_tstr *s, size_t from, size_t to, fl_tv *
     *part = (fl_tstr){.data = s->data + from,
                       .len = to - from,
                       .mask = s->mask ? s->mask + from : NULL,
-                      .trusted = s->trusted};
+                      .trusted = s->trusted,
+                      .markup = s->markup};
     *out = fl_tv_string(part);
     return true;
 }
