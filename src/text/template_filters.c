@@ -7,6 +7,7 @@
 
 #include "text/template_run.h"
 #include "text/unicode.h"
+#include "util/decimal.h"
 
 /* ---- text -------------------------------------------------------------------------- */
 
@@ -158,8 +159,6 @@ static bool f_tojson(fl_trun *r, fl_tcall *c, fl_tv *out) {
 static bool parse_float(const fl_tstr *s, double *out) {
     char buf[80];
     size_t n = 0, i = 0, digits = 0;
-    fl_arena scratch = {0};
-    fl_jv j;
     bool negative = s->len && s->data[0] == '-';
     if (s->len && (s->data[0] == '-' || s->data[0] == '+')) i++;
     fl_tstr rest = {.data = s->data + i, .len = s->len - i};
@@ -178,11 +177,12 @@ static bool parse_float(const fl_tstr *s, double *out) {
             buf[n++] = s->data[i];
         if (buf[n - 1] == '.') buf[n++] = '0';
     }
-    for (; i < s->len; i++) buf[n++] = s->data[i]; /* the exponent; JSON refuses the rest */
-    if (!digits || fl_jv_parse(&j, &scratch, buf + start, n - start, "", NULL)) return false;
-    *out = j.kind == FL_JV_INT ? (double)j.integer : j.number;
+    for (; i < s->len; i++) buf[n++] = s->data[i]; /* the exponent; the number must end there */
+    bool whole;
+    if (!digits || fl_decimal_end(buf + start, buf + n, &whole) != buf + n) return false;
+    *out = fl_decimal_value(buf + start, buf + n);
     if (negative) *out = -*out;
-    return j.kind == FL_JV_INT || j.kind == FL_JV_FLOAT;
+    return true;
 }
 
 /* Whole numbers as Python's int reads them; INT64_MAX or INT64_MIN: too large. */
@@ -291,10 +291,7 @@ static bool f_round(fl_trun *r, fl_tcall *c, fl_tv *out) {
         int n = snprintf(text, sizeof(text), "%.*f", (int)precision, v);
         for (int i = 0; i < n; i++)
             if (text[i] == ',') text[i] = '.';
-        fl_arena scratch = {0};
-        fl_jv j;
-        if (fl_jv_parse(&j, &scratch, text, (size_t)n, "round", r->err)) return false;
-        *out = fl_tv_float(j.kind == FL_JV_INT ? (double)j.integer : j.number);
+        *out = fl_tv_float(fl_decimal_value(text, text + n));
     }
     return true;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "text/template_run.h"
+#include "util/decimal.h"
 #include "util/utf8.h"
 
 enum { MAX_BRACKETS = 200, MAX_NUMBER = 60 };
@@ -219,13 +220,10 @@ static bool add_number(lexer *x, size_t end, int base, bool is_float) {
     buf[n] = '\0';
     fl_ttoken t = {.kind = FL_TT_NUMBER};
     if (is_float) {
-        fl_arena scratch = {0};
-        fl_jv j;
         size_t zeros = strspn(buf, "0"); /* 00.5 is a number here, not in JSON */
         if (zeros && buf[zeros] >= '0' && buf[zeros] <= '9') zeros++;
         const char *text = buf + (zeros ? zeros - 1 : 0);
-        if (fl_jv_parse(&j, &scratch, text, strlen(text), "template", x->p->err)) return false;
-        t.value = fl_tv_float(j.number);
+        t.value = fl_tv_float(fl_decimal_value(text, text + strlen(text)));
     } else {
         for (size_t i = 0; i < n; i++) {
             if (__builtin_mul_overflow(v, (int64_t)base, &v) ||
