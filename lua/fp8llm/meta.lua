@@ -211,6 +211,11 @@ function fp8llm._live() end
 -- ---- model -----------------------------------------------------------------------------------
 
 ---A loaded Llama. May be shared by any number of sequences.
+---
+---Objects keep what they need: a sequence or an engine its model, a stream its tokenizer, a row its tensor. close()
+---gives back at once what nothing else needs; a method that runs meanwhile (its option's __index or a finalizer
+---closed the object) still ends well. Closing twice is fine, using what is closed raises. Objects belong to the Lua
+---state, and thread, that made them; only an engine computes on a thread of its own.
 ---@class fp8llm.model
 local model = {}
 
@@ -286,7 +291,8 @@ function model:eos() end
 ---@return fp8llm.code? code
 function model:tensor(name) end
 
----An empty sequence.
+---An empty sequence. It shares the model's KV pages with other sequences and engines, and has its own until it is
+---closed or collected; a feed that finds none is LIMIT and says who has them.
 ---@return fp8llm.sequence?
 ---@return string? message
 ---@return fp8llm.code? code
@@ -676,6 +682,7 @@ function safetensors:close() end
 ---@field max_queued? integer requests that may wait; beyond it submit says BUSY (default 1024)
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request without policy may be ahead of its reader (default 4096)
+---@field page_timeout_ms? integer how long a request waits for KV pages that sequences hold (default 10000)
 ---@field policy_timeout_ms? integer silence after which a policy's request ends (default 30000)
 ---@field max_policy_rows? integer rows of logits for policies with policy_logits or logprobs, at a time; a request
 --- beyond is BUSY (default 64)
@@ -684,8 +691,9 @@ function safetensors:close() end
 ---@field prompt_lookup_max? integer tokens compared at most (default 4)
 
 ---Many requests in one batch, computed by a thread of its own. One at a time or hundreds: each gets
----the tokens it would get alone. Engines of one model share its KV pages: a request that nobody reads keeps
----its pages from the others.
+---the tokens it would get alone. Engines and sequences of one model share its KV pages: a request
+---that lacks some waits, and what is given back goes to the engine that has waited longest. One that waits for
+---sequences fails after `page_timeout_ms` with LIMIT and who holds the pages.
 ---@param options? fp8llm.engine_options
 ---@return fp8llm.engine?
 ---@return string? message

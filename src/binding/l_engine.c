@@ -58,6 +58,7 @@ static const char *const engine_options[] = {"max_running",
                                              "max_queued",
                                              "max_step_tokens",
                                              "max_unread",
+                                             "page_timeout_ms",
                                              "policy_timeout_ms",
                                              "max_policy_rows",
                                              "num_speculative_tokens",
@@ -69,9 +70,9 @@ static const char *const engine_options[] = {"max_running",
 int fl_l_engine_new(lua_State *L) {
     fl_engine_options o = {0};
     int64_t *const field[] = {
-        &o.max_running,       &o.max_queued,      &o.max_step_tokens,        &o.max_unread,
-        &o.policy_timeout_ms, &o.max_policy_rows, &o.num_speculative_tokens, &o.prompt_lookup_min,
-        &o.prompt_lookup_max};
+        &o.max_running,       &o.max_queued,        &o.max_step_tokens, &o.max_unread,
+        &o.page_timeout_ms,   &o.policy_timeout_ms, &o.max_policy_rows, &o.num_speculative_tokens,
+        &o.prompt_lookup_min, &o.prompt_lookup_max};
     fl_tokenizer *t = NULL;
     fl_err err;
     lua_settop(L, 2);

@@ -24,6 +24,7 @@ static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
         {"max_step_tokens", g->max_step_tokens, fl_step_max_rows(e->model),
          fl_step_max_rows(e->model), &e->options.max_step_tokens},
         {"max_unread", g->max_unread, 4096, 1 << 30, &e->options.max_unread},
+        {"page_timeout_ms", g->page_timeout_ms, 10000, 1 << 30, &e->options.page_timeout_ms},
         {"policy_timeout_ms", g->policy_timeout_ms, 30000, 1 << 30, &e->options.policy_timeout_ms},
         {"max_policy_rows", g->max_policy_rows, 64, 4096, &e->options.max_policy_rows},
         {"num_speculative_tokens", g->num_speculative_tokens, 0, FL_MAX_GUESSES,
@@ -85,6 +86,9 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     atomic_init(&e->refs, 1);
     e->fd = e->attached = -1;
     e->model = fl_model_ref(m);
+    e->holder.wanted = fl_engine_pages_wanted;
+    e->holder.ctx = e;
+    fl_holder_join(m, &e->holder);
     e->tokenizer = t ? fl_tokenizer_ref(t) : NULL;
     e->owner = getpid();
     e->queue_end = &e->queue;
@@ -130,6 +134,7 @@ void fl_engine_unref(fl_engine *e) {
         pthread_cond_destroy(&e->parked);
     }
     fl_tokenizer_unref(e->tokenizer);
+    if (e->owner == getpid()) fl_holder_leave(e->model, &e->holder);
     fl_model_unref(e->model);
     fl_free(e->active);
     fl_free(e->items);

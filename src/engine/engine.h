@@ -23,14 +23,16 @@ typedef struct fl_engine_options {  /* 0: the default */
     int64_t max_step_tokens;        /* rows of a step; the model's max_step_rows        */
     int64_t max_unread;             /* unread tokens before it pauses, without policy; 4096 */
     int64_t policy_timeout_ms;      /* silence of a policy that ends its request; 30000 */
+    int64_t page_timeout_ms;        /* wait for KV pages that sequences hold; 10000     */
     int64_t max_policy_rows;        /* whole rows of logits lent to policies; 64        */
     int64_t num_speculative_tokens; /* guesses a step, for requests that do not say; 0 */
     int64_t prompt_lookup_min, prompt_lookup_max; /* see fl_ngram; 2 and 4             */
 } fl_engine_options;
 
 /* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted.  Engines of one model
- * share its KV pages: a request that pauses because nobody reads it keeps its pages from the
- * requests of the other engines, and only a timeout of its own ends it. */
+ * and sequences share its KV pages.  A request that lacks pages waits; what is given back goes to the
+ * engine that has waited longest, for which requests that nobody reads leave.  One that waits for
+ * sequences fails after page_timeout_ms with FL_E_LIMIT and a message that says who has the pages. */
 int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine_options *o,
                   fl_err *err);
 fl_engine *fl_engine_ref(fl_engine *e);

@@ -7,6 +7,7 @@
 #include "engine/ngram.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
+#include "model/holders.h"
 #include "model/kv.h"
 #include "model/step.h"
 
@@ -53,6 +54,8 @@ struct fl_engine {
     fl_sched_item *items;   /* [cap_active] */
     fl_choice **scheduled;  /* [cap_active] whom items[i] is about */
     fl_step_entry *entries; /* [cap_active] */
+    atomic_bool wanted;     /* pages of the engine, by another one: see fl_holder */
+    fl_holder holder;       /* the engine, among those that have pages of the model */
     int64_t n_drawn;        /* by the device, of the step that runs */
     fl_step_draw *draws;    /* [cap_active], where the device can draw; as edits */
     fl_sample_edit *edits;  /* [FL_STEP_EDITS] of the draws of a step */
@@ -68,6 +71,15 @@ void fl_engine_on_row(void *choice, int member, int64_t i, const float *logits);
 typedef bool (*fl_ban_fn)(void *ctx, int32_t id);
 bool fl_choice_banned(const fl_choice *c, int64_t n_output, fl_ban_fn fn, void *ctx);
 
+/* engine_pages.c, of whoever makes the turn.  Pages that a step may take: not those that others wait
+ * for and have waited longer. */
+int64_t fl_engine_free_pages(fl_engine *e, const fl_step_pool *pool);
+/* After fl_schedule: the first completion that lacks pages claims them, or has waited too long. */
+void fl_engine_claim_pages(fl_engine *e, int64_t n_items, const fl_sched_limits *limits);
+/* Nobody else has pages, and there are none for one more token of c. */
+bool fl_engine_has_all(fl_engine *e, const fl_choice *c);
+bool fl_engine_must_yield(fl_engine *e); /* somebody else has waited longer for pages */
+
 /* engine_draw.c: the n entries whose token the device can draw are told how. */
 void fl_engine_plan_draws(fl_engine *e, int64_t n);
 void fl_engine_on_sampled(void *choice, const fl_sampled *token);
@@ -75,6 +87,7 @@ void fl_engine_on_sampled(void *choice, const fl_sampled *token);
 /* With the lock held: the token that was picked joins its completion. */
 int fl_choice_commit(fl_choice *c, fl_err *err);
 void *fl_engine_thread(void *engine);
+void fl_engine_pages_wanted(void *engine);
 void fl_engine_call(fl_engine *e);     /* wake the thread; lock held */
 void fl_engine_answered(fl_engine *e); /* a policy has: the turn is owed, or the thread called */
 /* With the lock held, which its step releases: the turn that an answer is owed, made by the

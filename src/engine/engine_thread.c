@@ -257,6 +257,12 @@ static void fail_choice(fl_engine *e, fl_choice *c, const fl_err *err) {
     fl_engine_notify(e, c->request);
 }
 
+static int new_sequence(fl_engine *e, fl_choice *c, fl_err *err) {
+    int rc = fl_sequence_new(&c->seq, e->model, err);
+    if (!rc) fl_holder_adopt(&e->holder, c->seq);
+    return rc;
+}
+
 /* Turn the schedule into entries; how many.  Preempted ones give their pages back. */
 static int64_t make_entries(fl_engine *e, int64_t n_items, fl_err *err) {
     int64_t n = 0;
@@ -267,7 +273,7 @@ static int64_t make_entries(fl_engine *e, int64_t n_items, fl_err *err) {
             e->stats.preemptions++;
         }
         if (!e->items[i].rows) continue;
-        if (!c->seq && fl_sequence_new(&c->seq, e->model, err)) {
+        if (!c->seq && new_sequence(e, c, err)) {
             fail_request(e, c->request, err);
             continue;
         }
@@ -350,7 +356,7 @@ static void relieve(fl_engine *e, int64_t n, const fl_err *err) {
         e->stats.preemptions++;
         return;
     }
-    if (n == 1) fail_choice(e, first, err);
+    if (n == 1 && fl_engine_has_all(e, first)) fail_choice(e, first, err);
 }
 
 static void look_at_pool(fl_engine *e, fl_step_pool *pool) {
@@ -378,10 +384,11 @@ static bool run_step(fl_engine *e) {
     fl_sched_limits limits = {.max_rows = e->options.max_step_tokens,
                               .max_seqs = fl_step_max_seqs(e->model),
                               .max_running = e->options.max_running,
-                              .free_pages = pool.free_pages,
+                              .free_pages = fl_engine_free_pages(e, &pool),
                               .page_tokens = FL_KV_PAGE_TOKENS};
     int64_t n_items = list_items(e);
     fl_schedule(e->items, n_items, &limits);
+    fl_engine_claim_pages(e, n_items, &limits);
     int64_t n = make_entries(e, n_items, &err);
     if (!n) return false;
     const double t1 = fl_now();
@@ -418,7 +425,8 @@ static void tell_parked(fl_engine *e) {
     pthread_mutex_lock(&e->lock);
 }
 
-/* A lone completion that cannot get one more page will never get it. */
+/* A lone completion that cannot get one more page will never get it, unless somebody else has pages:
+ * then it waits, and gives up its own where the other has waited longer. */
 static bool fail_stuck(fl_engine *e) {
     fl_choice *stuck = NULL;
     for (int64_t i = 0; i < e->n_active; i++) {
@@ -429,10 +437,29 @@ static bool fail_stuck(fl_engine *e) {
     }
     fl_err err;
     if (!stuck) return false;
+    if (fl_engine_must_yield(e)) {
+        release_pages(stuck);
+        e->stats.preemptions++;
+        return true;
+    }
+    if (!fl_engine_has_all(e, stuck)) return false;
     fl_fail(&err, FL_E_LIMIT, "kv: no page left after %lld tokens",
             (long long)fl_sequence_length(stuck->seq));
     fail_choice(e, stuck, &err);
     return true;
+}
+
+/* Those whose readers lag keep nothing that somebody else has waited for. */
+static void leave_unread(fl_engine *e) {
+    bool asked = false;
+    for (int64_t i = 0; i < e->n_active; i++) {
+        fl_choice *c = e->active[i];
+        if (!c->seq || !is_paused(e, c)) continue;
+        if (!asked && !fl_engine_must_yield(e)) return;
+        asked = true;
+        release_pages(c);
+        e->stats.preemptions++;
+    }
 }
 
 static bool anybody_wants_rows(const fl_engine *e) {
@@ -448,6 +475,7 @@ static bool make_turn(fl_engine *e) {
     take_queue(e);
     check_clock(e);
     sweep(e);
+    leave_unread(e);
     const bool ran = run_step(e) || fail_stuck(e);
     e->driven = false; /* before: whom it wakes may make the next turn */
     tell_parked(e);
@@ -481,13 +509,29 @@ static bool wait_for_call(fl_engine *e) {
     return pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT;
 }
 
+static bool has_unread(const fl_engine *e) {
+    for (int64_t i = 0; i < e->n_active; i++)
+        if (e->active[i]->seq && is_paused(e, e->active[i])) return true;
+    return false;
+}
+
+/* Without the lock, which whoever claims may not wait for: a call that comes just before the thread
+ * sleeps is lost, and repeated by the next turn of the one that waits. */
+void fl_engine_pages_wanted(void *engine) {
+    fl_engine *e = engine;
+    atomic_store(&e->wanted, true);
+    pthread_cond_signal(&e->work);
+}
+
 static void sleep_for_work(fl_engine *e) {
     bool late = false;
     e->asleep = true;
-    while (e->driven || !(e->called || late)) {
+    atomic_store(&e->holder.unread, has_unread(e));
+    while (e->driven || !(e->called || late || atomic_exchange(&e->wanted, false))) {
         e->dozing = e->n_active && fl_now() - e->answered_at < DOZE_S;
         late = wait_for_call(e);
     }
+    atomic_store(&e->holder.unread, false);
     e->asleep = false;
 }
 

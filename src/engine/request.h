@@ -43,7 +43,8 @@ typedef struct fl_choice { /* one completion; the scheduler's unit */
     fl_row *row;     /* with policy_logits, or log-probabilities */
     fl_top_list candidate;
     double parked_at, last_token_at;
-    fl_err error; /* of a row that gave no pick */
+    double lacking_since; /* pages, as the first of its engine that does; 0: no */
+    fl_err error;         /* of a row that gave no pick */
 } fl_choice;
 
 struct fl_request {

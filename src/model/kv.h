@@ -34,6 +34,7 @@ typedef struct fl_kv_page { /* what a page holds, when it is published */
     uint64_t parent, hash;  /* hash of the tokens before it, and including it; 0: not published */
     int32_t ids[FL_KV_PAGE_TOKENS];
     int32_t refs;
+    uint8_t holders;      /* what kinds of them, while holders.c counts; else 0 */
     fl_kv_scores *scores; /* owned; NULL: none */
     int32_t newer, older; /* neighbours in the list of unreferenced published pages */
 } fl_kv_page;

@@ -47,8 +47,11 @@ struct fl_model {
     void *kv_data;     /* one allocation, layer after layer */
     uint64_t kv_bytes, kv_page_bytes;
     fl_kv_pool pool;
-    bool prefix_cache;    /* full pages are published and looked for */
-    pthread_mutex_t lock; /* covers pool, scratch and every call into be */
+    struct fl_holder *holders;     /* engines on the model; under the lock, as what follows */
+    struct fl_sequence *sequences; /* all that are open, the newest first */
+    uint64_t last_ticket;          /* of claims */
+    bool prefix_cache;             /* full pages are published and looked for */
+    pthread_mutex_t lock;          /* covers pool, scratch and every call into be */
     int64_t context;
     fl_err failure;       /* what the device said when it failed: code 0 while it works; for ever */
     struct {              /* calibration; absent otherwise */

@@ -21,6 +21,9 @@ int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err) {
         return fl_fail(err, FL_E_NOMEM, "sequence of %lld tokens", (long long)m->context);
     }
     s->chain[0] = fl_kv_root(&m->pool, "", 0);
+    pthread_mutex_lock(&m->lock);
+    fl_sequence_enlist(s);
+    pthread_mutex_unlock(&m->lock);
     *out = s;
     return FL_OK;
 }
@@ -47,6 +50,9 @@ void fl_sequence_close(fl_sequence *s) {
     if (s->closed) return;
     truncate_to(s, 0);
     s->closed = true;
+    pthread_mutex_lock(&s->model->lock);
+    fl_sequence_delist(s);
+    pthread_mutex_unlock(&s->model->lock);
 }
 
 void fl_sequence_unref(fl_sequence *s) {
@@ -88,11 +94,12 @@ int fl_sequence_fork(fl_sequence **out, fl_sequence *s, fl_err *err) {
         }
         memcpy(f->logits, s->logits, logits_bytes(s));
     }
+    pthread_mutex_lock(&s->model->lock);
     f->length = s->length;
     f->n_pages = s->n_pages;
     f->prompt_length = s->prompt_length;
     f->logits_at = s->logits_at;
-    pthread_mutex_lock(&s->model->lock);
+    f->holder = s->holder;
     for (int64_t i = 0; i < f->n_pages; i++) fl_kv_page_ref(&s->model->pool, f->pages[i]);
     pthread_mutex_unlock(&s->model->lock);
     *out = f;
@@ -122,6 +129,19 @@ fl_model *fl_sequence_model(const fl_sequence *s) {
     return s->model;
 }
 
+static int no_page(const fl_sequence *s, fl_err *err) {
+    fl_holdings h;
+    if (s->holder) /* an engine looks itself who has them */
+        return fl_fail(err, FL_E_LIMIT, "kv: no free page of %lld",
+                       (long long)s->model->pool.n_pages);
+    fl_holdings_look(s->model, s->holder, &h);
+    return fl_fail(
+        err, FL_E_LIMIT,
+        "kv: %lld pages of %d tokens are all in use: engines hold %lld, %lld sequences %lld",
+        (long long)h.pages, FL_KV_PAGE_TOKENS, (long long)h.engines, (long long)h.n_sequences,
+        (long long)h.sequences);
+}
+
 /* The page that is written next must be this sequence's alone: copy it when shared. */
 static int own_page(fl_sequence *s, int64_t i, fl_err *err) {
     fl_model *m = s->model;
@@ -131,8 +151,7 @@ static int own_page(fl_sequence *s, int64_t i, fl_err *err) {
         return FL_OK;
     }
     int32_t old = s->pages[i], copy = fl_kv_page_alloc(&m->pool);
-    if (copy < 0)
-        return fl_fail(err, FL_E_LIMIT, "kv: no free page of %lld", (long long)m->pool.n_pages);
+    if (copy < 0) return no_page(s, err);
     for (int64_t layer = 0; layer < m->config.n_layers; layer++) {
         char *base = m->kv[layer].data;
         int rc = m->ops->copy(m->be, base + (uint64_t)copy * m->kv_page_bytes,
@@ -152,9 +171,7 @@ int fl_sequence_reserve(fl_sequence *s, int64_t n, fl_err *err) {
     if (rc) return rc;
     while (s->n_pages < fl_div_up(s->length + n, FL_KV_PAGE_TOKENS)) {
         int32_t page = fl_kv_page_alloc(&s->model->pool);
-        if (page < 0)
-            return fl_fail(err, FL_E_LIMIT, "kv: %lld pages of %d tokens are all in use",
-                           (long long)s->model->pool.n_pages, FL_KV_PAGE_TOKENS);
+        if (page < 0) return no_page(s, err);
         s->pages[s->n_pages++] = page;
     }
     return FL_OK;

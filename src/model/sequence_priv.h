@@ -2,6 +2,7 @@
 #ifndef FL_MODEL_SEQUENCE_PRIV_H
 #define FL_MODEL_SEQUENCE_PRIV_H
 
+#include "model/holders.h"
 #include "model/model_priv.h"
 #include "model/sequence.h"
 
@@ -16,7 +17,14 @@ struct fl_sequence {
     int64_t n_pages_before; /* of the running step: what a failure goes back to */
     int64_t logits_at;      /* the length `logits` belongs to; 0: none              */
     bool closed;
+    const fl_holder *holder;    /* NULL: a program feeds it by hand */
+    fl_sequence *newer, *older; /* in the model's list */
 };
+
+void fl_sequence_enlist(fl_sequence *s); /* join and leave that list; with the lock held */
+void fl_sequence_delist(fl_sequence *s);
+/* fl_holdings_get with the lock held. */
+void fl_holdings_look(const fl_model *m, const fl_holder *own, fl_holdings *out);
 
 /* All three: the caller holds the model's lock. */
 
