@@ -29,7 +29,7 @@ $(BUILD)/cuda.flags: FORCE
 # The same objects that a GPU runs, on the emulated one: the longest runs first, as many at a time as there are cores.
 CUDA_OP_TESTS := layer linear attend record sample copy ops
 CUDA_SPECS    := quantize tensor
-CUDA_ONCE     := memory launch bench failure
+CUDA_ONCE     := memory launch bench failure paths kit
 CUDA_SEEDS    := 1 2 3
 log_of         = $(foreach t,$(2),$(patsubst %,$(BUILD)/emu/log/%-$(t),$(1)))
 CUDA_RUNS     := $(call log_of,$(lastword $(CUDA_ARCH)),$(CUDA_SEEDS:%=model-%) $(CUDA_ONCE)) \
@@ -39,6 +39,27 @@ test-cuda-ops: $(BUILD)/fp8llm.so $(CUDA_MODULES) $(EMU_LIBS) $(CUDA_OP_TESTS:%=
 	@for run in $(CUDA_RUNS); do echo "$$run"; done | xargs -P $$(nproc) -I{} sh spec/cuda/run.sh $(BUILD) {} ; \
 	    cat $(CUDA_RUNS); ! grep -q '^not ok' $(CUDA_RUNS)
 
-# The same on the GPU of this machine, with a report.
-test-gpu: all emu-tests $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%)
-	@sh spec/cuda/gpu.sh $(BUILD) $(MODEL)-FP8
+# What runs on a GPU that is at hand for minutes (spec/cuda/kit.sh): machine code of one
+# architecture, and nothing of the C++ library but what is inside.
+KIT_ARCH ?= 90
+KIT_OBJ  := $(BUILD)/kit-$(KIT_ARCH)
+KIT_PROGRAMS := $(CUDA_OP_TESTS:%=$(BUILD)/spec/c/test_backend_%) $(BUILD)/spec/cuda/time_kernels \
+    $(BUILD)/spec/cuda/lt_probe
+$(KIT_OBJ)/%.cu.o: cuda/%.cu $(BUILD)/cuda.flags
+	@mkdir -p $(@D)
+	$(CCACHE) $(NVCC) $(CUDA_FLAGS) -gencode arch=compute_$(KIT_ARCH),code=[sm_$(KIT_ARCH),compute_$(KIT_ARCH)] \
+	    -MMD -MP -MF $@.d -MT $@ -c $< -o $@
+$(KIT_OBJ)/fp8llm_cuda.so: $(patsubst cuda/%.cu,$(KIT_OBJ)/%.cu.o,$(wildcard cuda/*.cu)) \
+    $(filter-out %.cu.o,$(CUDA_OBJ)) $(CUDA_UTIL)
+	$(CXX) -shared -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $^ \
+	    -L$(CUDA_LIB) -lcudart -lcublasLt -lm -pthread
+$(BUILD)/spec/cuda/%.o: FLAGS += -Ispec/c -isystem $(CUDA_HOME)/include
+$(BUILD)/spec/cuda/time_kernels: $(BUILD)/spec/cuda/time_kernels.o $(TEST_LIB) $(CORE)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LIBS)
+$(BUILD)/spec/cuda/lt_probe: $(BUILD)/spec/cuda/lt_probe.o
+	$(CC) $(CFLAGS) -o $@ $^ $(LDFLAGS) -L$(CUDA_LIB) -lcudart -lcublasLt
+gpu-kit-parts: $(BUILD)/fp8llm.so $(KIT_OBJ)/fp8llm_cuda.so $(KIT_PROGRAMS)
+
+# Everything a GPU can tell, on the one of this machine: build/gpu-report.
+test-gpu: fp8-model
+	@sh spec/cuda/kit.sh && sh $(BUILD)/gpu-kit/go.sh --out $(BUILD)/gpu-report

@@ -363,6 +363,7 @@ const fl_backend_ops *fl_backend_cuda(void) {
         .norm = cuda_norm,
         .quant = cuda_quantize,
         .linear = cuda_linear,
+        .linear_path = cuda_linear_path,
         .rope_store = cuda_rope_store,
         .attend = cuda_attend,
         .silu_mul = cuda_silu_mul,

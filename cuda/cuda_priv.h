@@ -74,6 +74,8 @@ const cuda_weight *cuda_weight_of(const fl_linear *lin);
 void cuda_linear_free(fl_backend *be, fl_linear *lin);
 int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
                 fl_err *err);
+const char *cuda_linear_path(fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                             const fl_tensor *x);
 /* A product that waits for its scales gets them. */
 int cuda_settle(fl_backend *be, fl_err *err);
 /* The product that t is to become, which is then the caller's to scale; y NULL: t is complete,
@@ -89,7 +91,7 @@ typedef struct cuda_plan_key {
     cudaDataType_t in, out;
     bool vectors; /* scales are vectors over rows and columns; else scalars, or 1           */
 } cuda_plan_key;
-/* *out: NULL when cuBLASLt has nothing for this shape. */
+/* *out: NULL when cuBLASLt can have nothing for this shape. */
 int cuda_plan_get(fl_backend *be, const cuda_plan **out, const cuda_plan_key *key, fl_err *err);
 void cuda_plans_free(fl_backend *be);
 
@@ -99,9 +101,11 @@ typedef struct cuda_product {
     const float *w_scale, *x_scale; /* NULL: 1 */
     int64_t ldx, ldo, rows;
 } cuda_product;
-/* False in *done: nothing was launched, the caller takes another way. */
-int cuda_plan_run(fl_backend *be, const cuda_plan *plan, const cuda_product *p, bool *done,
-                  fl_err *err);
+/* Whether the plan has an algorithm for so many rows, and out and x, of which only addresses and
+ * strides are looked at, are aligned as it was promised.  p may be NULL: it has not. */
+bool cuda_plan_takes(const cuda_plan *p, int64_t rows, const fl_tensor *out, const fl_tensor *x);
+/* FL_E_DEVICE, with status, shape and scale mode, when cuBLASLt refuses what it had offered. */
+int cuda_plan_run(fl_backend *be, const cuda_plan *plan, const cuda_product *p, fl_err *err);
 
 /* ops.c */
 /* How rows of `a` become E4M3 for `next`. */

@@ -1,7 +1,9 @@
 /* linear.c - weights in device memory, and which way a product takes: cuBLASLt for many rows
- * where it knows the types and scales, linear_tiles.cu for many rows of 2:4 or with scales of
- * blocks or groups, linear_rows.cu for few rows and the rest.  With batch_invariant a linear
- * has one way for all numbers of rows: linear_tiles.cu, or linear_rows.cu where that cannot. */
+ * where it knows the types and scales, linear_tiles.cu for many rows of 2:4, with scales of
+ * blocks or groups, or of a number that cuBLASLt refuses, linear_rows.cu for few rows and the
+ * rest.  With batch_invariant a linear has one way for all numbers of rows: linear_tiles.cu, or
+ * linear_rows.cu where that cannot.  path_of decides, from what was planned when the weights were
+ * loaded; what it has chosen and then fails is an error, never another way. */
 #include <string.h>
 
 #include "cuda/cuda_priv.h"
@@ -19,13 +21,16 @@ enum {
 typedef struct cuda_packed {
     cuda_weight w;
     bool uniform;               /* all scales are the same number */
-    const cuda_plan *direct[3]; /* scales and type of the result inside cuBLASLt           */
-    const cuda_plan *product;   /* f32 without scales                                    */
+    const cuda_plan *direct[3]; /* scales and type of the result inside cuBLASLt, or NULL  */
+    const cuda_plan *product;   /* f32 without scales, or NULL                           */
     cuda_weight many; /* what products of many rows take: w, or 2:4 once more without its form */
     void *data, *places, *scale, *bias, *dense;
 } cuda_packed;
 
 static const cudaDataType out_types[] = {CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+static int out_index(fl_dtype t) {
+    return t == FL_DTYPE_BF16 ? 0 : t == FL_DTYPE_F16 ? 1 : 2;
+}
 
 static cudaDataType type_of(fl_dtype t) {
     return t == FL_DTYPE_E4M3   ? CUDA_R_8F_E4M3
@@ -196,6 +201,22 @@ static int reserve_product(fl_backend *be, int64_t n, fl_err *err) {
     return FL_OK;
 }
 
+/* cuBLASLt makes 16-bit numbers of 16-bit ones only of the same type. */
+static bool direct_type(fl_dtype in, int i) {
+    return in == FL_DTYPE_E4M3 || out_types[i] == type_of(in) || out_types[i] == CUDA_R_32F;
+}
+
+/* Whether some number of rows has no direct product: then it goes through f32. */
+static bool needs_product(const fl_backend *be, const cuda_packed *p) {
+    const fl_tensor any = {0};
+    for (int64_t rows = FEW_ROWS + 1; rows < 2 * be->max_rows; rows *= 2)
+        for (int i = 0; i < 3; i++)
+            if (direct_type(p->w.dtype, i) &&
+                !cuda_plan_takes(p->direct[i], fl_min_i64(rows, be->max_rows), &any, &any))
+                return true;
+    return false;
+}
+
 /* What cuBLASLt can do for this linear, asked now: nothing is planned inside a step. */
 static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
     cuda_packed *p = lin->packed;
@@ -211,13 +232,12 @@ static int make_plans(fl_backend *be, const fl_linear *lin, fl_err *err) {
     for (int i = 0; i < 3 && !p->bias && (scalars || vectors) && !rc; i++) {
         key.out = out_types[i];
         key.vectors = vectors;
-        if (!fp8 && key.out != key.in && key.out != CUDA_R_32F) continue;
-        rc = cuda_plan_get(be, &p->direct[i], &key, err);
+        if (direct_type(lin->dtype, i)) rc = cuda_plan_get(be, &p->direct[i], &key, err);
     }
     key.out = CUDA_R_32F;
     key.vectors = false;
-    if (!rc && !p->direct[2]) rc = cuda_plan_get(be, &p->product, &key, err);
-    if (!rc && p->product) rc = reserve_product(be, lin->n, err);
+    if (!rc) rc = cuda_plan_get(be, &p->product, &key, err);
+    if (!rc && p->product && needs_product(be, p)) rc = reserve_product(be, lin->n, err);
     return rc;
 }
 
@@ -266,12 +286,6 @@ void cuda_linear_free(fl_backend *be, fl_linear *lin) {
     fl_free(lin);
 }
 
-/* ---- the product ---- */
-
-static int out_index(fl_dtype t) {
-    return t == FL_DTYPE_BF16 ? 0 : t == FL_DTYPE_F16 ? 1 : 2;
-}
-
 /* ---- products that wait for their scales ---- */
 
 int cuda_settle(fl_backend *be, fl_err *err) {
@@ -290,28 +304,79 @@ cuda_unscaled cuda_take_unscaled(fl_backend *be, const fl_tensor *t) {
     return a.in;
 }
 
-/* cuBLASLt, whole or in f32: then the next op applies the scales, or a kernel when not all rows
- * have room. */
-static int planned(fl_backend *be, const cuda_linear_args *a, const cuda_packed *p, bool *done,
-                   fl_err *err) {
-    const cuda_plan *direct = p->direct[out_index(a->out_dtype)];
-    cuda_product m = {.w = a->w.data, .x = a->x, .ldx = a->ldx, .rows = a->t};
-    if (direct) {
-        m.out = a->out;
-        m.ldo = a->ldo;
-        m.w_scale = a->w.scale;
-        m.x_scale = a->x_scale;
-        return cuda_plan_run(be, direct, &m, done, err);
+/* ---- which way ---- */
+
+typedef enum path { PATH_ROWS, PATH_TILES, PATH_DIRECT, PATH_PRODUCT } path;
+
+static bool tiles_take(const cuda_weight *w, const fl_tensor *x) {
+    int64_t each = 16 / fl_dtype_bytes(w->dtype);
+    return x->dtype == w->dtype && w->k % each == 0 && x->stride % each == 0 &&
+           (uintptr_t)x->data % 16 == 0;
+}
+
+/* Rows whose f32 results have room. */
+static int64_t product_rows(const fl_backend *be, const cuda_packed *p) {
+    return be->product_floats / p->w.n;
+}
+
+/* All pieces of an f32 product have an algorithm. */
+static bool product_takes(const fl_backend *be, const cuda_packed *p, int64_t rows,
+                          const fl_tensor *x) {
+    const int64_t most = product_rows(be, p);
+    const fl_tensor out = {.data = be->product, .stride = p->w.n};
+    return most > 0 && (rows < most || cuda_plan_takes(p->product, most, &out, x)) &&
+           (rows % most == 0 || cuda_plan_takes(p->product, rows % most, &out, x));
+}
+
+/* Of out and x the types, addresses and strides count. */
+static path path_of(const fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                    const fl_tensor *x) {
+    const cuda_packed *p = lin->packed;
+    const int64_t rows = out->dim[0];
+    const bool many = rows > FEW_ROWS, blocks = lin->w_block || lin->act == FL_ACT_GROUP;
+    const cuda_weight *w = many ? &p->many : &p->w;
+    if (be->batch_invariant || (many && (blocks || w->sparse24)))
+        return tiles_take(w, x) ? PATH_TILES : PATH_ROWS;
+    if (!many) return PATH_ROWS;
+    if (x->dtype == lin->dtype) {
+        if (cuda_plan_takes(p->direct[out_index(out->dtype)], rows, out, x)) return PATH_DIRECT;
+        if (product_takes(be, p, rows, x)) return PATH_PRODUCT;
     }
-    int64_t most = be->product_floats / a->w.n, bytes = fl_dtype_bytes(a->x_dtype);
+    return tiles_take(w, x) ? PATH_TILES : PATH_ROWS;
+}
+
+const char *cuda_linear_path(fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                             const fl_tensor *x) {
+    static const char *const names[] = {"rows", "tiles", "cublaslt", "cublaslt-f32"};
+    return names[path_of(be, lin, out, x)];
+}
+
+/* ---- the product ---- */
+
+static int direct(fl_backend *be, const cuda_linear_args *a, const cuda_packed *p, fl_err *err) {
+    const cuda_product m = {.w = a->w.data,
+                            .x = a->x,
+                            .out = a->out,
+                            .w_scale = a->w.scale,
+                            .x_scale = a->x_scale,
+                            .ldx = a->ldx,
+                            .ldo = a->ldo,
+                            .rows = a->t};
+    return cuda_plan_run(be, p->direct[out_index(a->out_dtype)], &m, err);
+}
+
+/* In f32: the next op applies the scales, or a kernel when not all rows have room. */
+static int product(fl_backend *be, const cuda_linear_args *a, const cuda_packed *p, fl_err *err) {
+    int64_t most = product_rows(be, p), bytes = fl_dtype_bytes(a->x_dtype);
     int rc = FL_OK;
-    m.out = be->product;
-    m.ldo = a->w.n;
     for (int64_t t = 0; t < a->t && !rc; t += most) {
-        m.rows = fl_min_i64(most, a->t - t);
-        m.x = (const uint8_t *)a->x + t * a->ldx * bytes;
-        rc = cuda_plan_run(be, p->product, &m, done, err);
-        if (rc || !*done) return rc;
+        const cuda_product m = {.w = a->w.data,
+                                .x = (const uint8_t *)a->x + t * a->ldx * bytes,
+                                .out = be->product,
+                                .ldx = a->ldx,
+                                .ldo = a->w.n,
+                                .rows = fl_min_i64(most, a->t - t)};
+        if ((rc = cuda_plan_run(be, p->product, &m, err))) return rc;
         be->unscaled =
             (cuda_scale_args){.in = {.y = be->product,
                                      .x_scale = a->x_scale ? a->x_scale + t : NULL,
@@ -330,14 +395,13 @@ static int planned(fl_backend *be, const cuda_linear_args *a, const cuda_packed 
 int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_linear *lin,
                 fl_err *err) {
     const cuda_packed *p = lin->packed;
-    bool fp8 = lin->act != FL_ACT_NONE, done = false;
     const fl_tensor *in;
     int64_t rows = out->dim[0];
     int rc = cuda_enter(be, "linear", rows, err);
     if (rc || (rc = fl_check_linear(out, x, lin, &in, err))) return rc;
-    cuda_linear_args a = {.w = p->w,
+    cuda_linear_args a = {.w = rows > FEW_ROWS ? p->many : p->w,
                           .x = in->data,
-                          .x_scale = fp8 ? x->q_scale.data : NULL,
+                          .x_scale = lin->act != FL_ACT_NONE ? x->q_scale.data : NULL,
                           .out = out->data,
                           .ldx = in->stride,
                           .ldo = out->stride,
@@ -345,16 +409,16 @@ int cuda_linear(fl_backend *be, const fl_tensor *out, const fl_act *x, const fl_
                           .x_groups = lin->act == FL_ACT_GROUP ? fl_act_groups(lin->k) : 1,
                           .x_dtype = in->dtype,
                           .out_dtype = out->dtype};
-    bool many = rows > FEW_ROWS, blocks = lin->w_block || lin->act == FL_ACT_GROUP;
-    if (many) a.w = p->many;
-    if (be->batch_invariant || (many && (blocks || a.w.sparse24))) {
-        cudaError_t e = fl_cuda_linear_tiles(&a, be->stream);
-        if (e != cudaErrorNotSupported) return cuda_check(be, e, "linear", err);
+    switch (path_of(be, lin, out, in)) {
+    case PATH_DIRECT:
+        return direct(be, &a, p, err);
+    case PATH_PRODUCT:
+        return product(be, &a, p, err);
+    case PATH_TILES:
+        return cuda_check(be, fl_cuda_linear_tiles(&a, be->stream), "linear", err);
+    default:
+        return cuda_check(be, fl_cuda_linear_rows(&a, be->stream), "linear", err);
     }
-    if (many && in->dtype == lin->dtype && (p->product || p->direct[out_index(out->dtype)]))
-        rc = planned(be, &a, p, &done, err);
-    if (rc || done) return rc;
-    return cuda_check(be, fl_cuda_linear_rows(&a, be->stream), "linear", err);
 }
 
 int cuda_embed(fl_backend *be, const fl_tensor *out, const fl_linear *table, const fl_tensor *ids,

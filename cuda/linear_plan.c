@@ -1,5 +1,7 @@
 /* linear_plan.c - products of cuBLASLt: what it offers for a shape is asked once, for row counts
- * 16, 32, ... up to the most rows of a step, and kept. */
+ * 16, 32, ... up to the most rows of a step, and kept.  A bucket of rows that it has nothing for is
+ * known from then on; the others keep what they have. */
+#include <stdio.h>
 #include <string.h>
 
 #include "cuda/cuda_priv.h"
@@ -13,9 +15,11 @@ struct cuda_plan {
     cuda_plan_key key;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, out;
-    cublasLtMatmulAlgo_t algo[MAX_BUCKETS];
+    struct {
+        cublasLtMatmulAlgo_t algo;
+        bool offered; /* cuBLASLt has something for this number of rows */
+    } bucket[MAX_BUCKETS];
     int buckets;
-    bool works; /* cuBLASLt has something for every bucket */
 };
 
 static int blas_check(const fl_backend *be, cublasStatus_t s, const char *what, fl_err *err) {
@@ -88,16 +92,20 @@ static cublasStatus_t set_rows(const cuda_plan *p, int64_t rows, int64_t ldx, in
     return s;
 }
 
-/* The heuristic assumes 256 bytes of alignment unless it is told of less. */
+/* The heuristic assumes 256 bytes of alignment unless it is told of less.  Where it splits K, the
+ * partial sums must stay f32: the other reduction schemes round them to the type of the result. */
 static cublasStatus_t prefer(cublasLtMatmulPreference_t *out, uint64_t workspace) {
     static const cublasLtMatmulPreferenceAttributes_t align[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    uint32_t bytes = ALIGNMENT;
+    uint32_t bytes = ALIGNMENT, schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasStatus_t s = cublasLtMatmulPreferenceCreate(out);
     if (!s)
         s = cublasLtMatmulPreferenceSetAttribute(*out, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                  &workspace, sizeof(workspace));
+    if (!s)
+        s = cublasLtMatmulPreferenceSetAttribute(*out, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                 &schemes, sizeof(schemes));
     for (int i = 0; i < 4 && !s; i++)
         s = cublasLtMatmulPreferenceSetAttribute(*out, align[i], &bytes, sizeof(bytes));
     return s;
@@ -107,22 +115,32 @@ static bool unsupported(cublasStatus_t s) {
     return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
 }
 
+/* One bucket: offered or not; a status that is neither is an error. */
+static cublasStatus_t ask_bucket(fl_backend *be, cuda_plan *p, cublasLtMatmulPreference_t prefer,
+                                 int64_t rows) {
+    cublasLtMatmulHeuristicResult_t r;
+    int got = 0;
+    cublasStatus_t s = set_rows(p, rows, p->key.k, p->key.n);
+    if (!s)
+        s = cublasLtMatmulAlgoGetHeuristic(be->blas, p->desc, p->w, p->x, p->out, p->out, prefer, 1,
+                                           &r, &got);
+    bool offered = !s && got > 0 && !r.state;
+    p->bucket[p->buckets].offered = offered;
+    if (offered) p->bucket[p->buckets].algo = r.algo;
+    p->buckets++;
+    return unsupported(s) ? CUBLAS_STATUS_SUCCESS : s;
+}
+
 static int ask(fl_backend *be, cuda_plan *p, fl_err *err) {
     cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t r;
     /* With vectors the heuristic looks whether there are any: an address stands for them. */
     const float *some = p->key.vectors ? (const float *)be->workspace : NULL;
-    int got = 0;
-    cublasStatus_t s = prefer(&preference, CUDA_WORKSPACE_BYTES);
+    cublasStatus_t s = describe(p);
+    if (unsupported(s)) return FL_OK; /* an older library that does not know this scale mode */
+    if (!s) s = prefer(&preference, CUDA_WORKSPACE_BYTES);
     if (!s) s = set_scales(p, some, some);
-    p->works = true;
-    for (int64_t rows = FIRST_ROWS; !s && p->works && p->buckets < MAX_BUCKETS; rows *= 2) {
-        if ((s = set_rows(p, rows, p->key.k, p->key.n))) break;
-        s = cublasLtMatmulAlgoGetHeuristic(be->blas, p->desc, p->w, p->x, p->out, p->out,
-                                           preference, 1, &r, &got);
-        p->works = !s && got > 0 && !r.state;
-        if (unsupported(s)) s = CUBLAS_STATUS_SUCCESS;
-        if (p->works) p->algo[p->buckets++] = r.algo;
+    for (int64_t rows = FIRST_ROWS; !s && p->buckets < MAX_BUCKETS; rows *= 2) {
+        s = ask_bucket(be, p, preference, rows);
         if (rows >= be->max_rows) break;
     }
     if (preference) cublasLtMatmulPreferenceDestroy(preference);
@@ -147,8 +165,7 @@ int cuda_plan_get(fl_backend *be, const cuda_plan **out, const cuda_plan_key *ke
     if (!p) {
         if (!(p = fl_alloc(sizeof(*p)))) return fl_fail(err, FL_E_NOMEM, "cublasLt plan");
         p->key = *key;
-        int rc = blas_check(be, describe(p), "cublasLt", err);
-        if (!rc) rc = ask(be, p, err);
+        int rc = ask(be, p, err);
         if (rc) {
             plan_free(p);
             return rc;
@@ -156,27 +173,44 @@ int cuda_plan_get(fl_backend *be, const cuda_plan **out, const cuda_plan_key *ke
         p->next = be->plans;
         be->plans = p;
     }
-    if (p->works) *out = p;
+    *out = p;
     return FL_OK;
 }
 
-int cuda_plan_run(fl_backend *be, const cuda_plan *p, const cuda_product *m, bool *done,
-                  fl_err *err) {
-    const float one = 1.0f, zero = 0.0f;
+static int bucket_of(const cuda_plan *p, int64_t rows) {
     int bucket = 0;
-    uintptr_t addresses = (uintptr_t)m->w | (uintptr_t)m->x | (uintptr_t)m->out;
-    *done = false;
-    if (addresses % ALIGNMENT || m->ldx * size_of(p->key.in) % ALIGNMENT ||
-        m->ldo * size_of(p->key.out) % ALIGNMENT)
-        return FL_OK;
-    while (bucket + 1 < p->buckets && m->rows > (int64_t)FIRST_ROWS << bucket) bucket++;
+    while (bucket + 1 < p->buckets && rows > (int64_t)FIRST_ROWS << bucket) bucket++;
+    return bucket;
+}
+
+bool cuda_plan_takes(const cuda_plan *p, int64_t rows, const fl_tensor *out, const fl_tensor *x) {
+    if (!p || !p->buckets || !p->bucket[bucket_of(p, rows)].offered) return false;
+    uintptr_t addresses = (uintptr_t)x->data | (uintptr_t)out->data;
+    return addresses % ALIGNMENT == 0 && x->stride * size_of(p->key.in) % ALIGNMENT == 0 &&
+           out->stride * size_of(p->key.out) % ALIGNMENT == 0;
+}
+
+/* What was planned is refused: the status, the shape and the scale mode, as a report needs them. */
+static int refused(const fl_backend *be, const cuda_plan *p, int64_t rows, cublasStatus_t s,
+                   fl_err *err) {
+    const cuda_plan_key *k = &p->key;
+    char what[160];
+    snprintf(what, sizeof(what), "cublasLtMatmul of %lld rows by [%lld,%lld], %s scales, status %d",
+             (long long)rows, (long long)k->n, (long long)k->k,
+             k->in != CUDA_R_8F_E4M3 ? "no"
+             : k->vectors            ? "vector"
+                                     : "scalar",
+             (int)s);
+    return blas_check(be, s, what, err);
+}
+
+int cuda_plan_run(fl_backend *be, const cuda_plan *p, const cuda_product *m, fl_err *err) {
+    const float one = 1.0f, zero = 0.0f;
     cublasStatus_t s = set_scales(p, m->w_scale, m->x_scale);
     if (!s) s = set_rows(p, m->rows, m->ldx, m->ldo);
     if (!s)
         s = cublasLtMatmul(be->blas, p->desc, &one, m->w, p->w, m->x, p->x, &zero, m->out, p->out,
-                           m->out, p->out, &p->algo[bucket], be->workspace, CUDA_WORKSPACE_BYTES,
-                           be->stream);
-    if (unsupported(s)) return FL_OK;
-    *done = !s;
-    return blas_check(be, s, "cublasLtMatmul", err);
+                           m->out, p->out, &p->bucket[bucket_of(p, m->rows)].algo, be->workspace,
+                           CUDA_WORKSPACE_BYTES, be->stream);
+    return s ? refused(be, p, m->rows, s, err) : FL_OK;
 }

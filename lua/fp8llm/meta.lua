@@ -219,6 +219,17 @@ function fp8llm._live() end
 ---@class fp8llm.model
 local model = {}
 
+---Linears of one name in layers that follow each other, and how products of a step are computed:
+---"rows" on CUDA cores, weights read once for each 8 rows; "tiles" by a kernel of ours on tensor cores; "cublaslt" by
+---cuBLASLt, scales included; "cublaslt-f32" by cuBLASLt, the scales being applied by what follows.
+---@class fp8llm.linear_paths
+---@field linear "qkv_proj"|"o_proj"|"gate_up_proj"|"down_proj"|"lm_head"
+---@field count integer
+---@field n integer rows of the weight
+---@field k integer columns of the weight
+---@field dtype string
+---@field steps {rows: integer, path: string}[] of more rows than the one before, up to `rows`
+
 ---@class fp8llm.info
 ---@field dir string
 ---@field device string name of what it runs on
@@ -238,6 +249,7 @@ local model = {}
 ---@field prefix_queries integer KV pages looked for in the prefix cache
 ---@field prefix_hits integer those found
 ---@field prefix_evictions integer those that the cache gave up for others
+---@field paths fp8llm.linear_paths[] on a GPU: how each linear is computed; empty where there is one way
 
 ---@return fp8llm.info
 function model:info() end

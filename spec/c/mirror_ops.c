@@ -227,6 +227,12 @@ static int mirror_quant(fl_backend *be, fl_act *a, const fl_linear *next, fl_err
     return rc;
 }
 
+/* What is lent is as far from 16 bytes of alignment as the test's operands. */
+static const char *mirror_linear_path(fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                                      const fl_tensor *x) {
+    return device->linear_path ? device->linear_path(be->dev, lin, out, x) : NULL;
+}
+
 static int mirror_linear(fl_backend *be, const fl_tensor *out, const fl_act *x,
                          const fl_linear *lin, fl_err *err) {
     fl_act d = lend_act(be, x);
@@ -381,6 +387,7 @@ const fl_backend_ops *mirror_ops(const fl_backend_ops *of) {
         .norm = mirror_norm,
         .quant = mirror_quant,
         .linear = mirror_linear,
+        .linear_path = mirror_linear_path,
         .rope_store = mirror_rope_store,
         .attend = mirror_attend,
         .silu_mul = mirror_silu_mul,

@@ -25,6 +25,7 @@ typedef struct layout {
 typedef struct preference {
     uint64_t workspace;
     uint32_t align[4]; /* what the caller promises of A, B, C, D */
+    uint32_t schemes;  /* reductions that it allows */
 } preference;
 _Static_assert(sizeof(desc) <= sizeof(cublasLtMatmulDescOpaque_t) &&
                    sizeof(layout) <= sizeof(cublasLtMatrixLayoutOpaque_t),
@@ -129,6 +130,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t handle,
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
     preference *p = calloc(1, sizeof(cublasLtMatmulPreferenceOpaque_t));
     for (int i = 0; i < 4; i++) p->align[i] = 256; /* the documented default */
+    p->schemes = CUBLASLT_REDUCTION_SCHEME_MASK;   /* likewise: all of them */
     *out = (cublasLtMatmulPreference_t)p;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -140,6 +142,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     const void *v, size_t n) {
     preference *to = (preference *)p;
     if (a == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) return set(&to->workspace, 8, v, n);
+    if (a == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) return set(&to->schemes, 4, v, n);
     if (a >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES &&
         a <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)
         return set(&to->align[a - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], 4, v, n);
@@ -220,11 +223,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     cublasStatus_t s = check((desc *)d, (layout *)a, (layout *)b, (layout *)c, (layout *)o);
     if (s || want < 1) return s;
     if (prefer->workspace < WORKSPACE) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if ((int64_t)((layout *)o)->cols == emu_get()->lt_refuse)
+        UNSUPPORTED("EMU_LT_REFUSE: no algorithm for so many columns");
     memset(r, 0, sizeof(*r));
     r->state = CUBLAS_STATUS_SUCCESS;
     r->workspaceSize = WORKSPACE;
     r->algo.data[0] = ALGO_MARK;
     for (int i = 0; i < 4; i++) r->algo.data[1 + i] = prefer->align[i];
+    r->algo.data[5] = prefer->schemes & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     *got = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -235,6 +241,7 @@ typedef struct matmul {
     desc d;
     layout a, b, c, o;
     float alpha, beta;
+    bool coarse; /* K is split, and partial sums are rounded to the type of D */
     const void *pa, *pb, *pc;
     void *po;
 } matmul;
@@ -284,6 +291,20 @@ static float dot(const float *a, const float *b, uint64_t k) {
     return all;
 }
 
+static float rounded(int32_t type, float f) {
+    uint8_t p[4];
+    put(p, type, f);
+    return get(p, type);
+}
+
+/* What a reduction may do that keeps partial sums in the type of D. */
+static float coarse_dot(const float *a, const float *b, uint64_t k, int32_t type) {
+    float all = 0;
+    for (uint64_t i = 0; i < k; i += 16)
+        all = rounded(type, all + rounded(type, dot(a + i, b + i, k - i < 16 ? k - i : 16)));
+    return all;
+}
+
 static int column(const matmul *x, const float *a, const float *b, uint64_t j, int dev,
                   const float *const scale[2]) {
     uint64_t m = x->o.rows, k = x->d.transa ? x->a.rows : x->a.cols,
@@ -299,7 +320,8 @@ static int column(const matmul *x, const float *a, const float *b, uint64_t j, i
     uint8_t *o = emu_mem_check((uintptr_t)x->po + at, m * size, dev, EMU_WRITE, "cublasLt D");
     if (!o) return cudaErrorIllegalAddress;
     for (uint64_t i = 0; i < m; i++) {
-        float v = x->alpha * dot(a + i * k, b + j * k, k);
+        float v = x->alpha * (x->coarse ? coarse_dot(a + i * k, b + j * k, k, x->o.type)
+                                        : dot(a + i * k, b + j * k, k));
         if (scale[0]) v *= scale[0][vector ? i : 0];
         if (scale[1]) v *= scale[1][vector ? j : 0];
         if (c) v += x->beta * get(c + i * (uint64_t)bytes(x->c.type), x->c.type);
@@ -342,6 +364,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
                 *(layout *)lo,
                 *(float *)alpha,
                 *(float *)beta,
+                algo && algo->data[5],
                 a,
                 b,
                 c,
@@ -349,6 +372,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     cublasStatus_t s = check(&x.d, &x.a, &x.b, &x.c, &x.o);
     (void)h;
     if (s) return s;
+    static uint64_t calls;
+    if (__atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) == emu_get()->lt_fail)
+        UNSUPPORTED("EMU_LT_FAIL: this product");
     if (!algo || algo->data[0] != ALGO_MARK) INVALID("algorithm that no heuristic gave");
     const void *pointer[4] = {a, b, c, o};
     for (int i = 0; i < 4; i++)

@@ -23,6 +23,8 @@ static void read_environment(void) {
         .memory = number("EMU_MEMORY_MB", 8192) << 20,
         .fail_at = (int64_t)number("EMU_FAIL_AT", 0),
         .hang_seconds = (int)number("EMU_HANG", 10),
+        .lt_refuse = (int64_t)number("EMU_LT_REFUSE", -1),
+        .lt_fail = number("EMU_LT_FAIL", 0),
         .fail_launch = number("EMU_FAIL_LAUNCH", 0),
         .race = !check || strstr(check, "race"),
         .init = !check || strstr(check, "init"),

@@ -46,7 +46,7 @@ headers_alone() {
     return $bad
 }
 c_files() {
-    find src cuda spec/c spec/emu spec/fuzz spec/storm -name '*.[ch]' ! -name 'unicode_tab*'
+    find src cuda spec/c spec/cuda spec/emu spec/fuzz spec/storm -name '*.[ch]' ! -name 'unicode_tab*'
 }
 formatted() {
     clang-format --dry-run -Werror $(c_files)

@@ -31,7 +31,7 @@
 #include "backend/tensor.h"
 #include "util/err.h"
 
-enum { FL_BACKEND_ABI = 4 }; /* bump on any change to this file; both objects must match */
+enum { FL_BACKEND_ABI = 5 }; /* bump on any change to this file; both objects must match */
 
 typedef struct fl_backend fl_backend;
 typedef struct fl_recording fl_recording; /* the backend's own */
@@ -227,6 +227,10 @@ typedef struct fl_backend_ops {
      * (f32 sum of the block) * (q_scale[t,b] * w_scale[n,b]), + bias[n] */
     int (*linear)(fl_backend *be, const fl_tensor *out /*[T,N]*/, const fl_act *x,
                   const fl_linear *lin, fl_err *err);
+    /* Optional; NULL, or gives NULL, where a linear has one way.  The name of the way that `linear` takes with
+     * these operands, of which types, rows, strides and addresses are looked at, not the data. */
+    const char *(*linear_path)(fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                               const fl_tensor *x /* fl_act.x, or .q with lin->act */);
     int (*rope_store)(fl_backend *be, const fl_rope *r, const fl_kv_layer *kv, const fl_batch *b,
                       fl_err *err); /* rotate q,k (j with j+E/2), round; append k,v at slot */
     /* out.x, rounded once; then out.q as next->act wants.  next NULL: no quantization */

@@ -258,6 +258,10 @@ static int t_sync(fl_backend *be, fl_err *err) {
 static int t_linear_new(fl_backend *be, fl_linear **out, const fl_linear_spec *spec, fl_err *err) {
     return be->ops->linear_new(be->inner, out, spec, err);
 }
+static const char *t_linear_path(fl_backend *be, const fl_linear *lin, const fl_tensor *out,
+                                 const fl_tensor *x) {
+    return be->ops->linear_path ? be->ops->linear_path(be->inner, lin, out, x) : NULL;
+}
 static void t_linear_free(fl_backend *be, fl_linear *lin) {
     be->ops->linear_free(be->inner, lin);
 }
@@ -284,6 +288,7 @@ static const fl_backend_ops timed = {.abi = FL_BACKEND_ABI,
                                      .norm = t_norm,
                                      .quant = t_quant,
                                      .linear = t_linear,
+                                     .linear_path = t_linear_path,
                                      .rope_store = t_rope_store,
                                      .attend = t_attend,
                                      .silu_mul = t_silu_mul,

@@ -5,6 +5,7 @@
 #include "binding/l_engine.h"
 #include "binding/l_model.h"
 #include "binding/l_tensor.h"
+#include "model/paths.h"
 #include "model/sequence.h"
 #include "text/tokenizer.h"
 #include "util/mem.h"
@@ -129,6 +130,27 @@ static void destroy(void *model) {
     fl_free(m);
 }
 
+/* One more element of the array on the top of the stack. */
+static void push_paths(void *ctx, const fl_linear_paths *p) {
+    lua_State *L = ctx;
+    luaL_checkstack(L, 4, "paths");
+    lua_newtable(L);
+    fl_set_string(L, "linear", p->linear);
+    fl_set_number(L, "count", (double)p->count);
+    fl_set_number(L, "n", (double)p->n);
+    fl_set_number(L, "k", (double)p->k);
+    fl_set_string(L, "dtype", fl_dtype_name(p->dtype));
+    lua_newtable(L);
+    for (int i = 0; i < p->n_steps; i++) {
+        lua_newtable(L);
+        fl_set_number(L, "rows", (double)p->step[i].rows);
+        fl_set_string(L, "path", p->step[i].path);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "steps");
+    lua_rawseti(L, -2, (int)lua_rawlen(L, -2) + 1);
+}
+
 static int l_info(lua_State *L) {
     fl_call *c = fl_call_begin(L, 1, FL_MT_MODEL);
     fl_model *m = ((lua_model *)c->object)->model;
@@ -152,6 +174,9 @@ static int l_info(lua_State *L) {
     fl_set_number(L, "prefix_queries", (double)info.prefix_queries);
     fl_set_number(L, "prefix_hits", (double)info.prefix_hits);
     fl_set_number(L, "prefix_evictions", (double)info.prefix_evictions);
+    lua_newtable(L);
+    fl_model_paths(m, push_paths, L);
+    lua_setfield(L, -2, "paths");
     fl_call_end(c);
     return 1;
 }

@@ -8,6 +8,7 @@
 #include "formats/linear_source.h"
 #include "formats/quant_check.h"
 #include "model/model_priv.h"
+#include "model/paths.h"
 #include "model/observe.h"
 #include "model/rope.h"
 #include "model/step.h"
@@ -265,6 +266,7 @@ int fl_model_load(fl_model **out, const char *dir, const fl_model_options *opt, 
     if ((rc = fl_checkpoint_check(m->checkpoint, build(m, opt, err), err))) goto done;
     fl_log(FL_LOG_INFO, "%s: %s, %lld layers, kv %s", dir, m->quantization,
            (long long)m->config.n_layers, fl_dtype_name(m->kv[0].shape.dtype));
+    fl_model_log_paths(m);
     *out = m;
     m = NULL;
 done:

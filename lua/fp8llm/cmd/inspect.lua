@@ -8,7 +8,8 @@ local M = {
   usage = "inspect DIR",
   text = [[
 Flavour, number formats, scales, sparsity, KV cache, sizes, and the memory of each device: from
-config.json, the headers of the weight files and the scales in them; no weight is read.
+config.json, the headers of the weight files and the scales in them; no weight is read
+unless --paths asks for it.
 What --json prints is described in fp8llm/inspect.lua.]],
   options = {
     {"context", "integer", "N", "plan: tokens of a sequence (default: the model's, at most 8192)"},
@@ -16,6 +17,7 @@ What --json prints is described in fp8llm/inspect.lua.]],
     {"tp", "integer", "N", "plan: devices that share the model (default 1)"},
     {"kv", {"auto", "bf16", "fp8"}, "TYPE", "plan: numbers of the KV cache: auto, bf16, fp8 (default auto)"},
     {"device", "string", "NAME", "plan: cuda, for what a GPU takes (default cpu)"},
+    {"paths", "flag", "", "load it on --device and tell how each linear is computed there, by rows of a step"},
     {"layers", "flag", "", "the linears of every layer with their scales"},
     {"tensors", "flag", "", "list every tensor"},
     {"json", "flag", "", "print one JSON object"},
@@ -120,6 +122,15 @@ local function show_plan(p)
   line("  activations", "%s for steps of %d rows", common.bytes(p.activation_bytes), p.max_step_rows)
 end
 
+local function show_paths(r)
+  line("linears run", "on %s%s", r.device, #r.paths == 0 and ": one way for any number of rows" or "")
+  for _, p in ipairs(r.paths) do
+    local steps = {}
+    for i, s in ipairs(p.steps) do steps[i] = string.format("up to %d rows %s", s.rows, s.path) end
+    line(string.format("%3d x %s", p.count, p.linear), "[%d,%d] %s: %s", p.n, p.k, p.dtype, table.concat(steps, ", "))
+  end
+end
+
 local function show(r, opt)
   print(r.dir)
   line("architecture", "%s", r.architecture)
@@ -129,10 +140,20 @@ local function show(r, opt)
   show_sizes(r)
   show_plan(r.plan)
   if opt.layers then show_layers(r) else show_kinds(r) end
+  if r.paths then show_paths(r) end
   for _, w in ipairs(r.warnings) do print("  warning: " .. w) end
   for _, t in ipairs(r.tensors or {}) do
     print(string.format("  %-52s %-8s %s", t.name, t.dtype, shape_text(t.shape)))
   end
+end
+
+-- What the device plans for the linears of the model as it is: so it is loaded.
+local function paths_of(dir, opt)
+  local fp8llm = require "fp8llm"
+  local model = must(fp8llm.load(dir, {device = opt.device, context = opt.context}))
+  local info = model:info()
+  model:close()
+  return info.device, json.array(info.paths)
 end
 
 function M.run(opt, words)
@@ -141,6 +162,7 @@ function M.run(opt, words)
   local r = must(inspect.inspect(dir, {
     tensors = opt.tensors, context = opt.context, max_running = opt.max_running, tp = opt.tp, kv = opt.kv,
   }))
+  if opt.paths then r.device, r.paths = paths_of(dir, opt) end
   if opt.json then common.write(json.encode(r) .. "\n") else show(r, opt) end
 end
 
