@@ -236,7 +236,7 @@ help:
 	@echo "make test-c     only the C tests"
 	@echo "make test-clients  the server with PyPI's openai and lm-eval, and its page in Chromium"
 	@echo "make test-cuda  the CUDA parts, on an emulated GPU (needs nvcc)"
-	@echo "make test-gpu   the same on the GPU of this machine, with a report"
+	@echo "make test-gpu   tests, kernel times and benchmarks on the GPU of this machine: build/gpu-report"
 	@echo "make test-long  reference packages, storm, invariance, planted CUDA bugs, soak: over an hour"
 	@echo "make fuzz       libFuzzer targets, SECONDS=$(SECONDS) each"
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"

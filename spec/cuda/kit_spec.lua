@@ -55,6 +55,15 @@ describe("the runner of the GPU kit", function()
     end
   end)
 
+  it("has parts of its own that take nine minutes at most", function()
+    local sum, n = 0, 0
+    for line in io.lines "spec/cuda/kit/parts" do
+      local limit = line:match "^[%w-]+ (%d+) %S"
+      if limit then sum, n = sum + limit, n + 1 end
+    end
+    assert.is_true(n >= 10 and sum <= 530, sum .. " s")
+  end)
+
   it("keeps the report small, and the failures of a flood in it", function()
     assert.is_true(#log < 1000000, #log .. " bytes")
     assert.matches("not ok 1 %- last", log)

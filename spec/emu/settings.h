@@ -6,13 +6,13 @@
 #include <stdint.h>
 
 typedef struct emu_settings {
-    int arch;         /* EMU_ARCH: 80, 89, 90, 100, 120: which PTX, and what the devices claim  */
-    int devices;      /* EMU_DEVICES                                                            */
-    int driver;       /* EMU_DRIVER: the cudaError_t that every device call returns, 0 = works  */
-    uint64_t seed;    /* EMU_SEED: orders of blocks, warps, streams and graph nodes           */
-    uint64_t memory;  /* EMU_MEMORY_MB: of one device, in bytes here                          */
-    int64_t fail_at;  /* EMU_FAIL_AT: the n-th allocation of memory or streams fails          */
-    int hang_seconds; /* EMU_HANG: how long a wait may last in which nothing can run        */
+    int arch;          /* EMU_ARCH: 80, 89, 90, 100, 120: which PTX, and what the devices claim  */
+    int devices;       /* EMU_DEVICES                                                            */
+    int driver;        /* EMU_DRIVER: the cudaError_t that every device call returns, 0 = works  */
+    uint64_t seed;     /* EMU_SEED: orders of blocks, warps, streams and graph nodes           */
+    uint64_t memory;   /* EMU_MEMORY_MB: of one device, in bytes here                          */
+    int64_t fail_at;   /* EMU_FAIL_AT: the n-th allocation of memory or streams fails          */
+    int hang_seconds;  /* EMU_HANG: how long a wait may last in which nothing can run        */
     int64_t lt_refuse; /* EMU_LT_REFUSE: cuBLASLt offers nothing for so many columns of B       */
     uint64_t lt_fail;  /* EMU_LT_FAIL: the n-th cublasLtMatmul gives status 15 (not supported)   */
     uint64_t fail_launch;   /* EMU_FAIL_LAUNCH: the n-th kernel that runs fails, and its device */
