@@ -738,14 +738,14 @@ local engine = {}
 ---@field repetition_penalty? number on ids of prompt and output (default 1)
 ---@field frequency_penalty? number times the count in the output (default 0)
 ---@field presence_penalty? number on ids in the output (default 0)
----@field seed? integer same seed, same tokens; -1 is one from the system (default -1)
+---@field seed? integer same seed, same tokens; any integer of 64 bits; -1 is one from the system (default -1)
 ---@field logit_bias? table<integer, number> added to the logits, each in [-100, 100]
 ---@field allowed_token_ids? fp8llm.ids only these may be chosen
 ---@field order? string[] order of the sampler's stages
 ---@field stop? string|string[] texts that end the completion
 ---@field stop_token_ids? fp8llm.ids ids that end the completion
 ---@field bad_words? string|string[] texts that may not be completed
----@field include_stop_str_in_output? boolean keep the stop text (default false)
+---@field include_stop_str_in_output? boolean keep the stop text or the token that ends the text (default false)
 ---@field ignore_eos? boolean end-of-text ids do not end it (default false)
 ---@field skip_special_tokens? boolean not in the text (default true)
 ---@field echo? boolean the completion begins with the prompt (default false)

@@ -259,6 +259,31 @@ describe("fp8llm serve", function()
     end
   end)
 
+  it("takes members that clients send empty", function()
+    local null = json.null
+    local bodies = {
+      {top_logprobs = 0, logprobs = false}, {top_logprobs = 0}, {logprobs = null, top_logprobs = null},
+      {stop = ""}, {stop = json.array {}}, {stop = json.array {""}}, {stop = null}, {stop_token_ids = json.array {}},
+      {bad_words = json.array {}}, {logit_bias = {}}, {logit_bias = null}, {tools = json.array {}, tool_choice = null},
+      {tools = null, tool_choice = "none"}, {functions = json.array {}, function_call = null},
+      {function_call = ""}, {response_format = null}, {response_format = {}}, {stream_options = null},
+      {stream_options = {}}, {n = null, seed = null, user = "", metadata = {}}, {model = ""},
+      {max_tokens = null, max_completion_tokens = 2}, {chat_template = null}, {chat_template_kwargs = {}},
+      {documents = json.array {}}, {request_id = ""}, {cache_salt = ""}, {modalities = json.array {}, audio = {}},
+      {structured_outputs = {}, guided_json = null}, {suffix = ""}, {policy = ""}, {seed = -5}, {echo = null},
+    }
+    for _, body in ipairs(bodies) do
+      body.messages = {hello[1]}
+      body.max_tokens = body.max_tokens or 2
+      local status, r = post("/v1/chat/completions", body)
+      assert.equal(200, status, json.encode(body) .. " " .. json.encode(r))
+      body.messages, body.prompt = nil, "hello"
+      body.logprobs, body.top_logprobs, body.tools = nil, nil, nil
+      status, r = post("/v1/completions", body)
+      assert.equal(200, status, json.encode(body) .. " " .. json.encode(r))
+    end
+  end)
+
   it("takes messages as OpenAI's library sends them", function()
     local null = json.null
     local function count(message)
@@ -362,7 +387,7 @@ describe("fp8llm serve", function()
     {"/v1/completions", '{"prompt":"a","temperature":-1}', 400, "temperature", "-1"},
     {"/v1/completions", '{"prompt":"a","n":1e99}', 400, "n", "integer"},
     {"/v1/completions", '{"prompt":"a","model":"gpt-9"}', 404, "model", "gpt-9"},
-    {"/v1/completions", '{"prompt":"' .. ("x"):rep(600) .. '"}', 400, "prompt", "511"},
+    {"/v1/completions", '{"prompt":"' .. ("x"):rep(600) .. '"}', 400, "prompt", "maximum context length is 512 tokens"},
     {"/v1/completions", '{"prompt":"a\255b"}', 400, nil, "UTF"},
     {"/v1/completions", ("["):rep(100000), 400, nil, "nested"},
     {"/v1/chat/completions", '{"messages":[]}', 400, "messages", "at least one"},
@@ -430,7 +455,7 @@ describe("fp8llm serve with several models and keys", function()
       local body = json.encode {model = case[1], prompt = ("x"):rep(case[2])}
       local status, text = ask("secret-c", body)
       assert.equal(400, status)
-      assert.truthy(text:find(tostring(case[2] - 1), 1, true))
+      assert.truthy(text:find("maximum context length is " .. case[2] .. " tokens", 1, true))
       assert.equal("context_length_exceeded", json.decode(text).error.code)
     end
     assert.equal(404, (ask("secret-c", '{"model":"three","prompt":"a"}')))

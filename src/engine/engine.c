@@ -212,8 +212,10 @@ static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *
     const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;
     if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
     if ((int64_t)s->n_ids > most)
-        return fl_fail(err, FL_E_LIMIT, "prompt: %zu tokens, at most %lld fit", s->n_ids,
-                       (long long)most);
+        return fl_fail(err, FL_E_LIMIT,
+                       "prompt: %zu tokens, but the maximum context length is %lld tokens, "
+                       "one of them for the completion",
+                       s->n_ids, (long long)e->capacity);
     const fl_params *p = s->params;
     int rc = check_ids("prompt", s->ids, s->n_ids, vocab, err);
     if (!rc)

@@ -25,7 +25,7 @@ typedef struct field {
 } field;
 
 #define AT(member) offsetof(fl_params, member)
-#define TWO_53     9007199254740992.0
+#define TWO_63     9223372036854775808.0
 #define MANY       1073741824.0
 #define NONE       -1.0 /* see fallback */
 /* clang-format off */
@@ -43,14 +43,16 @@ static const field fields[] = {
     {"frequency_penalty", FLOAT, AT(sampler.frequency_penalty), -2, 2, 0,
      "times the count in the output"},
     {"presence_penalty", FLOAT, AT(sampler.presence_penalty), -2, 2, 0, "on ids in the output"},
-    {"seed", SEED, 0, -TWO_53, TWO_53, -1, "same seed, same tokens; -1 is one from the system"},
+    {"seed", SEED, 0, -TWO_63, TWO_63, -1,
+     "same seed, same tokens; any integer of 64 bits; -1 is one from the system"},
     {"logit_bias", BIAS, 0, 0, 4096, 0, "added to the logits, each in [-100, 100]"},
     {"allowed_token_ids", IDS, AT(sampler.allowed), 1, 1 << 20, 0, "only these may be chosen"},
     {"order", STAGES, 0, 1, FL_STAGE_COUNT, 0, "order of the sampler's stages"},
     {"stop", TEXTS, AT(stop), 0, FL_MAX_STOPS, 0, "texts that end the completion"},
     {"stop_token_ids", IDS, AT(stop_token_ids), 0, 4096, 0, "ids that end the completion"},
     {"bad_words", TEXTS, AT(bad_words), 0, FL_MAX_STOPS, 0, "texts that may not be completed"},
-    {"include_stop_str_in_output", BOOL, AT(include_stop), 0, 1, 0, "keep the stop text"},
+    {"include_stop_str_in_output", BOOL, AT(include_stop), 0, 1, 0,
+     "keep the stop text or the token that ends the text"},
     {"ignore_eos", BOOL, AT(ignore_eos), 0, 1, 0, "end-of-text ids do not end it"},
     {"skip_special_tokens", BOOL, AT(skip_special_tokens), 0, 1, 1, "not in the text"},
     {"echo", BOOL, AT(echo), 0, 1, 0, "the completion begins with the prompt"},
@@ -143,12 +145,15 @@ static int read_number(void *at, const field *f, const fl_jv *v, fl_err *err) {
 }
 
 static int read_seed(fl_params *p, const field *f, const fl_jv *v, fl_err *err) {
-    int rc = read_number(NULL, f, v, err);
-    if (rc) return rc;
-    double x = -1;
-    number_of(v, &x);
-    p->sampler.has_seed = x != -1;
-    p->sampler.seed = (uint64_t)(int64_t)x;
+    int64_t seed = v->kind == FL_JV_INT ? v->integer : 0;
+    if (v->kind != FL_JV_INT) { /* 2^63 itself is the first one that does not fit */
+        int rc = read_number(NULL, f, v, err);
+        if (rc) return rc;
+        if (v->number >= TWO_63) return refuse_range(f, "an integer", v, err);
+        seed = (int64_t)v->number;
+    }
+    p->sampler.has_seed = seed != -1;
+    p->sampler.seed = (uint64_t)seed;
     return FL_OK;
 }
 
@@ -175,13 +180,14 @@ static int read_texts(fl_text_list *out, const field *f, const fl_jv *v, fl_aren
     if (rc) return rc;
     fl_text *texts = fl_arena_alloc(arena, (n + 1) * sizeof(*texts));
     if (!texts) return fl_fail(err, FL_E_NOMEM, "%s", f->name);
+    size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
-        if (items[i].kind != FL_JV_STRING || !items[i].string.len ||
-            items[i].string.len > FL_MAX_STOP_BYTES)
-            return refuse(f, "strings of 1 to 1024 bytes", &items[i], err);
-        if ((rc = copy_text(&texts[i], f, &items[i], arena, err))) return rc;
+        if (items[i].kind != FL_JV_STRING || items[i].string.len > FL_MAX_STOP_BYTES)
+            return refuse(f, "strings of at most 1024 bytes", &items[i], err);
+        if (!items[i].string.len) continue; /* clients send an empty text for none */
+        if ((rc = copy_text(&texts[kept++], f, &items[i], arena, err))) return rc;
     }
-    *out = (fl_text_list){texts, n};
+    *out = (fl_text_list){texts, kept};
     return FL_OK;
 }
 

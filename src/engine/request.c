@@ -209,9 +209,11 @@ static int append_text(fl_choice *c, int32_t id, fl_err *err) {
     if (!c->detok.tokenizer || id >= fl_tokenizer_size(c->detok.tokenizer)) return FL_OK;
     if ((rc = fl_detok_push(&c->detok, id, &c->text, err))) return rc;
     if (c->text.failed) return fl_fail(err, FL_E_NOMEM, "text of %zu bytes", before);
-    const fl_text *stop = c->request->params.stop.n ? find_stop(c, before, &at) : NULL;
+    const fl_params *p = &c->request->params;
+    const fl_text *stop =
+        p->stop.n && c->n_output > p->min_tokens ? find_stop(c, before, &at) : NULL;
     if (stop) {
-        c->text.len = at + (c->request->params.include_stop ? stop->len : 0);
+        c->text.len = at + (p->include_stop ? stop->len : 0);
         c->stop_text = stop;
         fl_choice_finish(c, FL_FINISH_STOP);
     } else {
@@ -230,8 +232,8 @@ int fl_choice_append(fl_choice *c, const fl_pick *pick, fl_err *err) {
     if (c->logprob) c->logprob[at] = pick->logprob;
     if (c->top) memcpy(c->top + at * k, pick->top, (size_t)k * sizeof(*c->top));
     bool end = fl_choice_is_end(c, pick->id);
-    /* The id that ends the text shows only when the caller wants special tokens. */
-    if ((!end || !r->params.skip_special_tokens) && (rc = append_text(c, pick->id, err))) return rc;
+    /* What ends the text belongs to it only when the caller says so, be it a text or an id. */
+    if ((!end || r->params.include_stop) && (rc = append_text(c, pick->id, err))) return rc;
     if (end && !c->finish) {
         c->stop_id = pick->id;
         fl_choice_finish(c, FL_FINISH_STOP);

@@ -75,9 +75,15 @@ static void put_usage(fl_bytes *out, const fl_generation *g) {
                     (long long)all.cached_tokens, all.first_token_s, all.total_s);
 }
 
-static void put_finish(fl_bytes *out, fl_generation *g, fl_request *r, const fl_update *u) {
+/* The end of text has no reason of its own; other ids and texts that stop say which it was. */
+static bool is_reason(const fl_request *r, const fl_tokenizer *t, int32_t id) {
+    return id >= 0 && (!t || id != fl_tokenizer_eos(t) || fl_request_params(r)->ignore_eos);
+}
+
+static void put_finish(fl_bytes *out, const fl_tokenizer *t, fl_generation *g, fl_request *r,
+                       const fl_update *u) {
     fl_bytes_printf(out, "\"fin\":\"%s\",", fl_finish_name(u->finish));
-    if (u->stop_id >= 0) fl_bytes_printf(out, "\"reason\":%d,", u->stop_id);
+    if (is_reason(r, t, u->stop_id)) fl_bytes_printf(out, "\"reason\":%d,", u->stop_id);
     if (u->stop_text.data) {
         fl_bytes_puts(out, "\"reason\":");
         fl_put_text(out, u->stop_text.data, u->stop_text.len);
@@ -117,7 +123,7 @@ static void put_event(fl_server *s, fl_conn *c, int64_t k, const fl_update *u) {
     g->written[choice] = true;
     fl_bytes_printf(&c->out, "{\"i\":%lld,", (long long)choice);
     if (first && u->n) put_prompt(&c->out, s->tokenizer, g, r);
-    if (u->finish) put_finish(&c->out, g, r, u);
+    if (u->finish) put_finish(&c->out, s->tokenizer, g, r, u);
     put_run(&c->out, s->tokenizer, &new);
     fl_bytes_puts(&c->out, ",\"d\":");
     fl_put_text(&c->out, u->text.data, u->text.len);

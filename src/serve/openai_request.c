@@ -52,19 +52,31 @@ static bool is_false(const fl_jv *v) {
     return v->kind == FL_JV_BOOL && !v->boolean;
 }
 
+/* Clients send empty texts, lists and objects for members that their caller has not set. */
+static bool is_empty(const fl_jv *v) {
+    return (v->kind == FL_JV_STRING && !v->string.len) ||
+           ((v->kind == FL_JV_ARRAY || v->kind == FL_JV_OBJECT) && !v->n);
+}
+
+/* A member that is given and says something. */
+static const fl_jv *filled(const fl_jv *body, const char *name) {
+    const fl_jv *v = member(body, name);
+    return v && !is_empty(v) ? v : NULL;
+}
+
 static bool is_text(const fl_jv *v, const char *text) {
     return v && v->kind == FL_JV_STRING && !strcmp(v->string.data, text);
 }
 
 static int check_offered(const reading *r) {
     for (const char *const *name = not_offered; *name; name++) {
-        const fl_jv *v = member(r->body, *name);
+        const fl_jv *v = filled(r->body, *name);
         if (v && !is_false(v)) return refuse(r, *name, "not offered");
     }
-    const fl_jv *format = member(r->body, "response_format");
+    const fl_jv *format = filled(r->body, "response_format");
     if (format && !is_text(fl_jv_get(format, "type"), "text"))
         return refuse(r, "response_format", "only {\"type\": \"text\"} is offered");
-    const fl_jv *choice = member(r->body, "tool_choice");
+    const fl_jv *choice = filled(r->body, "tool_choice");
     if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
         return refuse(r, "tool_choice", "only auto and none are offered");
     const fl_jv *best = member(r->body, "best_of"), *n = member(r->body, "n");
@@ -80,7 +92,7 @@ static int read_stream(const reading *r) {
     if (!rc) rc = read_bool(r, r->body, "return_token_ids", &o->return_token_ids);
     if (!rc)
         rc = read_bool(r, r->body, "return_tokens_as_token_ids", &o->return_tokens_as_token_ids);
-    const fl_jv *options = member(r->body, "stream_options");
+    const fl_jv *options = filled(r->body, "stream_options");
     if (rc || !options) return rc;
     if (options->kind != FL_JV_OBJECT) return refuse(r, "stream_options", "need an object");
     if (!o->stream) return refuse(r, "stream_options", "only with stream");
@@ -90,8 +102,8 @@ static int read_stream(const reading *r) {
 }
 
 static int read_names(const reading *r) {
-    const fl_jv *model = member(r->body, "model"), *policy = member(r->body, "policy");
-    const fl_jv *id = member(r->body, "request_id");
+    const fl_jv *model = filled(r->body, "model"), *policy = filled(r->body, "policy");
+    const fl_jv *id = filled(r->body, "request_id");
     if (model && model->kind != FL_JV_STRING) return refuse(r, "model", "need a string");
     if (policy && policy->kind != FL_JV_STRING)
         return refuse(r, "policy", "need the name of a policy");
@@ -166,7 +178,8 @@ static int read_chat(reading *r) {
     const fl_jv *messages = member(r->body, "messages");
     if (!messages || messages->kind != FL_JV_ARRAY || !messages->n)
         return refuse(r, "messages", "need a list of at least one message");
-    if (top && !logprobs) return refuse(r, "top_logprobs", "only with logprobs true");
+    const bool some = top && !(top->kind == FL_JV_INT && !top->integer);
+    if (some && !logprobs) return refuse(r, "top_logprobs", "only with logprobs true");
     if (top && (top->kind != FL_JV_INT || top->integer < 0 || top->integer > FL_MAX_LOGPROBS)) {
         *r->field = "top_logprobs";
         return fl_fail(r->err, FL_E_ARG, "top_logprobs: need an integer in [0, %d]",
