@@ -213,6 +213,7 @@ static int l_listen(lua_State *L) {
     fl_opt_bool(L, 3, "signals", &o.signals);
     if (!strncmp(path, unix_prefix, sizeof(unix_prefix) - 1)) path += sizeof(unix_prefix) - 1;
     o.path = path;
+    fl_check_engine(L, 1); /* raises in a forked child, which has no such engine */
     lua_engine *b = fl_box_check(L, 1, FL_MT_ENGINE);
     o.tokenizer = b->tokenizer;
     o.chat = b->chat;

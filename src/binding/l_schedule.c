@@ -2,9 +2,11 @@
 #include "binding/binding.h"
 #include "engine/scheduler.h"
 
+/* Products of two of them are taken. */
 static int64_t get_int(lua_State *L, int idx, const char *key) {
     int64_t v = 0;
     fl_opt_int(L, idx, key, &v);
+    if (v > INT32_MAX / 2) luaL_error(L, "'%s': at most %d expected", key, INT32_MAX / 2);
     return v;
 }
 

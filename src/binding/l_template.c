@@ -173,6 +173,9 @@ static void check_options(lua_State *L) {
         if (!strcmp(key, "messages")) luaL_error(L, "option 'messages': it is the first argument");
         if (!strcmp(key, "now") && lua_type(L, -1) != LUA_TNUMBER)
             luaL_error(L, "option 'now': number expected, got %s", luaL_typename(L, -1));
+        if (!strcmp(key, "now") &&
+            !(lua_tonumber(L, -1) >= -0x1p53 && lua_tonumber(L, -1) <= 0x1p53))
+            luaL_error(L, "option 'now': seconds since 1970 expected");
         if (strcmp(key, "continue_final_message") && strcmp(key, "add_generation_prompt")) continue;
         if (!lua_isboolean(L, -1))
             luaL_error(L, "option '%s': boolean expected, got %s", key, luaL_typename(L, -1));
