@@ -187,6 +187,7 @@ function fp8llm.thread_clock() end
 function fp8llm.handover_cost(options) end
 
 ---@class fp8llm.schedule_item
+---@field share? integer whose it is, a number for each key: what there is, is divided between them (default 0)
 ---@field running? boolean holds pages
 ---@field parked? boolean gets no rows now
 ---@field paused? boolean parked because its reader lags: leaves when others need room
@@ -691,7 +692,7 @@ function safetensors:close() end
 
 ---@class fp8llm.engine_options
 ---@field max_running? integer completions that hold KV pages at a time (default 256)
----@field max_queued? integer requests that may wait; beyond it submit says BUSY (default 1024)
+---@field max_queued? integer completions that may wait; beyond it submit says BUSY (default 1024)
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
 ---@field max_unread? integer tokens a request without policy may be ahead of its reader (default 4096)
 ---@field page_timeout_ms? integer how long a request waits for KV pages that sequences hold (default 10000)

@@ -134,6 +134,44 @@ static void test_rank(void) {
           "and prompts share what is left");
 }
 
+static fl_sched_item of(int64_t share, fl_sched_item it) {
+    it.share = share;
+    return it;
+}
+
+/* Keys: the order of the items alternates between them. */
+static void test_shares(void) {
+    const fl_sched_limits full = {64, 8, 4, 100, P};
+    fl_sched_item a[6] = {of(2, waiting(5)),    of(1, running(5, 1)), of(1, running(5, 1)),
+                          of(1, running(5, 1)), of(1, running(5, 1)), of(1, waiting(5))};
+    fl_schedule(a, 6, &full);
+    check(a[4].preempt && !a[3].preempt, "one that waits takes a place of a key with all of them");
+    a[4] = of(1, waiting(6));
+    fl_schedule(a, 6, &full);
+    check(a[0].rows == 5 && !a[4].rows && !a[5].rows, "and comes in before that key's others");
+
+    fl_sched_item b[4] = {of(2, waiting(5)), of(1, running(5, 1)), of(3, running(5, 1)),
+                          of(4, running(5, 1))};
+    const fl_sched_limits three = {64, 8, 3, 100, P};
+    fl_schedule(b, 4, &three);
+    check(!b[1].preempt && !b[2].preempt && !b[3].preempt, "nobody loses the only place he has");
+
+    const fl_sched_limits none = {64, 8, 8, 0, P};
+    fl_sched_item c[4] = {of(2, waiting(40)), of(1, running(90, 1)), of(1, running(60, 1)),
+                          of(1, running(60, 1))};
+    fl_schedule(c, 4, &none);
+    check(c[3].preempt && !c[1].preempt && !c[2].preempt, "the same with pages");
+    fl_sched_item d[3] = {of(2, waiting(900)), of(1, running(90, 1)), of(1, running(60, 1))};
+    fl_schedule(d, 3, &none);
+    check(!d[1].preempt, "but not in vain");
+
+    const fl_sched_limits narrow = {8, 8, 16, 100, P};
+    fl_sched_item e[9] = {of(2, running(5, 50))};
+    for (int i = 1; i < 9; i++) e[i] = of(1, running(5, 1));
+    fl_schedule(e, 9, &narrow);
+    check(e[0].rows > 0, "decodes of one key leave rows to the prompt of another");
+}
+
 static uint64_t draws;
 static int64_t pick(int64_t n) {
     uint32_t r[4];
@@ -158,6 +196,7 @@ static void test_random(void) {
         for (int64_t i = 0; i < n; i++) {
             it[i] = pick(2) ? running(1 + pick(100), pick(3) ? 1 : 1 + pick(60))
                             : waiting(1 + pick(90));
+            it[i].share = pick(3);
             it[i].parked = !pick(5);
             if (!it[i].running) it[i].parked = false;
             it[i].paused = it[i].parked && pick(2);
@@ -195,6 +234,7 @@ int main(void) {
     test_paused();
     test_guesses();
     test_rank();
+    test_shares();
     test_random();
     return tap_done();
 }

@@ -394,9 +394,36 @@ static void test_lagging(void) {
     client_free(&c);
 }
 
+static bool product(client *c, const char *key, int prompts, int n, const char *code) {
+    fl_bytes line = {0};
+    fl_bytes_printf(
+        &line, "{\"op\":\"completion\",%s\"body\":{\"max_tokens\":1,\"n\":%d,\"prompt\":[", key, n);
+    for (int i = 0; i < prompts; i++) fl_bytes_puts(&line, i ? ",\"a\"" : "\"a\"");
+    fl_bytes_puts(&line, "]}}\n");
+    put(c, fl_bytes_cstr(&line));
+    fl_bytes_free(&line);
+    if (!has(get(c), code)) return check(false, "%s", c->line);
+    return !has(c->line, "\"start\"") || get_all(c, NULL) > 0;
+}
+
+/* What counts is completions, however they are asked for. */
+static void test_products(client *c) {
+    static const char one[] = "\"key\":{\"name\":\"eve\",\"max_running\":1},";
+    static const char four[] = "\"key\":{\"name\":\"eve\",\"max_running\":4},";
+    fl_engine_stats before, after;
+    fl_engine_stats_get(engine, &before);
+    check(product(c, one, 64, 128, "BUSY"), "8192 completions of a key that may run one");
+    check(product(c, one, 1, 2, "BUSY") && product(c, one, 2, 1, "BUSY"), "two of them as well");
+    check(product(c, "", 64, 128, "8192 completions"), "8192 are too many for anybody");
+    fl_engine_stats_get(engine, &after);
+    check(before.requests == after.requests, "nothing of them was begun");
+    check(product(c, one, 1, 1, "start") && product(c, four, 2, 2, "start"), "the others run");
+    check(product(c, four, 1, 4, "start"), "and are given back when they have ended");
+}
+
 static void test_keys(void) {
     const char first[] =
-        "{\"op\":\"completion\",\"key\":{\"name\":\"ann\",\"max_running\":1},\"body\":"
+        "{\"op\":\"completion\",\"key\":{\"name\":\"ann\",\"max_running\":32},\"body\":"
         "{\"prompt\":\"a\",\"stream\":true,\"ignore_eos\":true,\"n\":32}}\n";
     const char limited[] =
         "{\"op\":\"completion\",\"key\":{\"name\":\"bob\",\"tokens_per_minute\":3},"
@@ -409,6 +436,7 @@ static void test_keys(void) {
           "the second is told to come again");
     client_free(&a);
     idle_within(500);
+    test_products(&b);
     put(&b, limited);
     check(has(get(&b), "\"start\"") && get_all(&b, NULL) == 1, "another key is not concerned");
     put(&b, limited);

@@ -144,8 +144,10 @@ static void put_any(client *c, fl_bytes *b, kind k) {
 
 static int submit(client *c, fl_engine *e, fl_request **out, const char *text, size_t n,
                   fl_err *err) {
+    static const char *const keys[] = {NULL, "ann", "bob"};
     const fl_prompter prompter = {.tokenizer = c->s->tokenizer, .ctx = c->ctx};
-    fl_submission s = {0};
+    fl_submission s = {.key.data = keys[pick(c, 3)]};
+    s.key.len = s.key.data ? strlen(s.key.data) : 0;
     fl_params params;
     fl_jv object;
     int rc = fl_jv_parse(&object, &s.arena, text, n, "storm", err);
@@ -154,8 +156,22 @@ static int submit(client *c, fl_engine *e, fl_request **out, const char *text, s
     if (!rc) rc = fl_params_read(&params, &source, err);
     if (!rc) rc = fl_prompt_encode(&prompter, &object, &s.arena, &s.ids, &s.n_ids, err);
     s.params = &params;
-    if (!rc) return fl_engine_submit(e, out, &s, err);
-    fl_arena_free(&s.arena);
+    if (!rc)
+        rc = fl_engine_submit(e, out, &s, err);
+    else
+        fl_arena_free(&s.arena);
+    if (rc || !pick(c, 2)) return rc;
+    /* Now and then its twin, whose lists are the first one's, goes in its place. */
+    fl_request *first = *out;
+    fl_submission twin = {.like = first, .key = s.key};
+    int64_t n_ids;
+    const int32_t *ids = fl_request_prompt(first, &n_ids);
+    int32_t *copy = fl_arena_alloc(&twin.arena, (size_t)n_ids * sizeof(*copy));
+    if (copy) memcpy(copy, ids, (size_t)n_ids * sizeof(*copy));
+    twin.ids = copy;
+    twin.n_ids = copy ? (size_t)n_ids : 0;
+    rc = fl_engine_submit(e, out, &twin, err);
+    fl_request_unref(first);
     return rc;
 }
 

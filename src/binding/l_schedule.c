@@ -20,7 +20,8 @@ static bool get_bool(lua_State *L, int idx, const char *key) {
 static fl_sched_item read_item(lua_State *L) {
     const int i = lua_gettop(L);
     luaL_checktype(L, i, LUA_TTABLE);
-    return (fl_sched_item){.running = get_bool(L, i, "running"),
+    return (fl_sched_item){.share = get_int(L, i, "share"),
+                           .running = get_bool(L, i, "running"),
                            .parked = get_bool(L, i, "parked"),
                            .paused = get_bool(L, i, "paused"),
                            .shared_tail = get_bool(L, i, "shared_tail"),

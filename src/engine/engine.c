@@ -208,7 +208,32 @@ static int check_ids(const char *field, const int32_t *ids, size_t n, int64_t vo
     return FL_OK;
 }
 
-static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *err) {
+/* What the request may come to in memory beside its tokens, refused before any is taken. */
+static int plan(const fl_engine *e, const fl_submission *s, const fl_params *p, int64_t *bytes,
+                fl_err *err) {
+    enum { TOKEN_TEXT = 8 }; /* bytes, about */
+    const int64_t n_ids = (int64_t)s->n_ids, left = e->capacity - n_ids;
+    const int64_t output = p->max_tokens >= 0 ? fl_min_i64(p->max_tokens, left) : left;
+    const int64_t top = (int64_t)sizeof(fl_top), score = (int64_t)sizeof(float);
+    const int64_t alternatives =
+        p->echo ? fl_max_i64(p->logprobs, p->prompt_logprobs) : p->prompt_logprobs;
+    /* All factors have bounds: n 2^7, logprobs 2^6, tokens 2^31. */
+    *bytes = alternatives >= 0 ? n_ids * (score + alternatives * top) : 0;
+    if (p->logprobs >= 0) *bytes += p->n * output * (score + p->logprobs * top);
+    if (p->echo) *bytes += p->n * n_ids * TOKEN_TEXT;
+    if (*bytes <= FL_MAX_REQUEST_BYTES) return FL_OK;
+    return fl_fail(err, FL_E_LIMIT,
+                   "%s: n %lld with %lld tokens of prompt and up to %lld of output would take "
+                   "%lld MiB, at most %d",
+                   p->logprobs >= 0          ? "logprobs"
+                   : p->prompt_logprobs >= 0 ? "prompt_logprobs"
+                                             : "echo",
+                   (long long)p->n, (long long)n_ids, (long long)output, (long long)(*bytes >> 20),
+                   FL_MAX_REQUEST_BYTES >> 20);
+}
+
+static int check_submission(const fl_engine *e, const fl_submission *s, const fl_params *p,
+                            fl_err *err) {
     const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;
     if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
     if ((int64_t)s->n_ids > most)
@@ -216,8 +241,8 @@ static int check_submission(const fl_engine *e, const fl_submission *s, fl_err *
                        "prompt: %zu tokens, but the maximum context length is %lld tokens, "
                        "one of them for the completion",
                        s->n_ids, (long long)e->capacity);
-    const fl_params *p = s->params;
     int rc = check_ids("prompt", s->ids, s->n_ids, vocab, err);
+    if (rc || s->like) return rc; /* whose lists have been looked at */
     if (!rc)
         rc = check_ids("stop_token_ids", p->stop_token_ids.ids, p->stop_token_ids.n, vocab, err);
     if (!rc)
@@ -256,6 +281,11 @@ static int add_bad_words(fl_engine *e, fl_request *r, fl_err *err) {
     const fl_text_list *words = &r->params.bad_words;
     fl_tokenizer_ctx *ctx;
     if (!words->n) return FL_OK;
+    if (r->like) {
+        r->bad = r->like->bad;
+        r->n_bad = r->like->n_bad;
+        return FL_OK;
+    }
     if (!e->tokenizer) return fl_fail(err, FL_E_ARG, "bad_words: needs a tokenizer");
     r->bad = fl_arena_alloc(&r->arena, 2 * words->n * sizeof(*r->bad));
     if (!r->bad) return fl_fail(err, FL_E_NOMEM, "bad_words");
@@ -299,8 +329,8 @@ static int prepare(fl_engine *e, fl_request *r, fl_err *err) {
 }
 
 /* The last so many ids, when the request asks for that. */
-static void truncate_prompt(fl_submission *s) {
-    int64_t keep = s->params->truncate_prompt_tokens;
+static void truncate_prompt(fl_submission *s, const fl_params *p) {
+    int64_t keep = p->truncate_prompt_tokens;
     if (keep < 1 || (int64_t)s->n_ids <= keep) return;
     s->ids += (int64_t)s->n_ids - keep;
     s->n_ids = (size_t)keep;
@@ -314,23 +344,36 @@ static int start_thread(fl_engine *e, fl_err *err) {
     return FL_OK;
 }
 
-static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
+/* A full queue still takes from a key that has less than its part of it. */
+static int check_queue(const fl_engine *e, const fl_share *s, int64_t n, fl_err *err) {
+    const int64_t most = e->options.max_queued;
+    if (!e->n_queued || e->n_queued + n <= most || s->n_queued + n <= most / e->n_shares)
+        return FL_OK;
+    return fl_fail(err, FL_E_BUSY, "queue: %lld completions wait, limit %lld",
+                   (long long)e->n_queued, (long long)most);
+}
+
+static int enqueue(fl_engine *e, fl_request *r, const fl_text *key, fl_err *err) {
     int rc = FL_OK;
+    fl_share *share = NULL;
     pthread_mutex_lock(&e->lock);
     if (e->closing)
         rc = fl_fail(err, FL_E_CANCELLED, "engine is closed");
     else if (e->failure.code)
         rc = fl_fail(err, FL_E_DEVICE, "engine: %s", e->failure.msg);
-    else if (e->n_queued >= e->options.max_queued)
-        rc = fl_fail(err, FL_E_BUSY, "queue: %lld requests wait, limit %lld",
-                     (long long)e->n_queued, (long long)e->options.max_queued);
+    else if (!(share = fl_share_enter(e, key)))
+        rc = fl_fail(err, FL_E_NOMEM, "request");
+    if (!rc) rc = check_queue(e, share, r->params.n, err);
     if (!rc) rc = start_thread(e, err);
+    if (rc && share) fl_share_leave(e, share);
     if (!rc) {
+        r->share = share;
+        share->n_queued += r->params.n;
         r->arrival = e->n_submitted++;
         atomic_fetch_add(&r->refs, 1); /* the queue's */
         *e->queue_end = r;
         e->queue_end = &r->next;
-        e->n_queued++;
+        e->n_queued += r->params.n;
         e->stats.requests++;
         fl_engine_call(e);
     }
@@ -340,15 +383,22 @@ static int enqueue(fl_engine *e, fl_request *r, fl_err *err) {
 
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err) {
     fl_request *r;
-    truncate_prompt(s);
+    const fl_params *p = s->like ? &s->like->params : s->params;
+    int64_t bytes = 0;
+    truncate_prompt(s, p);
     int rc = fl_engine_check_owner(e, err);
-    if (!rc) rc = check_submission(e, s, err);
+    if (!rc) rc = check_submission(e, s, p, err);
+    if (!rc) rc = plan(e, s, p, &bytes, err);
+    if (!rc && bytes && atomic_load(&e->planned) + bytes > FL_MAX_PLANNED_BYTES)
+        rc = fl_fail(err, FL_E_BUSY, "logprobs: those of other requests take all memory they may");
     if (rc) {
         fl_arena_free(&s->arena);
         return rc;
     }
     if ((rc = fl_request_new(&r, e, s, err))) return rc;
-    if ((rc = prepare(e, r, err)) || (rc = enqueue(e, r, err))) {
+    r->planned = bytes;
+    atomic_fetch_add(&e->planned, bytes);
+    if ((rc = prepare(e, r, err)) || (rc = enqueue(e, r, &s->key, err))) {
         fl_request_unref(r);
         return rc;
     }

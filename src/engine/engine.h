@@ -19,14 +19,15 @@ typedef struct fl_request fl_request;
 
 typedef struct fl_engine_options {  /* 0: the default */
     int64_t max_running;            /* completions that hold KV pages; 256              */
-    int64_t max_queued;             /* requests not begun; beyond FL_E_BUSY; 1024      */
+    int64_t max_queued;             /* completions of requests not begun; 1024          */
     int64_t max_step_tokens;        /* rows of a step; the model's max_step_rows        */
     int64_t max_unread;             /* unread tokens before it pauses, without policy; 4096 */
     int64_t policy_timeout_ms;      /* silence of a policy that ends its request; 30000 */
     int64_t page_timeout_ms;        /* wait for KV pages that sequences hold; 10000     */
     int64_t max_policy_rows;        /* whole rows of logits lent to policies; 64        */
     int64_t num_speculative_tokens; /* guesses a step, for requests that do not say; 0 */
-    int64_t prompt_lookup_min, prompt_lookup_max; /* see fl_ngram; 2 and 4             */
+    int64_t prompt_lookup_min, prompt_lookup_max; /* see fl_ngram; 2 and 4 */
+    bool priority_between_keys; /* else a request's priority counts within its key only */
 } fl_engine_options;
 
 /* tokenizer may be NULL: ids only, no text, no stop texts.  Both are counted.  Engines of one model
@@ -55,12 +56,24 @@ typedef struct fl_submission {
     const int32_t *ids;      /* [n_ids] prompt, in the arena */
     size_t n_ids;
     fl_arena arena; /* moved into the request */
+    /* NULL, or a request with the same parameters but its prompt: its lists are shared and params
+     * is not looked at */
+    fl_request *like;
+    fl_text key; /* between whom the engine's time is divided; {NULL, 0}: nobody's */
 } fl_submission;
 
+enum {
+    FL_MAX_COMPLETIONS = 1024,        /* of one body: its prompts times n */
+    FL_MAX_REQUEST_BYTES = 256 << 20, /* of log-probabilities and echoes, for one body */
+    FL_MAX_PLANNED_BYTES = 1024 << 20 /* ... and for all requests of an engine */
+};
+
 /* One reference for the caller.  FL_E_ARG: empty prompt, ids outside the vocabulary, stop
- * texts without a tokenizer; FL_E_BUSY: the queue is full, or all rows of logits are lent;
- * FL_E_LIMIT: the prompt fills the context or the whole KV pool; FL_E_DEVICE: see
- * fl_engine_check_device.  The arena is the engine's from the call on, also on failure. */
+ * texts without a tokenizer; FL_E_BUSY: the queue is full and the key has its part of it, or all
+ * rows of logits are lent, or other requests' log-probabilities take all the memory they may;
+ * FL_E_LIMIT: the prompt fills the context or the whole KV pool, or the product of n, tokens and
+ * log-probabilities is too large; FL_E_DEVICE: see fl_engine_check_device.  The arena is the
+ * engine's from the call on, also on failure. */
 int fl_engine_submit(fl_engine *e, fl_request **out, fl_submission *s, fl_err *err);
 fl_request *fl_request_ref(fl_request *r);
 void fl_request_unref(fl_request *r);              /* a request nobody holds is cancelled */
@@ -85,7 +98,7 @@ typedef struct fl_update {
     int32_t *ids;   /* [n] */
     float *logprob; /* [n], when asked for */
     fl_top *top;    /* [n * n_top] */
-    int64_t n, n_top, cap;
+    int64_t n, n_top, cap, cap_top;
     fl_bytes text;
     fl_finish finish;  /* FL_FINISH_NONE: more to come */
     int32_t stop_id;   /* the id that ended it, or -1 */
@@ -111,6 +124,7 @@ typedef struct fl_usage {
 } fl_usage;
 void fl_request_usage(fl_request *r, fl_usage *out);
 const fl_params *fl_request_params(const fl_request *r);
+int64_t fl_request_planned(const fl_request *r); /* bytes, see FL_MAX_REQUEST_BYTES */
 const int32_t *fl_request_prompt(const fl_request *r, int64_t *n); /* ids, while r lives */
 const fl_err *fl_request_error(const fl_request *r);               /* after FL_FINISH_ERROR */
 /* Prompt log-probabilities, complete once a completion has its first token; entry 0 is 0. */

@@ -7,6 +7,7 @@
 #include "engine/ngram.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
+#include "engine/share.h"
 #include "model/holders.h"
 #include "model/kv.h"
 #include "model/step.h"
@@ -25,15 +26,18 @@ struct fl_engine {
     int n_eos;
     int64_t capacity; /* tokens one completion can have: context and pool bound it */
     pid_t owner;
-    int fd, attached;    /* attached: the eventfd of a server, or -1; under the lock */
-    atomic_llong n_rows; /* lent to policies */
+    int fd, attached;     /* attached: the eventfd of a server, or -1; under the lock */
+    atomic_llong n_rows;  /* lent to policies */
+    atomic_llong planned; /* bytes, see fl_request_planned */
 
     /* The lock covers what follows up to `thread`, and the outputs of all requests. */
     pthread_mutex_t lock;
     pthread_cond_t work;   /* for the thread: fl_engine_call */
     pthread_cond_t parked; /* for policies: a completion parked, or a request ended */
     fl_request *queue, **queue_end;
-    int64_t n_queued;
+    int64_t n_queued; /* completions */
+    fl_share *shares;
+    int64_t n_shares;
     uint64_t n_submitted;
     bool started, closing, draining;
     fl_err failure;     /* of the device: code 0 while it works; then nothing is taken any more */

@@ -49,6 +49,11 @@ static void fail_request(fl_engine *e, fl_request *r, const fl_err *err) {
     fl_engine_notify(e, r);
 }
 
+static void unqueue(fl_engine *e, fl_request *r) {
+    e->n_queued -= r->params.n;
+    r->share->n_queued -= r->params.n;
+}
+
 /* The queue's requests join the active completions, in the order they should be served. */
 static void take_queue(fl_engine *e) {
     while (e->queue) {
@@ -58,7 +63,8 @@ static void take_queue(fl_engine *e) {
         if (!e->queue) e->queue_end = &e->queue;
         if (grow(e, e->n_active + r->params.n, &err)) {
             fail_request(e, r, &err);
-            e->n_queued--;
+            unqueue(e, r);
+            fl_share_leave(e, r->share);
             fl_request_drop(r);
             continue;
         }
@@ -104,7 +110,7 @@ static void check_clock(fl_engine *e) {
 
 static void begin(fl_engine *e, fl_request *r) {
     if (r->begun) return;
-    e->n_queued--;
+    unqueue(e, r);
     r->begun = true;
     r->begun_at = fl_now();
     fl_histogram_add(&e->stats.queue_s, r->begun_at - r->submitted_at, 1);
@@ -125,6 +131,7 @@ static void sweep(fl_engine *e) {
         begin(e, r);
         e->stats.finished++;
         fl_histogram_add(&e->stats.total_s, fl_now() - r->submitted_at, 1);
+        fl_share_leave(e, r->share);
         fl_request_drop(r);
     }
     e->n_active = kept;
@@ -168,17 +175,23 @@ static int64_t list_items(fl_engine *e) {
     int64_t n = 0;
     for (int64_t i = 0; i < e->n_active; i++) {
         fl_choice *c = e->active[i];
-        bool wants = wants_rows(e, c);
-        if (!wants && !c->seq) continue;
-        fl_sched_item it = {.running = c->seq != NULL, .parked = !wants, .paused = is_paused(e, c)};
+        if (c->seq || wants_rows(e, c)) e->scheduled[n++] = c;
+    }
+    fl_share_order(e, e->scheduled, n);
+    for (int64_t i = 0; i < n; i++) {
+        fl_choice *c = e->scheduled[i];
+        const bool wants = wants_rows(e, c);
+        fl_sched_item it = {.share = c->request->share->number,
+                            .running = c->seq != NULL,
+                            .parked = !wants,
+                            .paused = is_paused(e, c)};
         if (c->seq) {
             it.length = fl_sequence_length(c->seq);
             fl_step_pages_of(c->seq, &it.pages, &it.shared_tail);
         }
         it.pending = fl_max_i64(known(c) - it.length, 1);
         if (wants && c->seq && it.pending == 1) it.guesses = guess(e, c);
-        e->scheduled[n] = c;
-        e->items[n++] = it;
+        e->items[i] = it;
     }
     return n;
 }
@@ -318,12 +331,20 @@ static void commit(fl_engine *e, fl_choice *c) {
     fl_engine_notify(e, r);
 }
 
-/* The prompt is in the first completion's pages: the others share them from here. */
+static int64_t n_running(const fl_engine *e) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < e->n_active; i++) n += e->active[i]->seq != NULL;
+    return n;
+}
+
+/* The prompt is in the first completion's pages: the others share them from here, as many as may
+ * run.  The rest has its first token and waits like one that was preempted. */
 static void fork_others(fl_engine *e, fl_choice *first) {
     fl_request *r = first->request;
+    int64_t room = r->params.n > 1 ? e->options.max_running - n_running(e) : 0;
     for (int64_t k = 1; k < r->params.n; k++) {
         fl_err err;
-        if (fl_sequence_fork(&r->choice[k].seq, first->seq, &err))
+        if (room-- > 0 && fl_sequence_fork(&r->choice[k].seq, first->seq, &err))
             fail_choice(e, &r->choice[k], &err);
         else
             commit(e, &r->choice[k]);
@@ -335,6 +356,7 @@ static void commit_all(fl_engine *e, int64_t n) {
         const fl_step_entry *entry = &e->entries[i];
         fl_choice *c = entry->ctx;
         const int64_t length = fl_sequence_length(c->seq);
+        c->request->share->served += (double)entry->n;
         if (length <= c->request->n_prompt) e->stats.prompt_tokens += (uint64_t)entry->n;
         if (c->index == 0 && c->request->prompt_logprob) offer_scores(c);
         if (length < known(c)) continue; /* in the middle of a prompt */

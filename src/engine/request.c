@@ -24,10 +24,16 @@ static void choice_free(fl_choice *c) {
 }
 
 /* With a seed, completion i of a request draws from seed + i, so that they differ. */
+static int new_sampler(fl_choice *c, const fl_request *r, int64_t i, fl_err *err) {
+    const fl_sampler_params *p = &r->params.sampler;
+    const fl_request *first = r->like ? r->like : r;
+    const uint64_t seed = p->seed + (uint64_t)i;
+    if (c == first->choice) return fl_sampler_new(&c->sampler, p, err);
+    return fl_sampler_like(&c->sampler, first->choice->sampler, p->has_seed ? &seed : NULL, err);
+}
+
 static int choice_init(fl_choice *c, fl_request *r, fl_engine *e, int64_t i, fl_err *err) {
     const fl_params *p = &r->params;
-    fl_sampler_params own = p->sampler;
-    own.seed += (uint64_t)i;
     c->request = r;
     c->index = i;
     c->stop_id = -1;
@@ -36,7 +42,7 @@ static int choice_init(fl_choice *c, fl_request *r, fl_engine *e, int64_t i, fl_
     c->pick_top = fl_alloc_array((size_t)(picks * k), sizeof(fl_top));
     if (!c->pick || !c->pick_top) return fl_fail(err, FL_E_NOMEM, "request");
     for (int64_t j = 0; j < picks; j++) c->pick[j].top = c->pick_top + j * k;
-    int rc = fl_sampler_new(&c->sampler, &own, err);
+    int rc = new_sampler(c, r, i, err);
     return rc ? rc : fl_policy_init(c, e, err);
 }
 
@@ -68,8 +74,10 @@ int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_er
     }
     atomic_init(&r->refs, 1);
     r->arena = arena;
-    r->params = *s->params;
-    int rc = settle(&r->params, &e->options, err);
+    r->like = s->like;
+    if (r->like) atomic_fetch_add(&r->like->refs, 1);
+    r->params = r->like ? r->like->params : *s->params;
+    int rc = r->like ? FL_OK : settle(&r->params, &e->options, err);
     r->prompt = s->ids;
     r->n_prompt = (int64_t)s->n_ids;
     pthread_cond_init(&r->news, NULL);
@@ -107,8 +115,14 @@ void fl_request_drop(fl_request *r) {
         pthread_cond_destroy(&r->ended);
     }
     fl_arena_free(&r->arena);
+    if (e) atomic_fetch_sub(&e->planned, r->planned);
+    if (r->like) fl_request_drop(r->like);
     fl_free(r);
     fl_engine_unref(e);
+}
+
+int64_t fl_request_planned(const fl_request *r) {
+    return r->planned;
 }
 
 bool fl_choice_is_end(const fl_choice *c, int32_t id) {
@@ -253,17 +267,20 @@ void fl_update_free(fl_update *u) {
     *u = (fl_update){0};
 }
 
-static int room(fl_update *u, int64_t n, fl_err *err) {
-    if (n <= u->cap && u->ids) return FL_OK;
-    int64_t cap = fl_max_i64(n, 32);
+static int room(fl_update *u, int64_t n, int64_t n_top, fl_err *err) {
+    const int64_t cap = fl_max_i64(n, 32), cap_top = cap * n_top;
+    if (n <= u->cap && cap_top <= u->cap_top && u->ids) return FL_OK;
     int32_t *ids = fl_grow(u->ids, (size_t)cap * sizeof(*ids));
     if (ids) u->ids = ids;
     float *logprob = fl_grow(u->logprob, (size_t)cap * sizeof(*logprob));
     if (logprob) u->logprob = logprob;
-    fl_top *top = fl_grow(u->top, (size_t)(cap * FL_MAX_LOGPROBS) * sizeof(*top));
+    fl_top *top = cap_top <= u->cap_top && u->top
+                      ? u->top
+                      : fl_grow(u->top, (size_t)fl_max_i64(cap_top, 1) * sizeof(*top));
     if (top) u->top = top;
     if (!ids || !logprob || !top) return fl_fail(err, FL_E_NOMEM, "%lld new tokens", (long long)n);
     u->cap = cap;
+    u->cap_top = fl_max_i64(cap_top, u->cap_top);
     return FL_OK;
 }
 
@@ -284,7 +301,7 @@ static void take_token(const fl_choice *c, int64_t i, fl_update *u, int64_t at) 
 int fl_choice_take(fl_choice *c, fl_update *u, fl_err *err) {
     const fl_params *p = &c->request->params;
     const int64_t n = fl_choice_unread(c);
-    int rc = room(u, n, err);
+    int rc = room(u, n, fl_max_i64(p->logprobs, 0), err);
     if (rc) return rc;
     u->text.len = 0;
     if (c->released > c->seen_bytes)

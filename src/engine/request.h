@@ -16,6 +16,7 @@
 typedef struct fl_choice { /* one completion; the scheduler's unit */
     fl_request *request;
     int64_t index;
+    int64_t place;    /* among those of its key: see share.h */
     fl_sequence *seq; /* NULL: waiting, holds no pages */
     fl_sampler *sampler;
     fl_detok detok;
@@ -51,8 +52,11 @@ struct fl_request {
     atomic_int refs;
     int handles; /* of users; at 0 the request is cancelled; under the lock */
     atomic_bool cancelled;
-    fl_engine *engine; /* counted; NULL until the request is complete */
-    fl_arena arena;    /* holds params' lists and the prompt */
+    fl_engine *engine;      /* counted; NULL until the request is complete */
+    fl_arena arena;         /* holds params' lists and the prompt */
+    fl_request *like;       /* NULL, or who has params' lists: counted */
+    struct fl_share *share; /* of its key, while the engine has it */
+    int64_t planned;        /* bytes */
     fl_params params;
     const int32_t *prompt;
     int64_t n_prompt;

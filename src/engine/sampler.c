@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "engine/sampler_stats.h"
@@ -22,13 +23,21 @@ typedef struct row {
     int32_t m;
 } row;
 
+/* What may be long.  Never changes, so that the samplers of all completions share it. */
+typedef struct lists {
+    atomic_int refs;
+    fl_logit_bias *bias;
+    int32_t *allowed; /* without repetitions */
+    uint32_t *bits;   /* of allowed, up to the largest id; or NULL */
+    int32_t allowed_max;
+} lists;
+
 struct fl_sampler {
-    fl_sampler_params p;   /* bias and allowed owned                              */
+    fl_sampler_params p;   /* bias and allowed are those of `lists`               */
+    lists *lists;          /* counted                                             */
     uint64_t draw;         /* number of the next draw                             */
     fl_sampler_work *work; /* own_work, or borrowed                               */
     fl_sampler_work *own_work;
-    uint32_t *allowed;    /* bits of p.allowed, up to the largest id; or NULL    */
-    int32_t allowed_max;  /* that id                                             */
     const uint32_t *mask; /* borrowed, or NULL                                   */
 };
 
@@ -140,15 +149,44 @@ static int check_params(const fl_sampler_params *p, fl_err *err) {
     return check_order(p, err);
 }
 
-/* The list as bits, so that a row is passed once however long the list. */
-static int make_allowed(fl_sampler *s, fl_err *err) {
-    for (size_t i = 0; i < s->p.n_allowed; i++) {
-        if (s->p.allowed[i] > s->allowed_max) s->allowed_max = s->p.allowed[i];
+static void lists_unref(lists *l) {
+    if (!l || atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1) return;
+    fl_free(l->bias);
+    fl_free(l->allowed);
+    fl_free(l->bits);
+    fl_free(l);
+}
+
+/* The ids as bits, so that a row is passed once however long the list; and each once. */
+static size_t take_allowed(lists *l, const fl_sampler_params *p) {
+    size_t n = 0;
+    for (size_t i = 0; i < p->n_allowed; i++) {
+        uint32_t *word = &l->bits[p->allowed[i] / 32];
+        const uint32_t bit = 1u << (p->allowed[i] % 32);
+        if (!(*word & bit)) l->allowed[n++] = p->allowed[i];
+        *word |= bit;
     }
-    s->allowed = fl_alloc_array((size_t)s->allowed_max / 32 + 1, sizeof(*s->allowed));
-    if (!s->allowed) return fl_fail(err, FL_E_NOMEM, "allowed_token_ids: %d", s->allowed_max);
-    for (size_t i = 0; i < s->p.n_allowed; i++)
-        s->allowed[s->p.allowed[i] / 32] |= 1u << (s->p.allowed[i] % 32);
+    return n;
+}
+
+static int lists_new(fl_sampler *s, const fl_sampler_params *p, fl_err *err) {
+    lists *l = s->lists = fl_alloc(sizeof(*l));
+    if (!l) return fl_fail(err, FL_E_NOMEM, "sampler: %zu bytes", sizeof(*l));
+    atomic_init(&l->refs, 1);
+    for (size_t i = 0; i < p->n_allowed; i++)
+        if (p->allowed[i] > l->allowed_max) l->allowed_max = p->allowed[i];
+    if (p->n_bias)
+        l->bias = (fl_logit_bias *)(void *)fl_memdup(p->bias, p->n_bias * sizeof(*p->bias));
+    if (p->allowed) {
+        l->allowed = fl_alloc_array(p->n_allowed, sizeof(*l->allowed));
+        l->bits = fl_alloc_array((size_t)l->allowed_max / 32 + 1, sizeof(*l->bits));
+    }
+    if ((p->n_bias && !l->bias) || (p->allowed && (!l->allowed || !l->bits)))
+        return fl_fail(err, FL_E_NOMEM, "sampler: %zu biases, %zu allowed ids", p->n_bias,
+                       p->n_allowed);
+    s->p.bias = l->bias;
+    s->p.allowed = l->allowed;
+    if (p->allowed) s->p.n_allowed = take_allowed(l, p);
     return FL_OK;
 }
 
@@ -158,32 +196,38 @@ int fl_sampler_new(fl_sampler **out, const fl_sampler_params *p, fl_err *err) {
     fl_sampler *s = fl_alloc(sizeof(*s));
     if (!s) return fl_fail(err, FL_E_NOMEM, "sampler: %zu bytes", sizeof(*s));
     s->p = *p;
-    s->p.bias = NULL;
-    s->p.allowed = NULL;
     if (!s->p.n_order) {
         memcpy(s->p.order, default_order, sizeof(default_order));
         s->p.n_order = FL_STAGE_COUNT;
     }
-    if ((p->n_bias && !(s->p.bias = (fl_logit_bias *)(void *)fl_memdup(
-                            p->bias, p->n_bias * sizeof(*p->bias)))) ||
-        (p->allowed && !(s->p.allowed = (int32_t *)(void *)fl_memdup(
-                             p->allowed, p->n_allowed * sizeof(*p->allowed))))) {
-        rc = fl_fail(err, FL_E_NOMEM, "sampler: %zu biases, %zu allowed ids", p->n_bias,
-                     p->n_allowed);
-        goto done;
+    rc = lists_new(s, p, err);
+    if (!rc && !p->has_seed) rc = fl_random_seed(&s->p.seed, err);
+    if (rc) {
+        fl_sampler_free(s);
+        return rc;
     }
-    if (p->allowed && (rc = make_allowed(s, err))) goto done;
-    if (!p->has_seed && (rc = fl_random_seed(&s->p.seed, err))) goto done;
     s->p.has_seed = true;
     *out = s;
-    s = NULL;
-done:
-    fl_sampler_free(s);
+    return FL_OK;
+}
+
+int fl_sampler_like(fl_sampler **out, const fl_sampler *other, const uint64_t *seed, fl_err *err) {
+    fl_sampler *s = fl_alloc(sizeof(*s));
+    if (!s) return fl_fail(err, FL_E_NOMEM, "sampler: %zu bytes", sizeof(*s));
+    s->p = other->p;
+    s->lists = other->lists;
+    atomic_fetch_add_explicit(&s->lists->refs, 1, memory_order_relaxed);
+    if (seed) s->p.seed = *seed;
+    int rc = seed ? FL_OK : fl_random_seed(&s->p.seed, err);
+    if (rc)
+        fl_sampler_free(s);
+    else
+        *out = s;
     return rc;
 }
 
 int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err) {
-    int rc = fl_sampler_new(out, &s->p, err);
+    int rc = fl_sampler_like(out, s, &s->p.seed, err);
     if (!rc) (*out)->draw = s->draw;
     return rc;
 }
@@ -193,15 +237,15 @@ const fl_sampler_params *fl_sampler_settings(const fl_sampler *s) {
 }
 
 const uint32_t *fl_sampler_allowed(const fl_sampler *s, int32_t *words) {
-    *words = s->allowed ? s->allowed_max / 32 + 1 : 0;
-    return s->allowed;
+    *words = s->lists->bits ? s->lists->allowed_max / 32 + 1 : 0;
+    return s->lists->bits;
 }
 
 bool fl_sampler_describe(const fl_sampler *s, int32_t n, fl_sample_row *out) {
     const fl_sampler_params *p = &s->p;
     *out = (fl_sample_row){.mode =
                                p->temperature < FL_GREEDY_BELOW ? FL_SAMPLE_GREEDY : FL_SAMPLE_DRAW,
-                           .masked = s->allowed != NULL,
+                           .masked = s->lists->bits != NULL,
                            .temperature = p->temperature,
                            .repetition = p->repetition_penalty,
                            .frequency = p->frequency_penalty,
@@ -212,15 +256,13 @@ bool fl_sampler_describe(const fl_sampler *s, int32_t n, fl_sample_row *out) {
                            .seed = p->seed};
     return p->n_order == FL_STAGE_COUNT &&
            !memcmp(p->order, default_order, sizeof(default_order)) && !s->mask &&
-           (!s->allowed || s->allowed_max < n);
+           (!s->lists->bits || s->lists->allowed_max < n);
 }
 
 void fl_sampler_free(fl_sampler *s) {
     if (!s) return;
     fl_sampler_work_free(s->own_work);
-    fl_free(s->allowed);
-    fl_free(s->p.bias);
-    fl_free(s->p.allowed);
+    lists_unref(s->lists);
     fl_free(s);
 }
 
@@ -331,8 +373,9 @@ static void apply_mask(float *x, int32_t n, const uint32_t *mask, int32_t words)
 }
 
 static int stage_allowed(fl_sampler *s, float *x, int32_t n, fl_err *err) {
-    int rc = check_ids("allowed_token_ids", &s->allowed_max, 1, n, err);
-    if (!rc) apply_mask(x, n, s->allowed, s->allowed_max / 32 + 1);
+    const lists *l = s->lists;
+    int rc = check_ids("allowed_token_ids", &l->allowed_max, 1, n, err);
+    if (!rc) apply_mask(x, n, l->bits, l->allowed_max / 32 + 1);
     return rc;
 }
 

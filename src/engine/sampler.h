@@ -91,6 +91,9 @@ const uint32_t *fl_sampler_allowed(const fl_sampler *s, int32_t *words);
 /* What a device does to a row of n tokens in place of s, but for edits and draw; false: s needs
  * what it lacks (another order, a mask), or would fail. */
 bool fl_sampler_describe(const fl_sampler *s, int32_t n, fl_sample_row *out);
+/* Same parameters but the seed (NULL: one from the system), from the first draw.  Shares the lists
+ * of `other`, which may be in use on another thread meanwhile. */
+int fl_sampler_like(fl_sampler **out, const fl_sampler *other, const uint64_t *seed, fl_err *err);
 /* Same parameters, same seed, same place in the random stream. */
 int fl_sampler_clone(fl_sampler **out, const fl_sampler *s, fl_err *err);
 void fl_sampler_free(fl_sampler *s);

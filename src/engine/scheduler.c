@@ -1,6 +1,10 @@
 #include "engine/scheduler.h"
 
+#include <stddef.h>
+
 #include "util/num.h"
+
+enum { KEPT_ROWS = 4 }; /* one row of so many is kept for prompts of another share */
 
 typedef struct state {
     fl_sched_item *items;
@@ -44,9 +48,64 @@ static void grant(state *s, fl_sched_item *it, int64_t rows) {
     it->rows = rows;
 }
 
+/* What a share holds of slots or pages. */
+static int64_t held(const state *s, int64_t share, bool pages) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        const fl_sched_item *it = &s->items[i];
+        if (it->share == share && it->running && !it->preempt) n += pages ? it->pages : 1;
+    }
+    return n;
+}
+
+/* The last branch that has to give its place to one of `share`, which needs so much more than it
+ * has; NULL: none has more than is its due. */
+static fl_sched_item *richer(const state *s, int64_t share, int64_t need, bool pages) {
+    const int64_t own = held(s, share, pages) + need;
+    for (int64_t i = s->n - 1; i >= 0; i--) {
+        fl_sched_item *it = &s->items[i];
+        if (it->share == share || !it->running || it->preempt || (pages && !it->pages)) continue;
+        if (held(s, it->share, pages) - (pages ? it->pages : 1) >= own) return it;
+    }
+    return NULL;
+}
+
+/* The first that waits for what others have too much of gets it; all of it or nothing. */
+static void share_out(state *s) {
+    int64_t i = 0;
+    while (i < s->n && (s->items[i].running || s->items[i].parked)) i++;
+    if (i == s->n) return;
+    const fl_sched_item *it = &s->items[i];
+    const int64_t need = cost(s, it, it->pending), before = s->free_pages;
+    fl_sched_item *victim = NULL;
+    if (s->running >= s->limits->max_running && (victim = richer(s, it->share, 1, false)))
+        preempt(s, victim);
+    if (s->running >= s->limits->max_running) return;
+    while (s->free_pages < need && (victim = richer(s, it->share, need, true))) preempt(s, victim);
+    if (s->free_pages >= need || s->free_pages == before) return;
+    for (int64_t k = 0; k < s->n; k++) { /* in vain */
+        if (!s->items[k].preempt) continue;
+        s->items[k].preempt = false;
+        s->running++;
+    }
+    s->free_pages = before;
+}
+
+/* The first prompt; decodes of other shares after it keep clear of the last rows. */
+static int64_t first_prompt(const state *s) {
+    int64_t i = 0;
+    while (i < s->n && (s->items[i].parked || (s->items[i].running && s->items[i].pending == 1)))
+        i++;
+    return i;
+}
+
 static void decode(state *s) {
+    const int64_t prompt = first_prompt(s), kept = s->limits->max_rows / KEPT_ROWS;
     for (int64_t i = 0; i < s->n && s->rows_left && s->seqs_left; i++) {
         fl_sched_item *it = &s->items[i];
+        if (i > prompt && it->share != s->items[prompt].share &&
+            (s->rows_left <= kept || s->seqs_left == 1))
+            continue;
         if (!it->running || it->parked || it->preempt || it->pending != 1) continue;
         while (cost(s, it, 1) > s->free_pages && preempt_for(s, i)) {
         }
@@ -135,6 +194,7 @@ void fl_schedule(fl_sched_item *items, int64_t n, const fl_sched_limits *limits)
         items[i].preempt = false;
         s.running += items[i].running;
     }
+    share_out(&s);
     decode(&s);
     prefill(&s);
     for (int64_t i = 0; i < n; i++) preempted |= items[i].preempt;

@@ -2,11 +2,15 @@
  * clock, no memory and no device, so that tests and simulations can drive it.
  *
  * Order: branches that decode one token first, then prompts in chunks, then admission of
- * waiting branches, each in the order given (the engine sorts by priority, then arrival).
+ * waiting branches, each in the order given (the engine's is that of share.h).
  * Rows and pages that are left check guesses.  When the pool is full the last running branch
  * is preempted: it gives its pages back and waits to be computed again.  Where none is
  * behind, one whose reader lags leaves: else a caller that waits for another request before
- * it reads this one would wait for ever. */
+ * it reads this one would wait for ever.
+ *
+ * Between shares: the first of those that wait takes the place of the last running branch of
+ * a share that still has more than its own after that, in branches or in pages; and decodes of
+ * other shares leave some rows to prompts before them. */
 #ifndef FL_ENGINE_SCHEDULER_H
 #define FL_ENGINE_SCHEDULER_H
 
@@ -14,6 +18,7 @@
 #include <stdint.h>
 
 typedef struct fl_sched_item {
+    int64_t share;    /* whose it is: any number for each key                         */
     bool running;     /* admitted: holds pages, counts against max_running           */
     bool parked;      /* waits for a policy: holds pages, gets no rows                */
     bool paused;      /* parked, and by its own reader: leaves when others need room    */

@@ -144,8 +144,9 @@ static void write_news(fl_server *s, fl_conn *c, int64_t k) {
 /* All completions of request k, once it has ended. */
 static void write_whole(fl_server *s, fl_conn *c, int64_t k) {
     fl_generation *g = &c->generation;
-    if (g->written[k * g->n] || !fl_request_ended(g->requests[k])) return;
-    for (int64_t i = 0; i < g->n; i++) {
+    if (g->written[(k + 1) * g->n - 1] || !fl_request_ended(g->requests[k])) return;
+    for (int64_t i = 0; i < g->n && c->out.len < FL_SERVE_OUT_BYTES; i++) {
+        if (g->written[k * g->n + i]) continue;
         if (fl_request_result(g->requests[k], i, &g->update, NULL)) c->out.failed = true;
         if (c->out.failed) return;
         put_event(s, c, k, &g->update);

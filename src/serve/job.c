@@ -66,16 +66,19 @@ static fl_account *find_account(fl_server *s, const fl_text *name) {
     return a;
 }
 
-static int check_limits(fl_account *a, const envelope *e, fl_refusal *why) {
+/* completions: that would run beside those that do */
+static int check_limits(fl_account *a, const envelope *e, int64_t completions, fl_refusal *why) {
     const double now = fl_now();
     if (now - a->minute_began >= MINUTE) {
         a->minute_began = now;
         a->tokens = 0;
     }
-    if (e->max_running && a->running >= e->max_running) {
+    if (e->max_running && a->running + completions > e->max_running) {
         why->retry_after = 1;
-        return fl_fail(&why->err, FL_E_BUSY, "key: %lld requests of '%s' are running, limit %lld",
-                       (long long)a->running, a->name, (long long)e->max_running);
+        return fl_fail(&why->err, FL_E_BUSY,
+                       "key: %lld completions of '%s' are running, %lld more asked for, limit %lld",
+                       (long long)a->running, a->name, (long long)completions,
+                       (long long)e->max_running);
     }
     if (e->tokens_per_minute && a->tokens >= e->tokens_per_minute) {
         why->retry_after = 1 + (int64_t)(a->minute_began + MINUTE - now);
@@ -85,13 +88,18 @@ static int check_limits(fl_account *a, const envelope *e, fl_refusal *why) {
     return FL_OK;
 }
 
-static int charge(fl_server *s, fl_generation *g, const envelope *e, fl_refusal *why) {
+static int charge(fl_server *s, fl_generation *g, const envelope *e, int64_t completions,
+                  fl_refusal *why) {
     int rc = FL_OK;
     pthread_mutex_lock(&s->lock);
     fl_account *a = e->key.data ? find_account(s, &e->key) : NULL;
-    if (e->key.data) rc = a ? check_limits(a, e, why) : fl_fail(&why->err, FL_E_NOMEM, "key");
-    if (!rc && a) a->running++;
-    if (!rc) g->account = a;
+    if (e->key.data)
+        rc = a ? check_limits(a, e, completions, why) : fl_fail(&why->err, FL_E_NOMEM, "key");
+    if (!rc && a) a->running += completions;
+    if (!rc) {
+        g->account = a;
+        g->completions = completions;
+    }
     pthread_mutex_unlock(&s->lock);
     return rc;
 }
@@ -117,12 +125,15 @@ static bool listed(char *const *names, const char *name) {
 
 static int submit(fl_server *s, fl_generation *g, const fl_openai_request *o, const envelope *e,
                   fl_refusal *why) {
+    fl_params params = {0};
+    int64_t planned = 0;
     for (uint32_t i = 0; i < o->n_prompts; i++) {
-        fl_submission one = {0};
-        fl_params params;
+        fl_submission one = {.key = e->key, .like = i ? g->requests[0] : NULL};
         int rc = fl_openai_prompt(&one, &params, o, i, &s->prompter, &why->param, &why->err);
-        params.policy_logits = !rc && params.policy && listed(s->row_policies, o->policy.data);
-        if (!rc) rc = salt(&one, &params, &e->key, &why->err);
+        if (!rc && !i) {
+            params.policy_logits = params.policy && listed(s->row_policies, o->policy.data);
+            rc = salt(&one, &params, &e->key, &why->err);
+        }
         if (rc) {
             fl_arena_free(&one.arena);
             return rc;
@@ -134,6 +145,13 @@ static int submit(fl_server *s, fl_generation *g, const fl_openai_request *o, co
         }
         g->n_requests = i + 1;
         g->n = params.n;
+        if ((planned += fl_request_planned(g->requests[i])) > FL_MAX_REQUEST_BYTES) {
+            why->param = "prompt";
+            return fl_fail(&why->err, FL_E_LIMIT,
+                           "prompt: the log-probabilities or echoes of %u would take more than %d "
+                           "MiB",
+                           o->n_prompts, FL_MAX_REQUEST_BYTES >> 20);
+        }
         if (!o->stream) fl_request_collect(g->requests[i]);
     }
     g->n_unfinished = g->n_requests * g->n;
@@ -189,8 +207,15 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     int rc = fl_openai_read(&o, kind, &e->body, fl_model_generation_config(s->model), arena,
                             &why->param, &why->err);
     if (!rc) rc = check_names(s, &o, why);
-    if (!rc) rc = charge(s, g, e, why);
+    if (!rc) rc = charge(s, g, e, o.completions, why);
     if (rc) return rc;
+    if (o.completions > FL_MAX_COMPLETIONS) {
+        why->param = "n";
+        rc = fl_fail(&why->err, FL_E_ARG, "n: %lld completions of %u prompts, at most %d",
+                     (long long)o.completions, o.n_prompts, FL_MAX_COMPLETIONS);
+        fl_generation_end(s, g);
+        return rc;
+    }
     g->stream = o.stream;
     g->return_token_ids = o.return_token_ids;
     g->requests = fl_alloc_array(o.n_prompts, sizeof(fl_request *));
@@ -217,7 +242,7 @@ void fl_generation_end(fl_server *s, fl_generation *g) {
     pthread_mutex_lock(&s->lock);
     if (g->n_requests && g->written) s->stats.generations--;
     if (g->account) {
-        g->account->running--;
+        g->account->running -= g->completions;
         g->account->tokens += tokens;
     }
     pthread_mutex_unlock(&s->lock);

@@ -232,6 +232,15 @@ static int read_completion(reading *r) {
     return FL_OK;
 }
 
+/* What n is wrong is told by whoever reads it. */
+static void count_completions(reading *r) {
+    const fl_jv *n = member(r->body, "n");
+    double each = n && n->kind == FL_JV_INT ? (double)n->integer : 1;
+    if (n && n->kind == FL_JV_FLOAT) each = n->number;
+    if (!(each >= 1 && each <= FL_MAX_N)) each = 1;
+    r->out->completions = (int64_t)each * r->out->n_prompts;
+}
+
 int fl_openai_read(fl_openai_request *out, fl_openai_kind kind, const fl_jv *body,
                    const fl_generation_config *defaults, fl_arena *arena, const char **field,
                    fl_err *err) {
@@ -247,6 +256,7 @@ int fl_openai_read(fl_openai_request *out, fl_openai_kind kind, const fl_jv *bod
     if (!rc) rc = read_stream(&r);
     if (!rc) rc = read_names(&r);
     if (!rc) rc = kind == FL_OPENAI_CHAT ? read_chat(&r) : read_completion(&r);
+    if (!rc) count_completions(&r);
     if (!rc && defaults) put_defaults(&r, defaults);
     return rc;
 }
@@ -278,11 +288,11 @@ int fl_openai_prompt(fl_submission *s, fl_params *params, const fl_openai_reques
         r->members[r->n_members] =
             (fl_jv_member){{.kind = FL_JV_STRING, .string = {"prompt", 6}}, r->prompts[i]};
     const fl_params_source source = {.object = &object, .arena = &s->arena, .field = field};
-    int rc = fl_params_read(params, &source, err);
+    int rc = i ? FL_OK : fl_params_read(params, &source, err);
     if (rc) return rc;
     *field = NULL;
     s->params = params;
-    if (r->policy.data && (rc = set_policy(params, &r->policy, &s->arena, err))) return rc;
+    if (!i && r->policy.data && (rc = set_policy(params, &r->policy, &s->arena, err))) return rc;
     rc = fl_prompt_encode(p, &object, &s->arena, &s->ids, &s->n_ids, err);
     if (rc) *field = fl_openai_param(r, err);
     return rc;

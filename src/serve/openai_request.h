@@ -19,6 +19,7 @@ typedef struct fl_openai_request { /* values live in the arena of the body */
     uint32_t n_members;
     const fl_jv *prompts; /* completion: [n_prompts]; chat: NULL */
     uint32_t n_prompts;   /* >= 1 */
+    int64_t completions;  /* of all prompts, if its n can be served at all */
     const char *model;    /* NULL: not said */
     fl_text policy;       /* {NULL, 0}: none */
     fl_text request_id;   /* likewise */
@@ -33,7 +34,8 @@ int fl_openai_read(fl_openai_request *out, fl_openai_kind kind, const fl_jv *bod
                    fl_err *err);
 
 /* Prompt i as a submission; params is the caller's storage, the arena in s the caller's until
- * it is submitted.  Errors as above. */
+ * it is submitted.  Parameters are read with prompt 0 only: the others are `like` its request.
+ * Errors as above. */
 int fl_openai_prompt(fl_submission *s, fl_params *params, const fl_openai_request *r, uint32_t i,
                      const fl_prompter *p, const char **field, fl_err *err);
 

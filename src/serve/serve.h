@@ -8,7 +8,8 @@
  *   {"op": "tokenize" | "detokenize" | "tokenizer_info" | "info" | "stats" | "health"}
  *
  * key = {"name", "max_running", "tokens_per_minute"}: on whose account, 0 or absent = no limit;
- * "parse_special": false in it: special tokens in prompts are text.
+ * max_running counts completions, n of each prompt.  Keys take turns.  "parse_special": false in it:
+ * special tokens in prompts are text.
  * A generation is answered by
  *   {"start": {"stream", "include_usage", "continuous_usage_stats", "return_token_ids",
  *              "return_tokens_as_token_ids", "choices", "prompt_tokens", "model", "request_id"}}

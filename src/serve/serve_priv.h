@@ -17,7 +17,7 @@ enum {
 
 typedef struct fl_account { /* of a key; under the lock */
     struct fl_account *next;
-    int64_t running;
+    int64_t running;     /* completions */
     double minute_began; /* the minute in which `tokens` were used */
     int64_t tokens;
     char name[];
@@ -26,6 +26,7 @@ typedef struct fl_account { /* of a key; under the lock */
 typedef struct fl_generation { /* what a connection runs */
     fl_request **requests;     /* [n_requests], one a prompt; NULL: nothing runs */
     int64_t n_requests, n;     /* n: completions of each */
+    int64_t completions;       /* as charged to the account */
     int64_t n_unfinished;      /* completions whose end has not been written */
     bool *written;             /* [n_requests * n]: the first event */
     bool stream, return_token_ids;
