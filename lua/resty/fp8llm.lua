@@ -81,8 +81,8 @@ function client:send(op, body, key)
 end
 
 --- An operation with one answer -> the answer as it came | nil, refusal.
-function client:ask(op, body)
-  local s, line = self:send(op, body)
+function client:ask(op, body, key)
+  local s, line = self:send(op, body, key)
   if not s then return nil, line end
   s:finish()
   if find(line, '^{"error":') then return nil, json.decode(line).error end

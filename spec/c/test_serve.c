@@ -442,6 +442,9 @@ static void test_keys(void) {
     put(&b, limited);
     check(has(get(&b), "3 tokens of 'bob'") && has(b.line, "\"retry_after\":"),
           "a minute's tokens are counted exactly");
+    put(&b, "{\"op\":\"tokenize\",\"key\":{\"name\":\"bob\",\"tokens_per_minute\":3},"
+            "\"body\":{\"prompt\":\"a\"}}\n");
+    check(has(get(&b), "tokens of 'bob'"), "and counting others' is no way around them");
     client_free(&b);
 }
 

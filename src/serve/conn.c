@@ -133,6 +133,8 @@ static bool has_request(fl_server *s, fl_conn *c) {
     return c->in.len >= c->line + c->body;
 }
 
+static void drop_request(fl_conn *c);
+
 static void give_to_worker(fl_server *s, fl_conn *c) {
     c->state = FL_CONN_PREPARING;
     c->queued = NULL;
@@ -153,7 +155,18 @@ static void go_on(fl_server *s, fl_conn *c) {
             fl_conn_drop(s, c);
             return;
         }
-        if (has_request(s, c)) give_to_worker(s, c);
+        if (has_request(s, c)) {
+            if (fl_job_quick(s, c)) {
+                if (c->out.failed) { /* no memory for the answer */
+                    fl_conn_drop(s, c);
+                    return;
+                }
+                drop_request(c);
+                go_on(s, c);
+                return;
+            }
+            give_to_worker(s, c);
+        }
         if (c->closing) { /* has_request refused it */
             go_on(s, c);
             return;

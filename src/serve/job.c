@@ -273,6 +273,18 @@ static int forbid_special(envelope *e, fl_arena *arena, fl_refusal *why) {
     return FL_OK;
 }
 
+/* What is only counted costs its key about what a prompt of its length does. */
+static int answer(fl_server *s, fl_conn *c, const envelope *e, fl_refusal *why) {
+    enum { TOKEN_BYTES = 4 };
+    int rc = FL_OK;
+    pthread_mutex_lock(&s->lock);
+    fl_account *a = e->key.data ? find_account(s, &e->key) : NULL;
+    if (e->key.data) rc = a ? check_limits(a, e, 0, why) : fl_fail(&why->err, FL_E_NOMEM, "key");
+    if (!rc && a) a->tokens += (int64_t)(c->line + c->body) / TOKEN_BYTES;
+    pthread_mutex_unlock(&s->lock);
+    return rc ? rc : fl_answer(s, e->op, e->has_body ? &e->body : NULL, &c->out, why);
+}
+
 static void run_job(fl_server *s, fl_conn *c) {
     fl_arena arena = {.limit = (size_t)LIST_MIB << 20};
     fl_refusal why = {.param = NULL};
@@ -285,7 +297,7 @@ static void run_job(fl_server *s, fl_conn *c) {
     else if (!rc && !strcmp(e.op, "completion"))
         rc = generate(s, c, FL_OPENAI_COMPLETION, &e, &arena, &why);
     else if (!rc)
-        rc = fl_answer(s, e.op, e.has_body ? &e.body : NULL, &c->out, &why);
+        rc = answer(s, c, &e, &why);
     if (rc) {
         c->out.len = before;
         fl_put_error(&c->out, &why);
@@ -295,6 +307,25 @@ static void run_job(fl_server *s, fl_conn *c) {
         pthread_mutex_unlock(&s->lock);
     }
     fl_arena_free(&arena);
+}
+
+bool fl_job_quick(fl_server *s, fl_conn *c) {
+    enum { SHORT = 256 };
+    static const char *const quick[] = {"health", "info", "stats"};
+    fl_arena arena = {0};
+    envelope e;
+    bool found = false;
+    if (c->count || c->line > SHORT) return false;
+    const int rc = read_envelope(&e, c, &arena, NULL);
+    for (size_t i = 0; !rc && i < sizeof(quick) / sizeof(quick[0]); i++)
+        found |= !strcmp(e.op, quick[i]);
+    fl_arena_free(&arena);
+    if (!found) return false;
+    pthread_mutex_lock(&s->lock);
+    s->stats.requests++;
+    pthread_mutex_unlock(&s->lock);
+    run_job(s, c);
+    return true;
 }
 
 /* Waits for a connection with a request; NULL: the server ends. */
@@ -310,7 +341,7 @@ static fl_conn *next_job(fl_server *s) {
 void *fl_job_thread(void *server) {
     fl_server *s = server;
     for (fl_conn *c; (c = next_job(s));) {
-        run_job(s, c);
+        if (!atomic_load(&c->gone)) run_job(s, c); /* nobody waits for the answer any more */
         pthread_mutex_lock(&s->lock);
         c->queued = s->done;
         s->done = c;

@@ -46,8 +46,8 @@ typedef struct fl_conn {
     int fd;
     uint32_t events; /* what epoll watches; 0: not in epoll */
     fl_conn_state state;
-    bool gone;    /* the peer has closed: free it when it is ours */
-    bool closing; /* nothing more is read: close when everything is sent */
+    atomic_bool gone; /* the peer has closed: free it when it is ours */
+    bool closing;     /* nothing more is read: close when everything is sent */
     fl_bytes in;
     size_t searched; /* bytes of `in` without a line end */
     size_t count, line,
@@ -114,6 +114,8 @@ void fl_conn_sweep(fl_server *s);            /* free the dead */
 /* job.c: the worker reads the request that lies in c->in and writes the answer, or starts a
  * generation; then the connection is in `done`. */
 void *fl_job_thread(void *server);
+/* Health and figures, which never wait behind others: answered here.  false: the worker's. */
+bool fl_job_quick(fl_server *s, fl_conn *c);
 void fl_generation_end(fl_server *s, fl_generation *g); /* cancels; idempotent */
 
 /* reply.c: JSON on the wire. */

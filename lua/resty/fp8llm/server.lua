@@ -171,7 +171,7 @@ local function pass(op)
   return function(body)
     if not body and op ~= "tokenizer_info" then return fail(400, "body: need a JSON object") end
     local model = body and choose_model(body) or config.by_name[ngx.var.arg_model] or config.models[1]
-    return answer_line(model.client:ask(op, body))
+    return answer_line(model.client:ask(op, body, ngx.ctx.key))
   end
 end
 
