@@ -424,7 +424,7 @@ describe("fp8llm serve with several models and keys", function()
   local process, port
 
   setup(function()
-    server.write("build/spec/keys", "# staff\nsecret-a ann 1 0\nsecret-b bob 0 5\nsecret-c cid\n" ..
+    server.write("build/spec/keys", "# staff\nsecret-a ann 100 0\nsecret-b bob 0 5\nsecret-c cid\n" ..
       "secret-e eve 0 0 parse_special=off\n")
     local dir = server.model "tiny"
     local other = server.model("other", "seed=2 layers=1 context=256")
@@ -481,6 +481,7 @@ describe("fp8llm serve with several models and keys", function()
     assert.equal(429, status)
     assert.equal("1", headers["retry-after"])
     assert.equal("rate_limit_error", json.decode(text).error.type)
+    assert.equal(429, (ask("secret-a", '{"prompt":["a","b"],"n":64}')))
     c:close()
     server.await("the key's slot", function() return ask("secret-a", '{"prompt":"a"}') == 200 end)
   end)
