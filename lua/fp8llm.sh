@@ -21,7 +21,15 @@ for lua in $candidates; do
         # Lua 5.2 and later prefer LUA_PATH_5_N: one of the user's must not hide ours.
         unset LUA_INIT LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4
         unset LUA_CPATH_5_2 LUA_CPATH_5_3 LUA_CPATH_5_4
-        LUA_CPATH="$modules/?.so;;" LUA_PATH="$scripts/?.lua;;" exec "$lua" "$scripts/fp8llm/cli.lua" "$@"
+        # Lua's own directories, but never the current one: it may be a downloaded model's.
+        unset LUA_PATH LUA_CPATH
+        paths=$("$lua" -e 'for _, path in ipairs {package.path, package.cpath} do
+            print((path:gsub("[^;]+;?", function(entry) return entry:find "^/" and entry or "" end)))
+        end')
+        export LUA_PATH="$scripts/?.lua;${paths%
+*}" LUA_CPATH="$modules/?.so;${paths#*
+}"
+        exec "$lua" "$scripts/fp8llm/cli.lua" "$@"
     fi
 done
 echo "fp8llm: none of these is installed: $candidates" >&2

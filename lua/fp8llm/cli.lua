@@ -1,6 +1,7 @@
 -- The command fp8llm: lua/fp8llm.sh starts this script. Each command is a module of
 -- lua/fp8llm/cmd: {summary, usage, text, options, run(opt, words)}.
 local options = require "fp8llm.options"
+local printable = require "fp8llm.printable"
 
 local commands = {"chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
 
@@ -26,7 +27,7 @@ local function print_command_help(command)
 end
 
 local function complain(message)
-  io.stderr:write("fp8llm: ", message, "\n")
+  io.stderr:write("fp8llm: ", printable(message), "\n")
 end
 
 local function run_command(name, args)

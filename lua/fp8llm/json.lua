@@ -1,6 +1,8 @@
 --- JSON for the command: small, strict, in plain Lua.
 -- Arrays are tables with elements 1..n (json.array marks an empty one), objects have string
--- keys and are written in sorted order. null is json.null.
+-- keys and are written in sorted order. null is json.null; what other libraries have for it (a userdata) is written
+-- as null, too. Texts that are no UTF-8 are written with U+FFFD in place of what is wrong.
+-- It takes the texts that src/text/json_value.c takes, which reads the bodies of requests.
 -- __jsontype tells the C side and other Lua JSON libraries the same.
 local json = {null = setmetatable({}, {__tostring = function() return "null" end, __jsontype = "null"})}
 
@@ -11,7 +13,45 @@ function json.array(t) return setmetatable(t, array_mt) end
 
 local escapes = {['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t"}
 
+local replacement = "\239\191\189"
+-- The forms of a character by its first byte: {from, to, pattern of the bytes after it}.
+local forms = {
+  {0xC2, 0xDF, "^[\128-\191]"}, {0xE0, 0xE0, "^[\160-\191][\128-\191]"},
+  {0xE1, 0xEC, "^[\128-\191][\128-\191]"}, {0xED, 0xED, "^[\128-\159][\128-\191]"},
+  {0xEE, 0xEF, "^[\128-\191][\128-\191]"}, {0xF0, 0xF0, "^[\144-\191][\128-\191][\128-\191]"},
+  {0xF1, 0xF3, "^[\128-\191][\128-\191][\128-\191]"}, {0xF4, 0xF4, "^[\128-\143][\128-\191][\128-\191]"},
+}
+local tails = {}
+for _, form in ipairs(forms) do
+  for first = form[1], form[2] do tails[first] = form[3] end
+end
+
+-- Where the next byte >= 128 that belongs to no character is, from `at` on | nil
+local function invalid_utf8(s, at)
+  at = s:find("[\128-\255]", at)
+  while at do
+    local tail = tails[s:byte(at)]
+    local _, last = s:find(tail or "^%z", at + 1)
+    if not (tail and last) then return at end
+    at = s:find("[\128-\255]", last + 1)
+  end
+end
+
+local function repair(s)
+  local parts, from, at = {}, 1, invalid_utf8(s, 1)
+  if not at then return s end
+  while at do
+    parts[#parts + 1] = s:sub(from, at - 1)
+    parts[#parts + 1] = replacement
+    from = at + 1
+    at = invalid_utf8(s, from)
+  end
+  parts[#parts + 1] = s:sub(from)
+  return table.concat(parts)
+end
+
 local function quote(s)
+  s = repair(s)
   return '"' .. s:gsub('[%c"\\\127]', function(c)
     return escapes[c] or string.format("\\u%04x", c:byte())
   end) .. '"'
@@ -25,13 +65,28 @@ end
 
 local write
 
-local function write_table(out, v, depth)
+-- Marked as a list, here or by lua-cjson.
+local function is_marked(v)
+  local mt = getmetatable(v)
+  if type(mt) ~= "table" then return false end
+  if rawget(mt, "__jsontype") == "array" then return true end
+  local cjson = package.loaded.cjson
+  return type(cjson) == "table" and (mt == cjson.array_mt or mt == cjson.empty_array_mt)
+end
+
+local function is_null(v)
+  if v == json.null then return true end
+  local cjson = package.loaded.cjson
+  return type(v) == "userdata" and not (type(cjson) == "table" and v == cjson.empty_array)
+end
+
+local function write_table(out, v, depth, lists, is_list)
   if depth > max_depth then error("json: nested deeper than " .. max_depth, 0) end
-  if #v > 0 or getmetatable(v) == array_mt then
+  if #v > 0 or is_marked(v) or (is_list and next(v) == nil) then
     out[#out + 1] = "["
     for i = 1, #v do
       if i > 1 then out[#out + 1] = "," end
-      write(out, v[i], depth + 1)
+      write(out, v[i], depth + 1, lists)
     end
     out[#out + 1] = "]"
     return
@@ -42,15 +97,16 @@ local function write_table(out, v, depth)
   out[#out + 1] = "{"
   for i, k in ipairs(keys) do
     out[#out + 1] = (i > 1 and "," or "") .. quote(k) .. ":"
-    write(out, v[k], depth + 1)
+    write(out, v[k], depth + 1, lists, lists and lists[k])
   end
   out[#out + 1] = "}"
 end
 
-function write(out, v, depth)
+function write(out, v, depth, lists, is_list)
   local kind = type(v)
-  if v == json.null then out[#out + 1] = "null"
-  elseif kind == "table" then write_table(out, v, depth)
+  if is_null(v) then out[#out + 1] = "null"
+  elseif kind == "userdata" then out[#out + 1] = "[]"
+  elseif kind == "table" then write_table(out, v, depth, lists, is_list)
   elseif kind == "string" then out[#out + 1] = quote(v)
   elseif kind == "number" then out[#out + 1] = number(v)
   elseif kind == "boolean" then out[#out + 1] = tostring(v)
@@ -58,9 +114,10 @@ function write(out, v, depth)
   end
 end
 
-function json.encode(v)
+--- lists, optional: {name = true} of members whose empty tables are lists.
+function json.encode(v, lists)
   local out = {}
-  write(out, v, 1)
+  write(out, v, 1, lists)
   return table.concat(out)
 end
 
@@ -175,30 +232,41 @@ local function parse_array(r, depth)
   return array
 end
 
-local words = {["true"] = true, ["false"] = false, null = json.null}
+-- The last three as Python writes them.
+local words = {
+  ["true"] = true, ["false"] = false, null = json.null, NaN = 0 / 0, Infinity = math.huge, ["-Infinity"] = -math.huge,
+}
+
+local function parse_number(r)
+  local whole = r.text:match("^%-?%d+", r.at)
+  if not whole or whole:find "^%-?0%d" then bad(r, "value expected") end
+  local fraction = r.text:match("^%.%d+", r.at + #whole) or ""
+  local exponent = r.text:match("^[eE][+-]?%d+", r.at + #whole + #fraction) or ""
+  local digits = whole .. fraction .. exponent
+  if #digits > 1000 then bad(r, "number longer than 1000 characters") end
+  r.at = r.at + #digits
+  return tonumber(digits)
+end
 
 function parse_value(r, depth)
-  if depth > max_depth then bad(r, "nested deeper than " .. max_depth) end
   skip_space(r)
   local c = r.text:sub(r.at, r.at)
+  if depth > max_depth and (c == "{" or c == "[") then bad(r, "nested deeper than " .. max_depth) end
   if c == "{" then return parse_object(r, depth) end
   if c == "[" then return parse_array(r, depth) end
   if c == '"' then return parse_string(r) end
-  local word = r.text:match("^%l+", r.at)
+  local word = r.text:match("^%-?%a+", r.at)
   if word and words[word] ~= nil then
     r.at = r.at + #word
     return words[word]
   end
-  local digits = r.text:match("^-?%d+%.?%d*[eE]?[+-]?%d*", r.at)
-  local value = digits and tonumber(digits)
-  if not value then bad(r, "value expected") end
-  r.at = r.at + #digits
-  return value
+  return parse_number(r)
 end
 
 --- The value of a JSON text, or nil and a message with the line.
 function json.decode(text)
   local r = {text = text, at = 1}
+  if invalid_utf8(text, 1) then return nil, "not valid UTF-8" end
   local ok, value = pcall(function()
     local v = parse_value(r, 1)
     skip_space(r)

@@ -155,6 +155,11 @@ function fp8llm.request_fields() end
 ---@return fp8llm.code? code
 function fp8llm.supervise(commands, grace_s) end
 
+---Take a lock file for this process and the programs it starts from now on, until all of them have ended.
+---@param path string made when it is not there
+---@return true? locked, string? message it names the process that has it, string? code
+function fp8llm.lock(path) end
+
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
 ---passes. A buffer that fits the last-level cache measures that cache. On a GPU, with `device`: bytes
 ---that copies between two such buffers read and write.

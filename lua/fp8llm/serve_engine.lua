@@ -1,8 +1,9 @@
 --- The engine process of `fp8llm serve`: one model behind a unix socket, until SIGTERM or SIGINT.
 local common = require "fp8llm.cmd.common"
+local printable = require "fp8llm.printable"
 local must = common.must
 
-local function log(...) io.stderr:write("fp8llm: ", string.format(...), "\n") end
+local function log(...) io.stderr:write("fp8llm: ", printable(string.format(...)), "\n") end
 
 -- The operator's module, a file X.lua or what require finds: function(step, model), which answers the step, or
 -- {step = function(step, model), logits = true} when it works on whole rows.

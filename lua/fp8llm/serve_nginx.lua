@@ -17,15 +17,30 @@ end
 -- Debian's nginx loads its Lua module from here.
 local modules = "/usr/lib/nginx/modules/"
 
---- {binary =, modules = lines of configuration} | nil, what to do
+-- Where resty.core and what it needs are. Written out, as Lua's default (";;") begins with the current directory.
+local debian = {
+  lua = "/usr/local/share/lua/5.1/?.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua",
+  c = "/usr/local/lib/lua/5.1/?.so;/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;/usr/lib/lua/5.1/?.so",
+}
+
+local function openresty_paths(binary)
+  local real = first_line("readlink -f '" .. binary:gsub("'", "'\\''") .. "'") or binary
+  local root = real:match "^(.*)/nginx/sbin/[^/]*$" or real:match "^(.*)/bin/[^/]*$" or "/usr/local/openresty"
+  return {
+    lua = string.format("%s/site/lualib/?.lua;%s/lualib/?.lua;%s", root, root, debian.lua),
+    c = string.format("%s/site/lualib/?.so;%s/lualib/?.so;%s", root, root, debian.c),
+  }
+end
+
+--- {binary =, modules = lines of configuration, paths = {lua =, c =}} | nil, what to do
 function serve_nginx.find()
   local openresty = first_line "command -v openresty"
-  if openresty then return {binary = openresty, modules = ""} end
+  if openresty then return {binary = openresty, modules = "", paths = openresty_paths(openresty)} end
   -- Debian puts nginx where only root's PATH leads.
   local nginx = first_line "PATH=$PATH:/usr/sbin:/usr/local/sbin; command -v nginx"
   if nginx and exists(modules .. "ngx_http_lua_module.so") then
-    return {binary = nginx, modules = string.format("load_module %sndk_http_module.so;\nload_module %s%s;\n", modules,
-      modules, "ngx_http_lua_module.so")}
+    return {binary = nginx, paths = debian, modules = string.format(
+      "load_module %sndk_http_module.so;\nload_module %sngx_http_lua_module.so;\n", modules, modules)}
   end
   return nil, "nginx with its Lua module is missing: apt-get install nginx libnginx-mod-http-lua"
 end
@@ -37,21 +52,26 @@ daemon off;
 pid "%(run)/nginx.pid";
 error_log stderr warn;
 worker_processes %(workers);
-worker_rlimit_nofile 16384;
+worker_rlimit_nofile 40000;
 worker_shutdown_timeout %(drain)s;
 %(user)
-events { worker_connections 4096; }
+events { worker_connections 16384; } # of half-sent headers a client has no more ports than this in all
 http {
   access_log %(access_log);
   server_tokens off;
-  lua_package_path "%(lua)/?.lua;;";
+  lua_package_path "%(lua)/?.lua;%(lua_path)";
+  lua_package_cpath "%(lua_cpath)";
   lua_check_client_abort on;      # a client that leaves frees its slot in the engine
   lua_socket_log_errors off;
+  lua_http10_buffering off;       # a proxy that speaks HTTP/1.0 gets a stream as it comes, too
   client_max_body_size %(max_body)m;
   client_body_buffer_size 1m;     # prompts stay out of files
-  client_header_timeout 10s;
-  client_body_timeout 30s;
+  client_header_timeout 5s;       # of all headers together
+  client_body_timeout 30s;        # between two pieces of a body
+  reset_timedout_connection on;
   send_timeout 60s;               # a client that does not read
+  limit_conn_zone $binary_remote_addr zone=addresses:1m;
+  limit_conn_status 429;
   keepalive_timeout 75s;
   keepalive_requests 100000;
   client_body_temp_path "%(run)/tmp-body";
@@ -64,7 +84,8 @@ http {
   }
   server {
     listen %(listen) backlog=4096 so_keepalive=on;
-    error_page 400 404 405 408 413 414 494 501 505 /refused;
+    limit_conn addresses %(max_per_address); # requests of one address at a time
+    error_page 400 403 404 405 408 411 412 413 414 416 421 429 494 500 501 502 503 504 505 /refused;
     location / {
       access_by_lua_block { require("resty.fp8llm.server").access() }
       content_by_lua_block { require("resty.fp8llm.server").content() }
@@ -89,19 +110,21 @@ local function source(v)
 end
 
 --- options: run (a directory), lua (where the Lua files are), listen, models, api_keys, allow_origin, timeout,
--- keep_alive, drain, page, workers, access_log; nginx: what find returned.
+-- keep_alive, drain, page, workers, access_log, allowed_hosts, max_per_address; nginx: what find returned.
 function serve_nginx.configuration(nginx, options)
   local values = {
-    modules = nginx.modules, run = options.run, lua = options.lua, listen = options.listen,
+    modules = nginx.modules, lua_path = nginx.paths.lua, lua_cpath = nginx.paths.c, run = options.run,
+    lua = options.lua, listen = options.listen, max_per_address = options.max_per_address or 1024,
     workers = options.workers or 2, drain = options.drain, max_body = options.max_body or 16,
     access_log = options.access_log or "off",
     user = options.user and "user " .. options.user .. ";" or "",
     options = source {
       models = options.models, api_keys = options.api_keys, allow_origin = options.allow_origin,
       timeout = options.timeout, keep_alive = options.keep_alive, page = options.page,
+      allowed_hosts = options.allowed_hosts, max_waiting_bytes = options.max_waiting_bytes,
     },
   }
-  return (template:gsub("%%%((%w+_?%w*)%)", function(key) return tostring(values[key]) end))
+  return (template:gsub("%%%(([%w_]+)%)", function(key) return tostring(values[key]) end))
 end
 
 return serve_nginx

@@ -3,10 +3,15 @@
 --
 --   local fp8llm = require("resty.fp8llm").new {socket = "unix:/run/fp8llm/model.sock"}
 --   local stream, refusal = fp8llm:chat {messages = {{role = "user", content = "Hello"}}, stream = true}
---   for event in stream:events() do ngx.print(event.d) ngx.flush(true) end
+--   for event in stream:events() do ngx.print(event.d or event.error.message) stream:flush() end
 --
 -- The events are those of src/serve/serve.h, a request's members those of the OpenAI API.
 local json = require "fp8llm.json"
+
+-- Of an OpenAI request: what is a list even when a table of another JSON library holds nothing.
+local lists = {}
+for name in ([[messages tools tool_calls content documents prompt stop stop_token_ids allowed_token_ids bad_words
+  required enum anyOf allOf oneOf tokens]]):gmatch "%a[%w_]*" do lists[name] = true end
 
 local tcp = ngx.socket.tcp
 local concat, find, sub = table.concat, string.find, string.sub
@@ -90,7 +95,7 @@ function client:ask(op, body, key)
 end
 
 local function generate(self, op, request, key)
-  local body = type(request) == "string" and request or json.encode(request)
+  local body = type(request) == "string" and request or json.encode(request, lists)
   local s, line = self:send(op, body, key)
   if not s then return nil, line end
   local first = json.decode(line)
@@ -172,6 +177,14 @@ function stream:events()
     if event.usage then self:finish() end
     return event
   end
+end
+
+--- Send the client what was printed -> true | nil when it has gone, or does not read: the generation is cancelled.
+-- nginx may keep what was printed for a client that speaks HTTP/1.0 (lua_http10_buffering) until the handler ends.
+function stream:flush()
+  local sent, why = ngx.flush(true)
+  if sent or why == "buffering" or why == "header only" then return true end
+  self:cancel()
 end
 
 --- The answer has been read to its end: the connection may serve the next one.

@@ -129,8 +129,8 @@ static void setup(void) {
 static const char *const names[] = {"tiny", "alias", NULL};
 static const char *const policies[] = {"first", NULL};
 
-static fl_server *start(fl_engine *e) {
-    const fl_server_options o = {.path = path,
+static fl_server *start_at(const char *at, fl_engine *e) {
+    const fl_server_options o = {.path = at,
                                  .names = names,
                                  .policies = policies,
                                  .max_connections = 8,
@@ -142,6 +142,10 @@ static fl_server *start(fl_engine *e) {
     fl_err err = {0, ""};
     if (fl_server_new(&s, e, model, &o, &err)) printf("# server: %s\n", err.msg);
     return s;
+}
+
+static fl_server *start(fl_engine *e) {
+    return start_at(path, e);
 }
 
 /* ---- what is said ---- */
@@ -553,7 +557,11 @@ static void test_takeover(void) {
     put_body(&c, "completion", body);
     get(&c);
     fl_engine_new(&engine2, model, tokenizer, NULL, NULL);
-    fl_server *new = start(engine2);
+    check(!start(engine2), "a socket on which a server listens is not taken");
+    char path2[128];
+    snprintf(path2, sizeof(path2), "%s.new", path);
+    fl_server *new = start_at(path2, engine2);
+    check(new && !rename(path2, path), "... but an operator may put another one in its place");
     client d = client_new();
     pthread_t ending;
     pthread_create(&ending, NULL, end_server, old);
@@ -568,7 +576,14 @@ static void test_takeover(void) {
     fl_server_free(new, false);
     fl_engine_close(engine2, false);
     fl_engine_unref(engine2);
-    check(access(path, F_OK) != 0, "the last one takes its socket away");
+    check(!access(path, F_OK), "what a server left behind ...");
+    fl_server *again = start(engine);
+    check(again != NULL, "... is no obstacle to the next");
+    fl_server_free(again, false);
+    check(access(path, F_OK) != 0, "which takes its socket away");
+    FILE *f = fopen(path, "w");
+    check(f && !fclose(f) && !start(engine) && !access(path, F_OK), "a file is never replaced");
+    unlink(path);
 }
 
 static int make_server(void *ctx) {

@@ -101,7 +101,8 @@ class Harness:
               end
               print(table.concat(out, " "))
             end"""
-        environment = {**os.environ, "LUA_CPATH": BUILD + "/?.so;;", "LUA_PATH": "lua/?.lua;;"}
+        environment = {**os.environ, "LUA_CPATH": os.getcwd() + f"/{BUILD}/?.so",
+                       "LUA_PATH": os.getcwd() + "/lua/?.lua"}
         text = "".join(json.dumps(ids) + "\n" for ids in prompts)
         out = subprocess.run(["luajit", "-e", script], input=text, text=True, check=True, capture_output=True,
                              env=environment, timeout=600)

@@ -29,7 +29,9 @@ class Readme:
         return found[0].replace(HERE, self.url)
 
     def answers(self, *words):
-        lua = {"LUA_PATH": "lua/?.lua;;", "LUA_CPATH": "build/?.so;;"}
+        lua = {"LUA_PATH": f"{os.getcwd()}/lua/?.lua;/usr/local/share/lua/5.1/?.lua;/usr/share/lua/5.1/?.lua",
+               "LUA_CPATH": f"{os.getcwd()}/build/?.so;/usr/local/lib/lua/5.1/?.so;"
+                            "/usr/lib/x86_64-linux-gnu/lua/5.1/?.so"}
         done = subprocess.run(words, env={**os.environ, **lua}, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done
         assert "Paris" in done.stdout, done

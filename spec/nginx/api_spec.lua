@@ -1,5 +1,4 @@
 -- The OpenAI API as clients see it, through nginx.
-package.path = "./?.lua;" .. package.path
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"
@@ -17,7 +16,7 @@ describe("fp8llm serve", function()
     ]])
     server.write("build/spec/fails.lua", 'return function() error "on purpose" end\n')
     process = server.start("api", server.model "tiny" .. " --served-model-name tiny --served-model-name alias" ..
-      " --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build.spec.fails")
+      " --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build/spec/fails.lua")
     port = process.port
   end)
   teardown(function() assert.equal(0, server.stop(process)) end)
@@ -410,6 +409,104 @@ describe("fp8llm serve", function()
     end)
   end
 
+  it("answers only to its own names on a loopback address", function()
+    for _, host in ipairs {"localhost", "LOCALHOST:" .. port, "127.0.0.1:1", "[::1]:9", "127.1.2.3", "localhost."} do
+      assert.equal(200, (http.ask(port, "GET", "/health", nil, {Host = host})), host)
+    end
+    for _, host in ipairs {"evil.example", "localhost.evil.example:" .. port, "127.0.0.1.evil.example", "[::2]", "x"} do
+      for _, path in ipairs {"/health", "/", "/v1/models", "/v1/completions"} do
+        local status, text = http.ask(port, path:find "compl" and "POST" or "GET", path, path:find "compl" and
+          '{"prompt":"a"}' or nil, {Host = host})
+        assert.equal(403, status, host)
+        assert.truthy(json.decode(text).error.message:find("--allowed-host", 1, true))
+      end
+    end
+  end)
+
+  it("takes bodies as application/json only, which no page may send unasked", function()
+    local body = '{"prompt":"a","max_tokens":1}'
+    for _, kind in ipairs {"application/json", "Application/JSON; charset=utf-8", "application/json;x"} do
+      assert.equal(200, (http.ask(port, "POST", "/v1/completions", body, {["Content-Type"] = kind})), kind)
+    end
+    for _, kind in ipairs {"text/plain", "text/plain; application/json", "application/x-www-form-urlencoded", "x", "",
+      "multipart/form-data", "application/jsonx"} do
+      for _, path in ipairs {"/v1/completions", "/v1/chat/completions/", "/tokenize", "/detokenize"} do
+        local status, text = http.ask(port, "POST", path, body, {["Content-Type"] = kind})
+        assert.equal(415, status, kind)
+        assert.equal("invalid_request_error", json.decode(text).error.type)
+      end
+    end
+    local c = http.connect(port) -- none at all
+    c:send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n\r\n" .. '{"prompt":"a"}')
+    assert.equal(415, http.head(c).status)
+    c:close()
+  end)
+
+  it("knows its paths with slashes at their ends", function()
+    for _, path in ipairs {"/v1/models/", "/v1/models//", "/health/", "/v1/models/tiny/", "//health"} do
+      assert.equal(200, (http.ask(port, "GET", path)), path)
+    end
+    assert.equal(200, (post("/v1/completions/", '{"prompt":"a","max_tokens":1}')))
+    assert.equal(404, (http.ask(port, "GET", "/v1/")))
+  end)
+
+  it("answers in UTF-8 whatever a path holds", function()
+    for _, path in ipairs {"/v1/models/%ff", "/%c3%28", "/v1/models/%00%1b[31m%f0%9f", "/v1/models/%c3%a4"} do
+      local status, text = http.ask(port, "GET", path)
+      assert.is_true(status == 404 or status == 400)
+      assert.truthy(json.decode(text)) -- which wants valid UTF-8
+    end
+    local _, text = http.ask(port, "GET", "/v1/models/%ffx%c3%a4")
+    assert.truthy(text:find("'\239\191\189x\195\164'", 1, true))
+  end)
+
+  it("takes no name for what stands before a NUL in it", function()
+    local status, r = post("/v1/completions", '{"prompt":"a","model":"tiny\\u0000x"}')
+    assert.same({404, "model"}, {status, r.error.param})
+    status, r = post("/v1/completions", '{"prompt":"a","policy":"shout\\u0000x"}')
+    assert.same({400, "policy"}, {status, r.error.param})
+    assert.equal(200, (post("/v1/completions", '{"prompt":"a","max_tokens":1,"temperature\\u0000x":-7}')))
+    assert.equal(400, (post("/v1/chat/completions",
+      '{"messages":[{"role":"user","content":"a"}],"response_format":{"type":"text\\u0000"}}')))
+  end)
+
+  it("has readers of JSON in C and Lua that take the same texts", function()
+    local deep = function(n) return ("["):rep(n) .. "1" .. ("]"):rep(n) end
+    for _, text in ipairs {
+      "1", "01", "-", "-0", "-01", "1.", ".5", "1.5", "1e5", "1e",
+      "1e+", "1E-2", "+1", "0x10", "1_0", "NaN", "Infinity",
+      "-Infinity", "-NaN", "nan", "nulL", "null", "nullx", "true",
+      "True", '"a"', '"\\u0000"', '"\\ud800"', '"\\u12g4"',
+      '"\\x"', '"\255"', '"\237\160\128"', '"\195\164"', '"\1"', '"\127"', "[1,]", "[,1]", "[]", "{}",
+      '{"a":1,}', '{"a" 1}',
+      "{1:2}", '{"a":1,"a":2}', "[1 2]", "\v1", "\f", "1 ", deep(199), deep(200), deep(201), ("1"):rep(1000),
+      ("1"):rep(1001), "1e999", "99999999999999999999", "'a'", "",
+    } do
+      local status = post("/v1/completions", '{"prompt":"a","max_tokens":1,"x":' .. text .. "}")
+      local value = json.decode('{"x":' .. text .. "}")
+      assert.equal(status == 200, value ~= nil, text:sub(1, 40) .. " " .. status)
+    end
+  end)
+
+  it("streams to who speaks HTTP/1.0, as a stock proxy does", function()
+    local c = http.connect(port)
+    local body = '{"prompt":"hello","max_tokens":40,"ignore_eos":true,"stream":true}'
+    c:send("POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " ..
+      #body .. "\r\n\r\n" .. body)
+    local text = c.sock:receive "*a"
+    c:close()
+    assert.truthy(text:find("200 OK", 1, true))
+    assert.equal("data: [DONE]\n\n", text:sub(-14))
+    assert.truthy(text:find('"finish_reason":"length"', 1, true))
+  end)
+
+  it("has workers that are not root", function()
+    local nginx = server.children(process.pid, "nginx: master")[1]
+    for _, worker in ipairs(server.children(nginx, "worker")) do
+      assert.is_true(server.read("/proc/" .. worker .. "/status"):match "Uid:%s+(%d+)" ~= "0")
+    end
+  end)
+
   it("refuses a body that is too large, and headers that are", function()
     local status, text = http.ask(port, "POST", "/v1/completions", ("x"):rep(17 * 1024 * 1024))
     assert.equal(413, status)
@@ -472,6 +569,47 @@ describe("fp8llm serve with several models and keys", function()
     assert.truthy(tokens("secret-e", ',"parse_special":true'):find "parse_special: not offered to 'eve'")
   end)
 
+  it("finds the model's name wherever and however it is written", function()
+    local rest = '"prompt":"a","max_tokens":1'
+    for _, body in ipairs {
+      '{"model":"two",' .. rest .. "}", "{" .. rest .. ',"model":"two"}',
+      '{"x":{"model":"one"},"model":"two",' .. rest .. "}",
+      '{"x":"\\"model\\":\\"one\\\\","model":"two",' .. rest .. "}", '{"model":"one","model":"two",' .. rest .. "}",
+      '{ "m\\u006fdel" : "t\\u0077o" , ' .. rest .. " }", '{"x":[[["}"],{"a":"]"}]],"model":"two",' .. rest .. "}",
+      "{" .. rest .. ',"x":"' .. ("\\n"):rep(200000) .. '","model":"two"}',
+      "{" .. rest .. ',"x":[' .. ("[1],"):rep(30000) .. '1],"model":"two"}',
+    } do
+      local status, text = ask("secret-c", body)
+      assert.equal(200, status, text)
+      assert.equal("two", json.decode(text).model)
+    end
+    local status, text = ask("secret-c", '{"x":[' .. ("[],"):rep(2000000) .. '1],"model":"two"}')
+    assert.equal(400, status)
+    assert.truthy(text:find "more than a million")
+  end)
+
+  it("reads no body of many MB in plain Lua", function()
+    local workers = server.children(server.children(process.pid, "nginx: master")[1], "worker")
+    local before = server.cpu(workers, "nginx")
+    local filler = ("lorem ipsum \\n"):rep(1000000)
+    local status = ask("secret-c", '{"max_tokens":1,"x":"' .. filler .. '","prompt":"a","model":"two"}')
+    local scan = server.cpu(workers, "nginx") - before
+    assert.equal(200, status)
+    local start = os.clock()
+    json.decode('"' .. filler .. '"')
+    assert.is_true(scan < os.clock() - start, scan)
+  end)
+
+  it("takes the word Bearer in any case", function()
+    for _, word in ipairs {"Bearer", "BEARER", "bearer", "bEaReR"} do
+      local status = http.ask(port, "GET", "/v1/models", nil, {Authorization = word .. "  secret-c"})
+      assert.equal(200, status, word)
+    end
+    for _, value in ipairs {"Basic secret-c", "secret-c", "Bearer", "Bearersecret-c", "Bearer secret-c x"} do
+      assert.equal(401, (http.ask(port, "GET", "/v1/models", nil, {Authorization = value})), value)
+    end
+  end)
+
   it("limits what a key runs at a time", function()
     local c = http.connect(port)
     c:send(http.request("POST", "/v1/completions", '{"prompt":"a","stream":true,"ignore_eos":true,"n":100}',
@@ -498,5 +636,26 @@ describe("fp8llm serve with several models and keys", function()
     local status, _, headers = http.ask(port, "OPTIONS", "/v1/completions", nil, {Origin = "https://example.org"})
     assert.equal(204, status)
     assert.equal("https://example.org", headers["access-control-allow-origin"])
+    local asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count"
+    _, _, headers = http.ask(port, "OPTIONS", "/v1/chat/completions", nil, {
+      Origin = "https://example.org", ["Access-Control-Request-Headers"] = asked,
+    })
+    assert.equal(asked, headers["access-control-allow-headers"])
+    _, _, headers = http.ask(port, "OPTIONS", "/v1/models", nil, {["Access-Control-Request-Headers"] = "a\"b"})
+    assert.truthy(headers["access-control-allow-headers"]:find "Authorization")
+  end)
+
+  it("says so also in what nginx itself refuses", function()
+    local long = ("x"):rep(40000)
+    for _, case in ipairs {
+      {413, "POST", "/v1/completions", ("x"):rep(17 * 2 ^ 20)}, {414, "GET", "/" .. long},
+      {400, "GET", "/health", nil, {["X-Long"] = long}}, {401, "GET", "/v1/models"}, {404, "GET", "/none"},
+    } do
+      local status, text, headers = http.ask(port, case[2], case[3], case[4], case[5])
+      assert.equal(case[1], status)
+      assert.equal("https://example.org", headers["access-control-allow-origin"], status)
+      assert.truthy(headers["x-request-id"])
+      assert.truthy(json.decode(text).error.message)
+    end
   end)
 end)

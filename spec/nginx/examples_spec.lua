@@ -1,5 +1,4 @@
 -- examples/nginx works as it stands, but for paths and the port.
-package.path = "./?.lua;" .. package.path
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"
@@ -25,10 +24,10 @@ describe("examples/nginx", function()
     local process = start(name, string.format([[
       events {}
       http {
-        access_log off; lua_package_path "%s/lua/?.lua;%s/examples/nginx/?.lua;;"; %s
+        access_log off; lua_package_path "%s/lua/?.lua;%s/examples/nginx/?.lua;%s"; %s
         server { listen 127.0.0.1:%d; location = /up { return 204; } %s }
       }
-    ]], here, here, in_http, port, in_server))
+    ]], here, here, found.paths.lua, in_http, port, in_server))
     process.port = port
     server.await("nginx " .. server.read(process.log), function()
       local connected, status = pcall(http.ask, port, "GET", "/up")
@@ -297,14 +296,15 @@ describe("examples/nginx", function()
       worker_processes 1;
       events {}
       http {
-        lua_package_cpath "%s/build/?.so;;";
+        lua_package_path "%s";
+        lua_package_cpath "%s/build/?.so";
         init_worker_by_lua_block {
           local fp8llm = require "fp8llm"
           engine = assert(assert(fp8llm.load("%s/build/spec/nginx/roomy", {threads = 1})):engine {})
           assert(engine:listen("%s/inside.sock", {names = {"tiny"}}))
         }
       }
-    ]], here, here, dir))
+    ]], found.paths.lua, here, here, dir))
     local answer = server.await("the worker's engine " .. server.read(inside.log), function()
       local connected, line = pcall(server.ask, dir .. "/inside.sock", "health")
       return connected and line
@@ -318,7 +318,7 @@ describe("examples/nginx", function()
     local request = chat("hello", {temperature = 0, max_tokens = 200})
     local _, text = http.ask(nginx.port, "POST", "/v1/chat/completions", request)
     local expected = json.decode(text).choices[1].message.content
-    local paths = "LUA_PATH='lua/?.lua;;' "
+    local paths = "LUA_PATH='" .. package.path .. "' "
     assert.equal(expected, server.shell(paths .. "luajit examples/client.lua " .. url .. " hello; true"))
     assert.truthy(server.shell(paths .. "luajit examples/client.lua " .. url .. "/none hello"):find "no such path")
   end)

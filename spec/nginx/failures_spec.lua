@@ -1,5 +1,4 @@
 -- What goes wrong between a client and an engine: everybody may leave, crash, lag or be replaced at any time.
-package.path = "./?.lua;" .. package.path
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"

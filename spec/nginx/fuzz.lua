@@ -1,8 +1,7 @@
 --- Malformed requests: every one must get a 4xx with a reason, and no process may grow.
 --
 --   luajit spec/nginx/fuzz.lua [COUNT [SEED]]
-package.path = "./?.lua;lua/?.lua;" .. package.path
-package.cpath = "build/?.so;" .. package.cpath
+dofile "spec/support/paths.lua" "build"
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"

@@ -19,8 +19,10 @@ end
 
 --- The bytes of a request.
 function http.request(method, path, body, headers)
-  local lines = {method .. " " .. path .. " HTTP/1.1", "Host: localhost"}
+  local lines = {method .. " " .. path .. " HTTP/1.1"}
+  if not (headers and headers.Host) then lines[2] = "Host: localhost" end
   for name, value in pairs(headers or {}) do lines[#lines + 1] = name .. ": " .. value end
+  if body and not (headers and headers["Content-Type"]) then lines[#lines + 1] = "Content-Type: application/json" end
   if body then lines[#lines + 1] = "Content-Length: " .. #body end
   return table.concat(lines, "\r\n") .. "\r\n\r\n" .. (body or "")
 end

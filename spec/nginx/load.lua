@@ -2,8 +2,7 @@
 -- client, and what it costs.
 --
 --   luajit spec/nginx/load.lua SECONDS [STREAMS]
-package.path = "./?.lua;lua/?.lua;" .. package.path
-package.cpath = "build/?.so;" .. package.cpath
+dofile "spec/support/paths.lua" "build"
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"

@@ -82,7 +82,8 @@ static int open_stream(int port, const char *body) {
     if (fd < 0 || connect(fd, (const struct sockaddr *)&a, sizeof(a))) return -1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     int n = snprintf(head, sizeof(head),
-                     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                     "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     "Content-Type: application/json\r\n"
                      "Content-Length: %zu\r\n\r\n",
                      strlen(body));
     bool sent = send(fd, head, (size_t)n, 0) == n &&

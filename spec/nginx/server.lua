@@ -82,7 +82,7 @@ end
 
 --- The command with an engine of 200 steps a second: see spec/nginx/paced.c.
 server.paced = {
-  environment = "LUA_CPATH='build/spec/paced/?.so' LUA_PATH='lua/?.lua'", command = "luajit lua/fp8llm/cli.lua",
+  environment = "LUA_CPATH=$PWD/build/spec/paced/?.so LUA_PATH=$PWD/lua/?.lua", command = "luajit lua/fp8llm/cli.lua",
 }
 
 --- Only an engine, on a socket; waits until that is there.

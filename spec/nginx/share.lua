@@ -1,8 +1,7 @@
 --- What the server costs beside a real model: the same requests through HTTP and inside one process.
 --
 --   luajit spec/nginx/share.lua MODEL [TOKENS [STREAMS]]
-package.path = "./?.lua;lua/?.lua;" .. package.path
-package.cpath = "build/?.so;" .. package.cpath
+dofile "spec/support/paths.lua" "build"
 local fp8llm = require "fp8llm"
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"

@@ -3,8 +3,7 @@
 -- moment took.)
 --
 --   luajit spec/nginx/soak.lua SECONDS [SEED]
-package.path = "./?.lua;lua/?.lua;" .. package.path
-package.cpath = "build/?.so;" .. package.cpath
+dofile "spec/support/paths.lua" "build"
 local http = require "spec.nginx.http"
 local json = require "fp8llm.json"
 local server = require "spec.nginx.server"

@@ -3,9 +3,10 @@
 -- DIR is another build than build/; without a FILE all of spec/lua runs.
 local build = arg[1] and arg[1]:match "^%-%-build=(.+)" or "build"
 if build ~= "build" then table.remove(arg, 1) end
-local version = _VERSION:match "%d%.%d"
-package.cpath = build .. (version == "5.1" and "" or "/lua" .. version) .. "/?.so;" .. package.cpath
-package.path = "lua/?.lua;" .. package.path
+dofile "spec/support/paths.lua" (build)
+-- In place of busted's own, which are relative.
+table.insert(arg, 1, "--lpath=" .. package.path:match "^[^;]+")
+table.insert(arg, 2, "--cpath=" .. package.cpath:match "^[^;]+")
 
 local named = false
 for _, a in ipairs(arg) do named = named or a:match "^spec/" end

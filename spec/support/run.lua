@@ -26,7 +26,7 @@ local function run(script, first, ...)
   local module_dir = version == "5.1" and "build" or "build/lua" .. version
   local out, err, source = os.tmpname(), os.tmpname(), os.tmpname()
   local command = {
-    "LUA_CPATH=" .. quote(module_dir .. "/?.so;;"), "LUA_PATH=" .. quote "lua/?.lua;;", interpreter(),
+    "LUA_CPATH=$PWD/" .. module_dir .. "/?.so", "LUA_PATH=$PWD/lua/?.lua", interpreter(),
     script,
   }
   for _, word in ipairs(words) do command[#command + 1] = quote(word) end

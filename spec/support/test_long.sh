@@ -34,7 +34,7 @@ packages() {
     "$python" -c 'import tokenizers, jinja2; print("tokenizers", tokenizers.__version__, "jinja2", jinja2.__version__)'
 }
 
-export LUA_CPATH="$build/?.so;;" LUA_PATH="lua/?.lua;;"
+export LUA_CPATH="$PWD/$build/?.so" LUA_PATH="$PWD/lua/?.lua"
 part build $make -s "$build/fp8llm.so" "$build/spec/support/run_template_cases" "$build/spec/c/test_tokenizer"
 part packages packages
 part variants "$python" spec/support/gen_tokenizer_goldens.py "$variants"

@@ -54,7 +54,16 @@ static int l_supervise(lua_State *L) {
     return 2;
 }
 
+/* fp8llm.lock(path) -> true | nil, message, CODE */
+static int l_lock(lua_State *L) {
+    fl_err err;
+    if (fl_process_lock(luaL_checkstring(L, 1), &err)) return fl_push_err(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 void fl_register_supervise(lua_State *L) {
-    static const luaL_Reg functions[] = {{"supervise", l_supervise}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"supervise", l_supervise}, {"lock", l_lock}, {NULL, NULL}};
     fl_set_functions(L, functions);
 }

@@ -190,7 +190,7 @@ static int render(lua_State *L, fl_call *own, fl_err *err) {
     int rc = read_options(L, &c, err);
     if (rc) return rc;
     for (uint32_t i = 0; i < c.n_members; i++)
-        if (!strcmp(c.members[i].key.string.data, "tools"))
+        if (fl_jv_is(&c.members[i].key, "tools"))
             c.has_tools = c.members[i].value.kind != FL_JV_NULL;
     const fl_template *t = c.has_tools && of->with_tools ? of->with_tools : of->t;
     if ((rc = fl_chat_prepare(&messages, &c.messages, t, &own->arena, err)) ||

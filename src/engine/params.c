@@ -312,10 +312,11 @@ int fl_params_read(fl_params *out, const fl_params_source *src, fl_err *err) {
     if (o->kind != FL_JV_OBJECT) return fl_fail(err, FL_E_ARG, "request: need an object");
     for (uint32_t i = 0; i < o->n; i++) {
         const char *name = o->members[i].key.string.data;
-        const field *f = find(name);
+        const bool cut = o->members[i].key.string.len != strlen(name); /* by a NUL: another name */
+        const field *f = cut ? NULL : find(name);
         if (src->field) *src->field = f ? f->name : name;
         if (o->members[i].value.kind == FL_JV_NULL) continue;
-        if (!f && src->strict && !listed(src->others, name))
+        if (!f && src->strict && (cut || !listed(src->others, name)))
             return fl_fail(err, FL_E_ARG, "%.80s: not a parameter of a request", name);
         int rc = f ? read_field(out, f, &o->members[i].value, src, err) : FL_OK;
         if (rc) return rc;

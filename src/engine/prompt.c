@@ -93,9 +93,9 @@ static int variables(const fl_jv *request, fl_jv messages, bool generate, fl_are
     m[2] = named("documents", documents ? *documents : none);
     m[3] = named("add_generation_prompt", (fl_jv){.kind = FL_JV_BOOL, .boolean = generate});
     for (uint32_t i = 0; i < extra; i++) {
-        const char *name = more->members[i].key.string.data;
         for (int k = 0; k < 4; k++) {
-            if (!strcmp(name, m[k].key.string.data))
+            const char *name = m[k].key.string.data;
+            if (fl_jv_is(&more->members[i].key, name))
                 return fl_fail(err, FL_E_ARG, "chat_template_kwargs: '%s' is reserved", name);
         }
         m[4 + i] = more->members[i];

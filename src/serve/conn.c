@@ -65,6 +65,7 @@ void fl_conn_sweep(fl_server *s) {
             s->conns = c->next;
         if (c->next) c->next->prev = c->prev;
         fl_generation_end(s, &c->generation);
+        s->waiting_bytes -= c->accounted;
         fl_bytes_free(&c->in);
         fl_bytes_free(&c->out);
         fl_free(c);
@@ -89,6 +90,28 @@ static bool flush(fl_server *s, fl_conn *c) {
     c->sent = c->out.len = 0;
     if (c->out.cap > FL_SERVE_LINE_BYTES) fl_bytes_free(&c->out);
     return true;
+}
+
+/* What connections hold of requests is accounted for, so that many large ones cannot take all memory.
+ * What one read takes is free, as connections are limited. */
+static void account(fl_server *s, fl_conn *c) {
+    const int64_t held = c->in.cap > 2 * FL_SERVE_LINE_BYTES ? (int64_t)c->in.cap : 0;
+    s->waiting_bytes += held - c->accounted;
+    c->accounted = held;
+}
+
+static void refuse_waiting(fl_server *s, fl_conn *c) {
+    fl_refusal why = {.retry_after = 1};
+    fl_fail(&why.err, FL_E_BUSY, "server: requests of %lld bytes wait, limit %lld",
+            (long long)s->waiting_bytes, (long long)s->max_waiting_bytes);
+    fl_put_error(&c->out, &why);
+    pthread_mutex_lock(&s->lock);
+    s->stats.busy++;
+    pthread_mutex_unlock(&s->lock);
+    fl_bytes_free(&c->in);
+    account(s, c);
+    c->searched = 0;
+    c->closing = true;
 }
 
 static void refuse_input(fl_server *s, fl_conn *c, const char *what) {
@@ -188,6 +211,9 @@ static void receive(fl_server *s, fl_conn *c) {
         fl_conn_drop(s, c);
         return;
     }
+    account(s, c);
+    if (c->accounted && s->waiting_bytes > s->max_waiting_bytes && s->waiting_bytes > c->accounted)
+        refuse_waiting(s, c);
     go_on(s, c);
 }
 
@@ -224,6 +250,7 @@ void fl_conn_done(fl_server *s, fl_conn *c) {
         return;
     }
     drop_request(c);
+    account(s, c);
     if (c->out.failed) { /* no memory for the answer */
         fl_conn_drop(s, c);
         return;

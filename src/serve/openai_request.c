@@ -48,8 +48,9 @@ static int read_bool(const reading *r, const fl_jv *object, const char *name, bo
     return FL_OK;
 }
 
-static bool is_false(const fl_jv *v) {
-    return v->kind == FL_JV_BOOL && !v->boolean;
+/* Names are C strings from here on: one with a NUL in it must not pass as what stands before that. */
+static bool has_nul(const fl_jv *string) {
+    return memchr(string->string.data, '\0', string->string.len) != NULL;
 }
 
 /* Clients send empty texts, lists and objects for members that their caller has not set. */
@@ -64,8 +65,8 @@ static const fl_jv *filled(const fl_jv *body, const char *name) {
     return v && !is_empty(v) ? v : NULL;
 }
 
-static bool is_text(const fl_jv *v, const char *text) {
-    return v && v->kind == FL_JV_STRING && !strcmp(v->string.data, text);
+static bool is_false(const fl_jv *v) {
+    return v->kind == FL_JV_BOOL && !v->boolean;
 }
 
 static int check_offered(const reading *r) {
@@ -74,10 +75,10 @@ static int check_offered(const reading *r) {
         if (v && !is_false(v)) return refuse(r, *name, "not offered");
     }
     const fl_jv *format = filled(r->body, "response_format");
-    if (format && !is_text(fl_jv_get(format, "type"), "text"))
+    if (format && !fl_jv_is(fl_jv_get(format, "type"), "text"))
         return refuse(r, "response_format", "only {\"type\": \"text\"} is offered");
     const fl_jv *choice = filled(r->body, "tool_choice");
-    if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
+    if (choice && !fl_jv_is(choice, "auto") && !fl_jv_is(choice, "none"))
         return refuse(r, "tool_choice", "only auto and none are offered");
     const fl_jv *best = member(r->body, "best_of"), *n = member(r->body, "n");
     const int64_t completions = n && n->kind == FL_JV_INT ? n->integer : 1;
@@ -105,7 +106,9 @@ static int read_names(const reading *r) {
     const fl_jv *model = filled(r->body, "model"), *policy = filled(r->body, "policy");
     const fl_jv *id = filled(r->body, "request_id");
     if (model && model->kind != FL_JV_STRING) return refuse(r, "model", "need a string");
-    if (policy && policy->kind != FL_JV_STRING)
+    if (model && has_nul(model))
+        return refuse(r, "model", "a name with \\u0000 is not served here");
+    if (policy && (policy->kind != FL_JV_STRING || has_nul(policy)))
         return refuse(r, "policy", "need the name of a policy");
     if (id && (id->kind != FL_JV_STRING || !id->string.len || id->string.len > MAX_REQUEST_ID))
         return refuse(r, "request_id", "need a string of 1 to 128 bytes");
@@ -141,11 +144,11 @@ static bool same(const char *name, fl_openai_kind kind) {
 }
 
 static void copy_same(reading *r) {
-    const bool no_tools = is_text(member(r->body, "tool_choice"), "none");
+    const bool no_tools = fl_jv_is(member(r->body, "tool_choice"), "none");
     for (uint32_t i = 0; i < r->body->n; i++) {
         const fl_jv_member *m = &r->body->members[i];
-        if (!same(m->key.string.data, r->out->kind)) continue;
-        if (no_tools && !strcmp(m->key.string.data, "tools")) continue;
+        if (has_nul(&m->key) || !same(m->key.string.data, r->out->kind)) continue;
+        if (no_tools && fl_jv_is(&m->key, "tools")) continue;
         r->out->members[r->out->n_members++] = *m;
     }
 }

@@ -49,8 +49,9 @@ typedef struct fl_server_options {
     fl_template *chat_with_tools;
 } fl_server_options;
 
-/* One server an engine.  Copies the options.  The socket appears under its path, replacing what
- * was there, when everything is ready; until the server ends, fl_engine_next_parked waits for requests to come. */
+/* One server an engine.  Copies the options.  The socket appears under its path when everything is
+ * ready, replacing one that a crash left; FL_E_BUSY, naming the process: somebody listens there.
+ * Until the server ends, fl_engine_next_parked waits for requests to come. */
 int fl_server_new(fl_server **out, fl_engine *e, fl_model *m, const fl_server_options *o,
                   fl_err *err);
 /* drain: generations may finish, within drain_ms.  Joins the threads.  NULL is fine. */

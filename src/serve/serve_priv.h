@@ -49,7 +49,8 @@ typedef struct fl_conn {
     atomic_bool gone; /* the peer has closed: free it when it is ours */
     bool closing;     /* nothing more is read: close when everything is sent */
     fl_bytes in;
-    size_t searched; /* bytes of `in` without a line end */
+    int64_t accounted; /* of the server's waiting_bytes */
+    size_t searched;   /* bytes of `in` without a line end */
     size_t count, line,
         body; /* a request: "27 " before the line, all of the line, what follows it */
     fl_bytes out;
@@ -71,7 +72,7 @@ struct fl_server {
     fl_prompter prompter; /* over these; its ctx is the worker's */
     char *path, *temporary, *notify;
     char **names, **policies, **row_policies; /* NULL-terminated */
-    int64_t max_connections, max_request_bytes, drain_ms;
+    int64_t max_connections, max_request_bytes, max_waiting_bytes, drain_ms;
     pid_t owner;
     dev_t socket_dev; /* which file at `path` is ours */
     ino_t socket_ino;
@@ -90,8 +91,9 @@ struct fl_server {
     /* The io thread's own. */
     fl_conn *conns, *dead;
     int64_t n_conns;
-    bool full, stopping; /* full: no file descriptor was left, the listener waits */
-    double deadline;     /* of the stop */
+    int64_t waiting_bytes; /* of requests larger than a line that are read or wait for the worker */
+    bool full, stopping;   /* full: no file descriptor was left, the listener waits */
+    double deadline;       /* of the stop */
 };
 
 /* server.c */

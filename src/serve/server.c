@@ -17,7 +17,7 @@
 #include "util/mem.h"
 #include "util/thread.h"
 
-enum { EVENTS = 64, COMPUTE_NICE = 10, FULL_MS = 1000 };
+enum { EVENTS = 64, COMPUTE_NICE = 10, FULL_MS = 1000, WAITING_REQUESTS = 8 /* of full size */ };
 
 static double now_ms(void) {
     return fl_now() * 1e3;
@@ -210,6 +210,7 @@ static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
     if (!rc)
         rc = set_limit(&s->max_request_bytes, o->max_request_bytes, 16 << 20, "max_request_bytes",
                        err);
+    s->max_waiting_bytes = WAITING_REQUESTS * s->max_request_bytes;
     if (!rc) rc = set_limit(&s->drain_ms, o->drain_ms, 30000, "drain_ms", err);
     return rc;
 }

@@ -301,12 +301,15 @@ int fl_jv_parse(fl_jv *out, fl_arena *arena, const char *text, size_t n, const c
     return rc;
 }
 
+bool fl_jv_is(const fl_jv *v, const char *text) {
+    const size_t n = strlen(text);
+    return v && v->kind == FL_JV_STRING && v->string.len == n && !memcmp(v->string.data, text, n);
+}
+
 const fl_jv *fl_jv_get(const fl_jv *object, const char *key) {
     if (!object || object->kind != FL_JV_OBJECT) return NULL;
-    size_t n = strlen(key);
     for (uint32_t i = 0; i < object->n; i++) {
-        const fl_jv *k = &object->members[i].key;
-        if (k->string.len == n && !memcmp(k->string.data, key, n)) return &object->members[i].value;
+        if (fl_jv_is(&object->members[i].key, key)) return &object->members[i].value;
     }
     return NULL;
 }

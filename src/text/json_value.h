@@ -49,6 +49,8 @@ typedef struct fl_jv_member {
  * accepted as Python's json does.  Errors name `name`, line and column. */
 int fl_jv_parse(fl_jv *out, fl_arena *arena, const char *text, size_t n, const char *name,
                 fl_err *err);
+/* Whether v is this string and nothing more: "a\0b" is not "a". */
+bool fl_jv_is(const fl_jv *v, const char *text);
 const fl_jv *fl_jv_get(const fl_jv *object, const char *key); /* NULL: absent or no object */
 /* Compact JSON, the inverse of parse. */
 void fl_jv_write(fl_bytes *out, const fl_jv *v);

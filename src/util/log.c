@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/err.h"
+
 static fl_log_sink sink;
 static _Thread_local fl_log_listener listener;
 static _Thread_local void *listener_ctx;
@@ -25,6 +27,7 @@ void fl_log(fl_log_level level, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(msg, sizeof(msg), fmt, ap);
     va_end(ap);
+    fl_printable(msg);
     if (listener)
         listener(listener_ctx, level, msg);
     else if (sink)

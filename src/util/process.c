@@ -5,7 +5,10 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -103,5 +106,26 @@ int fl_process_supervise(fl_process *p, size_t n, int grace_s, int *first, fl_er
         close(fd);
     }
     sigprocmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+/* The descriptor stays open, also in the programs that are started: the kernel gives the lock back
+ * when the last of them has ended, however that came about. */
+int fl_process_lock(const char *path, fl_err *err) {
+    char text[24] = "";
+    const int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (fd < 0) return fl_fail(err, FL_E_IO, "%s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB)) {
+        const int e = errno;
+        const bool known = pread(fd, text, sizeof(text) - 1, 0) > 0;
+        close(fd);
+        if (e != EWOULDBLOCK) return fl_fail(err, FL_E_IO, "%s: %s", path, strerror(e));
+        return fl_fail(err, FL_E_BUSY, "%s: held by process %ld, or by what it started", path,
+                       known ? strtol(text, NULL, 10) : 0);
+    }
+    const int n = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+    if (!ftruncate(fd, 0) && pwrite(fd, text, (size_t)n, 0) == n) return FL_OK;
+    const int rc = fl_fail(err, FL_E_IO, "%s: %s", path, strerror(errno));
+    close(fd);
     return rc;
 }

@@ -23,4 +23,8 @@ typedef struct fl_process {
  * is left running then. */
 int fl_process_supervise(fl_process *p, size_t n, int grace_s, int *first, fl_err *err);
 
+/* Takes the lock file at `path` for this process and those it starts, until all of them have ended.
+ * FL_E_BUSY, naming the process that took it: somebody has it. */
+int fl_process_lock(const char *path, fl_err *err);
+
 #endif

@@ -1,6 +1,7 @@
 local common = require "fp8llm.cmd.common"
 local inspect = require "fp8llm.inspect"
 local json = require "fp8llm.json"
+local printable = require "fp8llm.printable"
 local must = common.must
 
 local M = {
@@ -23,6 +24,9 @@ What --json prints is described in fp8llm/inspect.lua.]],
     {"json", "flag", "", "print one JSON object"},
   },
 }
+
+-- Names of tensors and what configurations say are whatever a file holds.
+local function print(text) io.write(printable(text), "\n") end
 
 local function line(name, format, ...) print(string.format("  %-22s " .. format, name, ...)) end
 

@@ -12,11 +12,15 @@ Starts an engine for each model and an nginx in front of them, and stops both on
 When one of them ends by itself, so does the rest: status 1.
 
 With --listen only the engine, on a unix socket, for an nginx of yours (examples/nginx) and
-lua/resty/fp8llm.lua. The socket appears when the model is loaded, and replaces one that is there.
+lua/resty/fp8llm.lua. The socket appears when the model is loaded; one on which a process listens is never
+replaced. To take over without a pause, start on another path and rename the socket.
+
+On a loopback address, requests must name it as their Host (localhost, 127.0.0.1, [::1]) or a --allowed-host:
+a web page whose name is made to lead here does not. Started by root, nginx's workers run as www-data or nobody.
 
 --api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit. A line that ends in
 parse_special=off is of a key whose prompts hold no special tokens: they are read as text.
---policy: MODULE, a file X.lua or what require finds, returns a function that gets each step of a request that
+--policy: MODULE, a file X.lua or an installed module, returns a function that gets each step of a request that
 chose NAME, see step in meta.lua, and the model.]],
   options = common.join({
     {"port", "integer", "N", "where HTTP clients connect (default 8000)", min = 1, max = 65535},
@@ -26,6 +30,9 @@ chose NAME, see step in meta.lua, and the model.]],
     {"served-model-name", "list", "NAME", "what clients call MODEL (default: its directory's name)"},
     {"api-keys", "string", "FILE", "who may ask (default: everybody)"},
     {"allow-origin", "string", "ORIGIN", "web pages of which site may ask, * of all (default: none)"},
+    {"allowed-host", "list", "NAME", "a further Host of requests to a loopback address, * for any; several"},
+    {"max-per-address", "integer", "N", "requests of one client address at a time (default 1024)",
+      min = 1, max = 65536},
     {"policy", "list", "NAME=MODULE", "a sampling policy in Lua that clients may choose by name"},
     {"policy-timeout-ms", "integer", "MS", "silence of a policy that ends its request (default 30000)"},
     {"kv-tokens", "integer", "N",
@@ -34,7 +41,8 @@ chose NAME, see step in meta.lua, and the model.]],
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
     {"timeout", "integer", "S", "seconds for a request (default 3600)", min = 1, max = 1e6},
     {"drain", "integer", "S", "seconds a stop waits for generations (default 30)", min = 0, max = 1e6},
-    {"run-dir", "string", "DIR", "sockets and nginx's files (default: $XDG_RUNTIME_DIR/fp8llm, or a temporary one)"},
+    {"run-dir", "string", "DIR",
+      "sockets and nginx's files, of one server at a time (default: a new one, in $XDG_RUNTIME_DIR or /tmp)"},
   }, common.model_options),
 }
 
@@ -70,11 +78,42 @@ local function list_models(opt, words)
   return models
 end
 
-local function make_run_dir(opt)
-  local runtime = os.getenv "XDG_RUNTIME_DIR"
-  local dir = opt.run_dir or runtime and runtime .. "/fp8llm"
-  if not dir then return first_line "mktemp -d", true end
-  return first_line("mkdir -p " .. shell(dir) .. " && cd " .. shell(dir) .. " && pwd"), false
+-- A directory of this start alone -> path, whether it is to be removed at the end. Root's runtime directory is closed
+-- to nginx's workers.
+local function make_run_dir(opt, user)
+  if not opt.run_dir then
+    local runtime = not user and os.getenv "XDG_RUNTIME_DIR"
+    local dir = runtime and first_line("mktemp -d " .. shell(runtime .. "/fp8llm-XXXXXX") .. " 2>/dev/null") or ""
+    if dir == "" then dir = first_line "mktemp -d -t fp8llm-XXXXXX" end
+    if dir == "" then common.fail "run directory: cannot be made" end
+    if user then os.execute("chmod 711 " .. shell(dir)) end
+    return dir, true
+  end
+  local dir = first_line("umask 022; mkdir -p " .. shell(opt.run_dir) .. " && cd " .. shell(opt.run_dir) .. " && pwd")
+  if dir == "" then common.fail("run directory %s: cannot be made", opt.run_dir) end
+  return dir, false
+end
+
+-- Whom nginx's workers run as when root starts them: {name =, group =} | nil for other users, whose they are.
+local function worker_user()
+  if first_line "id -u" ~= "0" then return nil end
+  for _, name in ipairs {"www-data", "nobody"} do
+    local group = first_line("id -gn " .. name .. " 2>/dev/null")
+    if group ~= "" then return {name = name, group = group} end
+  end
+  common.fail "nginx's workers: no user www-data or nobody for them; start this as another user than root"
+end
+
+-- A command as that user, or with that user's group only: the engine's socket is open to its group.
+local function as_user(user)
+  return string.format("setpriv --reuid=%s --regid=%s --clear-groups ", shell(user.name), shell(user.group))
+end
+
+local function check_entry(run, user)
+  if first_line("command -v setpriv") == "" then common.fail "setpriv is missing: apt-get install util-linux" end
+  if first_line(as_user(user) .. "test -x " .. shell(run) .. " && echo yes") ~= "yes" then
+    common.fail("run directory %s: nginx's workers, user %s, cannot enter it", run, user.name)
+  end
 end
 
 -- An absolute path: nginx and the engines have working directories of their own.
@@ -93,9 +132,12 @@ local function self()
 end
 
 -- The command line of a model's engine.
-local function engine_command(model, socket, opt)
+local function engine_command(model, socket, user, opt)
   local lua, script = self()
-  local command = {lua, script, "serve", model.dir, "--listen", "unix:" .. socket}
+  local command = user and {"setpriv", "--regid=" .. user.group, "--keep-groups", "--pdeathsig=TERM"} or {}
+  for _, word in ipairs {lua, script, "serve", model.dir, "--listen", "unix:" .. socket} do
+    command[#command + 1] = word
+  end
   local function add(name, value)
     if value ~= nil then command[#command + 1] = "--" .. name .. "=" .. tostring(value) end
   end
@@ -125,7 +167,7 @@ local function write_file(path, text)
 end
 
 -- Everything under the run directory; returns the commands to run, nginx first: it is also the first to end.
-local function prepare(models, run, opt)
+local function prepare(models, run, user, opt)
   local nginx, message = serve_nginx.find()
   if not nginx then common.fail("%s", message) end
   local _, _, lua_dir = self()
@@ -136,26 +178,35 @@ local function prepare(models, run, opt)
   for i, model in ipairs(models) do
     local socket = string.format("%s/engine-%d.sock", run, i)
     upstreams[i] = {names = model.names, socket = "unix:" .. socket}
-    commands[i + 1] = engine_command(model, socket, opt)
+    commands[i + 1] = engine_command(model, socket, user, opt)
   end
-  local user = first_line "id -u" == "0" and first_line "id -un" .. " " .. first_line "id -gn" or nil
   write_file(conf, serve_nginx.configuration(nginx, {
-    run = run, lua = lua_dir, listen = host .. ":" .. port, models = upstreams, user = user,
+    run = run, lua = lua_dir, listen = host .. ":" .. port, models = upstreams,
+    user = user and user.name .. " " .. user.group, allowed_hosts = opt.allowed_host,
+    max_per_address = opt.max_per_address,
     api_keys = opt.api_keys and absolute(opt.api_keys), allow_origin = opt.allow_origin,
     timeout = opt.timeout, drain = opt.drain or 30, page = lua_dir .. "/fp8llm/page.html",
   }))
   return commands, string.format("http://%s:%d", local_hosts[host] or host, port)
 end
 
+-- As fp8llm.supervise.
+local function run_in(run, models, user, opt)
+  if user then check_entry(run, user) end
+  must(fp8llm.lock(run .. "/lock"))
+  local commands, url = prepare(models, run, user, opt)
+  common.write(string.format("%s (files in %s); loading\n", url, run))
+  return fp8llm.supervise(commands, (opt.drain or 30) + 5)
+end
+
 local function serve_all(models, opt)
   for _, model in ipairs(models) do model.dir = common.find(model.dir) end
   if opt.api_keys then must(io.open(opt.api_keys, "rb")):close() end
-  local run, temporary = make_run_dir(opt)
-  if run == "" then common.fail "run directory: cannot be made" end
-  local commands, url = prepare(models, run, opt)
-  common.write(string.format("%s (files in %s); loading\n", url, run))
-  local first, status = fp8llm.supervise(commands, (opt.drain or 30) + 5)
+  local user = worker_user()
+  local run, temporary = make_run_dir(opt, user)
+  local ok, first, status = pcall(run_in, run, models, user, opt)
   if temporary then os.execute("rm -rf " .. shell(run)) end
+  if not ok then error(first, 0) end
   if first == nil then common.fail("%s", status) end
   if first == 0 then return end
   local who = first == 1 and "nginx" or "the engine of " .. models[first - 1].names[1]

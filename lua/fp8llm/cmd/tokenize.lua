@@ -1,6 +1,7 @@
 local common = require "fp8llm.cmd.common"
 local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
+local printable = require "fp8llm.printable"
 local must = common.must
 
 local M = {
@@ -58,7 +59,7 @@ end
 
 local function print_pieces(tokenizer, ids)
   for _, id in ipairs(ids) do
-    common.write(string.format("%d\t%s\n", id, tokenizer:piece(id) or ""))
+    common.write(string.format("%d\t%s\n", id, printable(tokenizer:piece(id) or "")))
   end
 end
 

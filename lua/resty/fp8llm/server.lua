@@ -7,6 +7,7 @@
 -- The body must be read in the access phase: read in content_by_lua, nginx no longer notices that the client has
 -- left. Bodies go to the engine as they came; it checks them.
 local client = require "resty.fp8llm"
+local scan = require "resty.fp8llm.body"
 local json = require "fp8llm.json"
 local metrics = require "fp8llm.metrics"
 local openai = require "fp8llm.openai"
@@ -50,13 +51,15 @@ end
 --- options: models, a list of {name = or names =, socket =}; and optionally
 -- api_keys: a file; allow_origin: for pages of other sites; page: a file for GET /;
 -- keep_alive: seconds between comments in a silent stream (15); timeout: seconds for a request (3600), of which the
--- engine has at most 60 to take it.
+-- engine has at most 60 to take it; allowed_hosts: a list of what requests to a loopback address may have as Host
+-- besides its own names, "*" for any; max_waiting_bytes: of bodies that no engine has taken yet (128 MiB).
 function _M.configure(options)
   config = {
     models = {}, by_name = {}, keys = options.api_keys and read_keys(options.api_keys),
     allow_origin = options.allow_origin, page = read_file(options.page), timeout = options.timeout or 3600,
-    started = ngx.time(),
+    started = ngx.time(), hosts = {["localhost"] = true}, max_waiting_bytes = options.max_waiting_bytes or 128 * 2 ^ 20,
   }
+  for _, name in ipairs(options.allowed_hosts or {}) do config.hosts[name:lower()] = true end
   for i, m in ipairs(options.models) do
     local names = m.names or {m.name}
     local model = {name = names[1], names = names, client = client.new {
@@ -68,9 +71,24 @@ function _M.configure(options)
   end
 end
 
+-- Bodies that no engine has taken yet, as their requests' ngx.ctx -> bytes, of this worker. A request that is broken
+-- off runs no more code: what it had is found by the garbage collector.
+local waiting = setmetatable({}, {__mode = "k"})
+local small = 65536 -- connections are limited, that is enough for these
+local collected = 0
+
+local function waiting_bytes()
+  local sum = 0
+  for _, n in pairs(waiting) do sum = sum + n end
+  return sum
+end
+
+local function taken() waiting[ngx.ctx] = nil end
+
 -- Answers. -----------------------------------------------------------------------------------
 
 local function answer(text, content_type)
+  taken()
   ngx.header["Content-Type"] = content_type or "application/json"
   ngx.header["Content-Length"] = #text
   ngx.print(text)
@@ -101,8 +119,10 @@ end
 -- Which engine: with several, the body's `model` tells. What is not known goes to the first, which refuses it.
 local function choose_model(body)
   if not config.models[2] or not body then return config.models[1] end
-  local object = json.decode(body)
-  return type(object) == "table" and config.by_name[object.model] or config.models[1]
+  local members, trouble = scan.members(body, {"model"})
+  if not members and trouble:find "^more" then return nil, fail(400, "body: " .. trouble) end
+  local name = members and scan.value(members.model)
+  return config.by_name[name or ""] or config.models[1]
 end
 
 local function timeout_message() return "timeout: no end within " .. config.timeout .. " s" end
@@ -149,7 +169,7 @@ local function pieces(kind, stream, options)
     else
       ngx.print ": keep-alive\n\n"
     end
-    if not ngx.flush(true) then break end -- the client has gone, or does not read
+    if not stream:flush() then break end -- the client has gone, or does not read
   end
   if sse.over and not sse.failed then stream:finish() else stream:cancel() end
 end
@@ -158,7 +178,9 @@ local function generation(kind)
   return function(body)
     if not body then return fail(400, "body: need a JSON object") end
     local model = choose_model(body)
+    if not model then return end
     local stream, refusal = model.client[kind](model.client, body, ngx.ctx.key)
+    taken()
     if not stream then return refuse(refusal) end
     local options = {id = ngx.ctx.request_id, model_name = stream.start.model, start = stream.start}
     return (stream.start.stream and pieces or whole)(kind, stream, options)
@@ -170,7 +192,9 @@ end
 local function pass(op)
   return function(body)
     if not body and op ~= "tokenizer_info" then return fail(400, "body: need a JSON object") end
-    local model = body and choose_model(body) or config.by_name[ngx.var.arg_model] or config.models[1]
+    local model = body and choose_model(body) or not body and config.by_name[ngx.var.arg_model or ""]
+    if body and not model then return end
+    model = model or config.models[1]
     return answer_line(model.client:ask(op, body, ngx.ctx.key))
   end
 end
@@ -239,21 +263,65 @@ local routes = {
 -- Phases. ------------------------------------------------------------------------------------
 
 local function check_key()
-  local key = (ngx.var.http_authorization or ""):match "^[Bb]earer%s+(%S+)$"
+  local scheme, key = (ngx.var.http_authorization or ""):match "^%s*(%a+)%s+(%S+)%s*$"
+  if not scheme or scheme:lower() ~= "bearer" then key = nil end
   ngx.ctx.key = key and config.keys[key]
   if ngx.ctx.key then return end
   ngx.header["WWW-Authenticate"] = "Bearer"
   return fail(401, key and "api key: not known" or "api key: need a header Authorization: Bearer KEY")
 end
 
-local function cross_origin()
+-- Headers of every answer, also of those that nginx makes.
+local function open_answer()
+  local id = ngx.var.http_x_request_id
+  ngx.ctx.request_id = id and #id <= 128 and id:match "^[%w._-]+$" or ngx.var.request_id
+  ngx.header["X-Request-Id"] = ngx.ctx.request_id
   if not config.allow_origin then return end
   ngx.header["Access-Control-Allow-Origin"] = config.allow_origin
+  ngx.header["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After"
   ngx.header["Vary"] = "Origin"
-  if ngx.req.get_method() ~= "OPTIONS" then return end
+end
+
+-- Clients send headers of their own (x-stainless-os ...): what is asked for is allowed. Nothing here acts on headers
+-- that it does not know.
+local function preflight()
+  if not config.allow_origin or ngx.req.get_method() ~= "OPTIONS" then return end
+  local asked = ngx.var.http_access_control_request_headers
+  asked = asked and #asked <= 4096 and asked:match "^[%w!#$%%&'*+.^_`|~, -]+$"
+  ngx.header["Vary"] = "Origin, Access-Control-Request-Headers"
   ngx.header["Access-Control-Allow-Methods"] = "GET, POST"
-  ngx.header["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-Id"
+  ngx.header["Access-Control-Allow-Headers"] = asked or "Authorization, Content-Type, X-Request-Id"
+  ngx.header["Access-Control-Max-Age"] = "600"
   return ngx.exit(204)
+end
+
+-- The name in a Host header, without its port.
+local function host_name(host)
+  return (host:match "^%[[%x:.]+%]" or host:match "^[^:]*"):lower():gsub("%.$", "")
+end
+
+-- A page of any site can ask a loopback address under a name of its own, which it makes lead there. A browser tells
+-- the name.
+local function check_host()
+  local address, host = ngx.var.server_addr or "", ngx.var.http_host
+  if not (address:find "^127%." or address == "::1" or address:find "^::ffff:127%.") or not host then return end
+  if config.hosts["*"] or config.hosts[host:lower()] then return end
+  local name = host_name(host)
+  if config.hosts[name] or name == "[::1]" or name:find "^127%.%d+%.%d+%.%d+$" then return end
+  return fail(403, "host: '" .. host .. "' is no name of this address; fp8llm serve --allowed-host lets it in")
+end
+
+-- Other content types are those that a page of any site may send without being asked (CORS).
+local function check_content_type()
+  local given = ngx.var.content_type
+  if given and given:match "^%s*([^;%s]*)":lower() == "application/json" then return end
+  return fail(415, "Content-Type: need application/json, got " .. (given and "'" .. given .. "'" or "none"))
+end
+
+-- A path as the routes have it: without slashes at its end.
+local function plain_path()
+  local path = ngx.var.uri:gsub("/+$", "")
+  return path == "" and "/" or path
 end
 
 local function find_route(path)
@@ -262,13 +330,47 @@ local function find_route(path)
   return routes[path]
 end
 
+-- Account for a body of n bytes, or end the request.
+local function admit(n)
+  if n <= small then return taken() end
+  local limit = config.max_waiting_bytes / math.max(1, ngx.worker.count())
+  if waiting_bytes() + n > limit and ngx.now() > collected + 0.5 then
+    collectgarbage()
+    collected = ngx.now()
+  end
+  local sum = waiting_bytes() - (waiting[ngx.ctx] or 0)
+  if sum > 0 and sum + n > limit then
+    return refuse {code = "NOMEM", retry_after = 1, message = string.format(
+      "body: %d bytes, and %d of other bodies wait, limit %d; come again", n, sum, limit)}
+  end
+  waiting[ngx.ctx] = n
+end
+
+-- The bytes of a body that was read.
+local function body_size()
+  local data, path = ngx.req.get_body_data(), ngx.req.get_body_file()
+  if data then return #data end
+  local file = path and io.open(path, "rb")
+  local size = file and file:seek "end" or 0
+  if file then file:close() end
+  return size
+end
+
+-- A body in chunks does not say how long it will be.
+local function read_body()
+  local length = tonumber(ngx.var.http_content_length)
+  admit(length or ngx.var.http_transfer_encoding and 2 ^ 20 or 0)
+  ngx.req.read_body()
+  if not length then admit(body_size()) end
+end
+
 --- access_by_lua: may this request go on? Reads the body.
 function _M.access()
-  local id = ngx.var.http_x_request_id
-  ngx.ctx.request_id = id and #id <= 128 and id:match "^[%w._-]+$" or ngx.var.request_id
-  ngx.header["X-Request-Id"] = ngx.ctx.request_id
-  cross_origin()
-  local route = find_route(ngx.var.uri)
+  open_answer()
+  check_host()
+  preflight()
+  ngx.ctx.path = plain_path()
+  local route = find_route(ngx.ctx.path)
   if not route then return fail(404, ngx.var.uri .. ": no such path") end
   if config.keys and not route.open then check_key() end
   local method = ngx.req.get_method()
@@ -276,9 +378,13 @@ function _M.access()
     ngx.header["Allow"] = route[1]
     return fail(405, ngx.var.uri .. ": need " .. route[1] .. ", got " .. method)
   end
+  if method == "POST" then check_content_type() end
   ngx.ctx.route = route
-  ngx.req.read_body()
+  read_body()
 end
+
+--- The path of the request as the API has it, after access().
+function _M.path() return ngx.ctx.path end
 
 --- The body, after access() | nil when there is none.
 function _M.body() return ngx.req.get_body_data() or read_file(ngx.req.get_body_file()) end
@@ -296,10 +402,14 @@ function _M.refused()
   local reasons = {
     [400] = "request: malformed", [404] = "request: no such path", [405] = "request: method not allowed",
     [408] = "request: not received in time", [413] = "body: too large", [414] = "request: line too long",
-    [494] = "request: headers too large",
-    [501] = "request: transfer encoding not known", [505] = "request: HTTP version not known",
+    [429] = "address: too many requests of it at a time", [494] = "request: headers too large",
+    [500] = "server: failed; its log has the reason", [501] = "request: transfer encoding not known",
+    [503] = "server: no room for the request", [505] = "request: HTTP version not known",
   }
-  local ours = status < 400 or status == 494 or status > 500
+  local server_fault = status == 500 or status > 501 and status < 505
+  local ours = status < 400 or status == 494 or status >= 500 and not server_fault
+  open_answer()
+  if status == 429 or status == 503 then ngx.header["Retry-After"] = "1" end
   return fail(ours and 400 or status, reasons[status] or "request: refused with status " .. status)
 end
 
