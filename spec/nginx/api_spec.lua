@@ -492,8 +492,8 @@ describe("fp8llm serve", function()
     local c = http.connect(port)
     -- A chat: its role goes out before the first token, and from there on all may be kept for the end.
     local body = '{"messages":[{"role":"user","content":"hello"}],"max_tokens":40,"ignore_eos":true,"stream":true}'
-    c:send("POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " ..
-      #body .. "\r\n\r\n" .. body)
+    c:send("POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n" ..
+      "Content-Length: " .. #body .. "\r\n\r\n" .. body)
     local text = c.sock:receive "*a"
     c:close()
     assert.truthy(text:find("200 OK", 1, true))
