@@ -41,7 +41,7 @@ rebuild() { # the sources of the checkout that the kit lies in
     arch=$(cat arch)
     objects=build/objects
     mkdir -p $objects
-    flags="-std=c++17 -O3 -lineinfo -I$tree -I$tree/src -Xcompiler -fPIC,-fvisibility=hidden"
+    flags="-std=c++17 -O3 -lineinfo -no-compress -I$tree -I$tree/src -Xcompiler -fPIC,-fvisibility=hidden"
     for file in "$tree"/cuda/*.cu; do
         echo "nvcc -gencode arch=compute_$arch,code=[sm_$arch,compute_$arch] $flags -c $file -o $objects/$(basename "$file").o"
     done | xargs -P "$(nproc)" -I{} sh -c '{}' || return 1
