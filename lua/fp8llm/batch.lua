@@ -1,4 +1,5 @@
 --- Many requests through one engine: map over a list, or over the lines of an OpenAI batch file.
+local fp8llm = require "fp8llm"
 local json = require "fp8llm.json"
 local openai = require "fp8llm.openai"
 
@@ -8,32 +9,34 @@ local batch = {}
 -- a file of a million lines out of memory.
 local window = 256
 
---- Feed items to submit(request) and hand out results. next_item() -> key, request | nil; request nil with
--- a message as third value is a failure of its own. Returns an iterator of key, result, message, code
--- in the order of submission, or (not ordered) as they end.
-local function run(submit, next_item, ordered)
-  local flight, exhausted = {}, false -- {key =, request = | message =, code =}
+--- Submit what comes and hand out what becomes of it. work.next(wait) -> key, request | key, nil, message, code, a
+-- failure of its own | false, nothing has come yet | nil, nothing will come; work.submit(request) and
+-- work.finish(request in the engine, key) return nil, message, code, param on failure. Returns an iterator of key,
+-- result, message, code, param in the order of submission, or (not ordered) as they end.
+local function run(work, ordered)
+  local flight, exhausted = {}, false -- {key =, request = | failure = {message, code, param}}
   local waiting -- {key, request} that the engine's full queue has not taken yet
 
   local function take_item()
     if waiting then return waiting[1], waiting[2] end
-    return next_item()
+    return work.next(#flight == 0)
   end
 
   local function refill()
     while not exhausted and #flight < window do
       local key, request, message, code = take_item()
-      if key == nil then
-        exhausted = true
+      if not key then
+        exhausted = key == nil
         return
       end
-      local entry = {key = key, message = message, code = code}
-      if request then entry.request, entry.message, entry.code = submit(request) end
-      if entry.code == "BUSY" and #flight > 0 then -- again when one of ours has ended
+      local entry, param = {key = key}, nil
+      if request then entry.request, message, code, param = work.submit(request) end
+      if code == "BUSY" and #flight > 0 then -- again when one of ours has ended
         waiting = {key, request}
         return
       end
       waiting = nil
+      if not entry.request then entry.failure = {message, code, param} end
       flight[#flight + 1] = entry
     end
   end
@@ -48,70 +51,119 @@ local function run(submit, next_item, ordered)
 
   local function take(i)
     local entry = table.remove(flight, i)
-    if not entry.request then return entry.key, nil, entry.message, entry.code end
-    local result, message, code = entry.request:result()
+    if not entry.request then return entry.key, nil, entry.failure[1], entry.failure[2], entry.failure[3] end
+    local result, message, code, param = work.finish(entry.request, entry.key)
     entry.request:close()
-    return entry.key, result, message, code
+    return entry.key, result, message, code, param
   end
 
   return function()
-    refill()
-    while #flight > 0 do
+    repeat
+      refill()
       local done
       for i = 1, #flight do
         if ended(flight[i]) and not done and (i == 1 or not ordered) then done = i end
       end
       if done then return take(done) end
-      flight[1].request:wait(20)
-    end
+      if flight[1] then flight[1].request:wait(20) end
+    until exhausted and #flight == 0
   end
 end
+
+local function whole_result(request) return request:result() end
 
 --- for i, result, message, code in batch.map(eng, list, function(item, i) return request end) do
 -- Results come in the order of the list. A nil result has a message: that request was refused.
 function batch.map(eng, list, make)
   local i = 0
-  local function submit(request) return eng:submit(request) end
-  return run(submit, function()
-    i = i + 1
-    if list[i] == nil then return nil end
-    return i, make(list[i], i)
-  end, true)
+  return run({
+    next = function()
+      i = i + 1
+      if list[i] == nil then return nil end
+      return i, make(list[i], i)
+    end,
+    submit = function(request) return eng:submit(request) end,
+    finish = whole_result,
+  }, true)
 end
 
--- The custom_ids a previous run has finished; a line that it was cut off in is dropped.
-local function finished(path)
-  local f = io.open(path, "rb")
-  if not f then return {}, 0 end
-  local text = f:read "*a"
-  f:close()
-  local whole = text:match "^(.*\n)" or ""
-  if whole ~= text then
-    local out = assert(io.open(path .. ".tmp", "wb"))
-    assert(out:write(whole))
-    assert(out:close())
-    assert(os.rename(path .. ".tmp", path))
+-- A file of lines that may be readable once only: what it is given as is read from beginning to end, once.
+-- -> {next(wait) -> line, number | false | nil, count = of the lines that are not blank, or nil, read =, failed =}
+local function open_input(input)
+  local source, message, code = input, nil, nil
+  if type(input) == "string" then source, message, code = fp8llm.lines(input) end
+  if not source then return nil, message, code end
+  local count
+  count, message, code = source:count()
+  if not count then return nil, message, code end
+  local self = {count = count >= 0 and count or nil, read = 0}
+  local number = 0
+  function self.next(wait)
+    while true do
+      local line, trouble, why = source:next(wait)
+      if not line then
+        if trouble then self.failed = {trouble, why} end
+        return line
+      end
+      number = number + 1
+      if line:find "%S" then
+        self.read = self.read + 1
+        return line, number
+      end
+    end
   end
-  local ids, n = {}, 0
-  for line in whole:gmatch "[^\n]+" do
-    local ok, object = pcall(json.decode, line)
+  return self
+end
+
+-- The end of a run: everything that was read is answered, or it has failed.
+local function check_end(input, answered)
+  if input.failed then return nil, input.failed[1], input.failed[2] end
+  if answered == input.read then return true end
+  return nil, string.format("%d lines were read, %d are answered", input.read, answered), "IO"
+end
+
+-- The custom_ids of a previous run, {id = how often}; a line that it was cut off in is dropped.
+local function finished(output, path)
+  local ids = {}
+  local lines, message, code = fp8llm.lines(path)
+  if not lines then return nil, message, code end
+  local whole = lines:whole_bytes()
+  repeat
+    local line
+    line, message, code = lines:next()
+    if message then return nil, message, code end
+    local ended = lines:whole_bytes()
+    local ok, object = pcall(json.decode, line and ended > whole and line or "null")
     local id = ok and type(object) == "table" and object.custom_id
-    if id then ids[id], n = true, n + 1 end
-  end
-  return ids, n
+    if id then ids[id] = (ids[id] or 0) + 1 end
+    if line and ended == whole then line, message, code = nil, output:cut(whole) end
+    if code then return nil, message, code end
+    whole = ended
+  until not line
+  lines:close()
+  return ids
 end
 
-local function count_lines(path)
-  local n = 0
-  for line in io.lines(path) do n = n + (line:find "%S" and 1 or 0) end
-  return n
+-- Where answers go, and which there are already. path: as run_file has it.
+local function open_output(path, input)
+  local output, message, code = path, nil, nil
+  if type(path) == "string" then output, message, code = fp8llm.sink(path) end
+  if not output then return nil, message, code end
+  if not (output:is_regular() and type(path) == "string") then return output, {} end
+  if type(input) == "string" and output:is(input) then return nil, path .. ": is what is read, too", "ARG" end
+  local ids
+  ids, message, code = finished(output, path)
+  if not ids then return nil, message, code end
+  return output, ids
 end
 
 -- One line of the input -> custom_id, {body =, kind =} | custom_id, nil, message
 local function read_line(line, number)
-  local ok, object = pcall(json.decode, line)
+  local ok, object, message = pcall(json.decode, line)
   local name, where = "line-" .. number, "line " .. number
-  if not ok or type(object) ~= "table" then return name, nil, where .. ": not a JSON object" end
+  if not ok or type(object) ~= "table" then
+    return name, nil, ("%s: not a JSON object: %s"):format(where, tostring(message or object))
+  end
   local id = object.custom_id
   if type(id) ~= "string" then return name, nil, where .. ": custom_id: need a string" end
   local kind = openai.kinds[object.url]
@@ -125,68 +177,83 @@ local function read_line(line, number)
   return id, {body = object.body, kind = kind}
 end
 
---- Run a file of OpenAI batch lines: {custom_id, method, url, body} -> {id, custom_id, response, error}.
--- options: model_name, tokenizer, ordered, progress(done, to_do, tokens). What `output` holds already is
--- not run again. Returns {total, skipped, done, failed, tokens}.
-function batch.run_file(eng, input, output, options)
-  local done_ids, skipped = finished(output)
-  local total = count_lines(input)
-  local out = assert(io.open(output, "ab"))
-  local lines, number = io.lines(input), 0
-  local requests, seen = {}, {}
-  local report = {total = total, skipped = skipped, done = 0, failed = 0, tokens = 0}
-
-  local function next_item()
+-- Lines of the input as items of run, without those that are answered already.
+local function requests_of(input, answered, report)
+  local seen = {}
+  return function(wait)
     while true do
-      local line = lines()
-      if line == nil then return nil end
-      number = number + 1
-      if line:find "%S" then
-        local id, request, message = read_line(line, number)
-        if seen[id] then
-          return {id = id}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
-        end
+      local line, number = input.next(wait)
+      if not line then return line end
+      local id, request, message = read_line(line, number)
+      if answered[id] and answered[id] > 0 then
+        answered[id] = answered[id] - 1
+        report.skipped = report.skipped + 1
         seen[id] = true
-        if not done_ids[id] then
-          local key = {id = id}
-          requests[key] = request
-          return key, request, message, "ARG"
-        end
+      elseif seen[id] then
+        return {id = id}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
+      else
+        seen[id] = true
+        return {id = id, request = request}, request, message, "ARG"
       end
     end
   end
+end
 
-  local function submit(request) return eng:submit(request.body, request.kind) end
-  for key, result, message, code in run(submit, next_item, options.ordered) do
-    local request = requests[key]
-    requests[key] = nil
-    local response = {status_code = 200, request_id = "batch-" .. key.id}
-    if result then
-      response.body, message, code = openai.response(request.kind, result, {
-        model_name = options.model_name, tokenizer = options.tokenizer, echo = request.body.echo == true,
-        start = request.body,
-      })
-      report.tokens = report.tokens + result.usage.completion_tokens
-    end
-    if not response.body then
-      response.status_code = (code == "ARG" or code == "LIMIT") and 400 or 500
-      response.body = openai.error_object(message, response.status_code)
-      report.failed = report.failed + 1
-    end
-    local failed = response.status_code ~= 200
-    assert(out:write(json.encode {
-      id = "batch_req_" .. key.id, custom_id = key.id, response = response,
-      error = failed and {code = tostring(code), message = message} or json.null,
-    }, "\n"))
-    assert(out:flush())
-    report.done = report.done + 1
-    if options.progress then options.progress(report.done, math.max(0, total - skipped), report.tokens) end
+-- The line that answers one.
+local function output_line(id, body, message, code)
+  local response = {status_code = 200, request_id = "batch-" .. id, body = body}
+  if not body then
+    response.status_code = (code == "ARG" or code == "LIMIT") and 400 or 500
+    response.body = openai.error_object(message, response.status_code)
   end
-  assert(out:close())
+  return json.encode {
+    id = "batch_req_" .. id, custom_id = id, response = response,
+    error = not body and {code = tostring(code), message = message} or json.null,
+  } .. "\n"
+end
+
+--- Run a file of OpenAI batch lines, {custom_id, method, url, body} -> {id, custom_id, response, error}.
+-- input: a path, or fp8llm.lines; output: a path, or fp8llm.sink. What a file `output` holds already is not run again.
+-- options: model_name, tokenizer, ordered, input (its path, where `input` is none), progress(done, to_do or nil,
+-- tokens).
+-- -> {total, skipped, done, failed, tokens, to_stdout} | nil, message, code: a file that cannot be read or written
+function batch.run_file(eng, input, output, options)
+  local lines, message, code = open_input(input)
+  if not lines then return nil, message, code end
+  local sink, answered, why_not = open_output(output, options.input or input)
+  if not sink then return nil, answered, why_not end
+  local report = {skipped = 0, done = 0, failed = 0, tokens = 0, to_stdout = sink:is() or nil}
+  local work = {
+    next = requests_of(lines, answered, report),
+    submit = function(request) return eng:submit(request.body, request.kind) end,
+    finish = function(request, key)
+      local result, why, kind = request:result()
+      if not result then return nil, why, kind end
+      local body = key.request.body
+      return openai.response(key.request.kind, result, {
+        model_name = options.model_name, tokenizer = options.tokenizer, echo = body.echo == true, start = body,
+      })
+    end,
+  }
+  for key, body, trouble, why in run(work, options.ordered) do
+    report.failed = report.failed + (body and 0 or 1)
+    report.tokens = report.tokens + (body and body.usage.completion_tokens or 0)
+    local ok
+    ok, message, code = sink:write(output_line(key.id, body, trouble, why))
+    if not ok then return nil, message, code end
+    report.done = report.done + 1
+    local to_do = lines.count and math.max(report.done, lines.count - report.skipped)
+    if options.progress then options.progress(report.done, to_do, report.tokens) end
+  end
+  report.total = lines.read
+  local ok
+  ok, message, code = sink:close()
+  if ok then ok, message, code = check_end(lines, report.done + report.skipped) end
+  if not ok then return nil, message, code end
   return report
 end
 
--- A line of a file of prompts -> request | nil, message. What it does not say, `defaults` say.
+-- A line of a file of prompts -> request | nil, message; and its custom_id. What it does not say, `defaults` say.
 local function prompt_request(line, is_json, defaults)
   local own = {prompt = line}
   if is_json then
@@ -219,34 +286,38 @@ local function prompt_answer(result)
 end
 
 --- Run a file of prompts, one a line; where the first line is a JSON object each line is one, with the
--- members of eng:submit and a custom_id. write(object) is given, in order, {line, custom_id, text,
--- finish_reason, prompt_tokens, completion_tokens, choices (with n > 1)} or {line, custom_id, error}.
--- options: defaults (members of a request), progress(done, total, tokens). Returns {total, failed, tokens}.
+-- members of eng:submit and a custom_id. input: a path, or fp8llm.lines. write(object) is given, in order, {line,
+-- custom_id, text, finish_reason, prompt_tokens, completion_tokens, choices (with n > 1)} or {line, custom_id,
+-- error}. options: defaults (members of a request), progress(done, total or nil, tokens).
+-- -> {total, failed, tokens} | nil, message, code: a file that cannot be read
 function batch.run_prompts(eng, input, write, options)
-  local lines, number, is_json = io.lines(input), 0, nil
-  local report = {total = count_lines(input), failed = 0, tokens = 0}
-  local function next_item()
-    local line
-    repeat
-      line = lines()
-      number = number + 1
-    until line == nil or line:find "%S"
-    if line == nil then return nil end
-    if is_json == nil then is_json = line:find "^%s*{" ~= nil end
-    local request, message, id = prompt_request(line, is_json, options.defaults or {})
-    return {line = number, id = id}, request, message, "ARG"
-  end
-  local done = 0
-  local function submit(request) return eng:submit(request) end
-  for key, result, message, code in run(submit, next_item, true) do
-    local object = result and prompt_answer(result) or {error = {code = code, message = message}}
+  local lines, message, code = open_input(input)
+  if not lines then return nil, message, code end
+  local report, is_json, done = {failed = 0, tokens = 0}, nil, 0
+  local work = {
+    next = function(wait)
+      local line, number = lines.next(wait)
+      if not line then return line end
+      if is_json == nil then is_json = line:find "^%s*{" ~= nil end
+      local request, trouble, id = prompt_request(line, is_json, options.defaults or {})
+      return {line = number, id = id}, request, trouble, "ARG"
+    end,
+    submit = function(request) return eng:submit(request) end,
+    finish = whole_result,
+  }
+  for key, result, trouble, why in run(work, true) do
+    local object = result and prompt_answer(result) or {error = {code = why, message = trouble}}
     object.line, object.custom_id = key.line, key.id
     report.tokens = report.tokens + (object.completion_tokens or 0)
     if object.error then report.failed = report.failed + 1 end
     write(object)
     done = done + 1
-    if options.progress then options.progress(done, report.total, report.tokens) end
+    if options.progress then options.progress(done, lines.count and math.max(done, lines.count), report.tokens) end
   end
+  report.total = lines.read
+  local ok
+  ok, message, code = check_end(lines, done)
+  if not ok then return nil, message, code end
   return report
 end
 

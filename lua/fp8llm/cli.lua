@@ -1,5 +1,7 @@
 -- The command fp8llm: lua/fp8llm.sh starts this script. Each command is a module of
 -- lua/fp8llm/cmd: {summary, usage, text, options, run(opt, words)}.
+local common = require "fp8llm.cmd.common"
+local fp8llm = require "fp8llm"
 local options = require "fp8llm.options"
 local printable = require "fp8llm.printable"
 
@@ -19,15 +21,29 @@ local function print_help()
   lines[#lines + 1] = ""
   lines[#lines + 1] = "A MODEL is a directory, or org/name in the local Hugging Face cache."
   lines[#lines + 1] = "fp8llm COMMAND --help tells the rest; fp8llm --version the version."
-  print(table.concat(lines, "\n"))
+  common.print(table.concat(lines, "\n"))
 end
 
 local function print_command_help(command)
-  print("usage: fp8llm " .. command.usage .. "\n\n" .. command.text .. "\n\n" .. options.describe(command.options))
+  common.printf("usage: fp8llm %s\n\n%s\n\n%s", command.usage, command.text, options.describe(command.options))
 end
 
 local function complain(message)
   io.stderr:write("fp8llm: ", printable(message), "\n")
+end
+
+-- The status of a command that did(...) what it does; what stops it is told in one line.
+local function attempt(name, did, ...)
+  local ok, trouble = pcall(did, ...)
+  if ok then ok, trouble = pcall(common.finish_output) end
+  if ok then return 0 end
+  fp8llm.status() -- the line of a bar
+  if type(trouble) ~= "table" then
+    complain(tostring(trouble))
+    return 1
+  end
+  complain(trouble.message .. (trouble.status == 2 and ", see fp8llm " .. name .. " --help" or ""))
+  return trouble.status
 end
 
 local function run_command(name, args)
@@ -38,37 +54,26 @@ local function run_command(name, args)
   end
   for i = 2, #args do
     if args[i] == "--" then break end
-    if args[i] == "--help" or args[i] == "-h" then
-      print_command_help(command)
-      return 0
-    end
+    if args[i] == "--help" or args[i] == "-h" then return attempt(name, print_command_help, command) end
   end
   local opt, words = options.parse(command.options, args, 2)
   if not opt then
     complain(words .. ", see fp8llm " .. name .. " --help")
     return 2
   end
-  local ok, trouble = pcall(command.run, opt, words)
-  if ok then return 0 end
-  if type(trouble) ~= "table" then
-    complain(tostring(trouble))
-    return 1
-  end
-  complain(trouble.message .. (trouble.status == 2 and ", see fp8llm " .. name .. " --help" or ""))
-  return trouble.status
+  fp8llm.catch_interrupts()
+  return attempt(name, command.run, opt, words)
 end
 
 local function main(args)
   local name = args[1]
   if name == "--help" or name == "-h" or name == "help" then
-    print_help()
-    return 0
+    return attempt(name, print_help)
   elseif name == "--version" then
-    print("fp8llm " .. require("fp8llm")._VERSION)
-    return 0
+    return attempt(name, common.print, "fp8llm " .. fp8llm._VERSION)
   elseif not name then
-    print_help()
-    return 2
+    local status = attempt("", print_help)
+    return status == 0 and 2 or status
   end
   return run_command(name, args)
 end

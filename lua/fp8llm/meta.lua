@@ -179,6 +179,86 @@ function fp8llm.read_bandwidth(options) end
 ---@return fp8llm.code? code
 function fp8llm.flop_peak(options) end
 
+-- Where results go and lines come from, for commands: nothing is lost unseen.
+
+---A file, a pipe or stdout that is written to. A failure stays: all later calls fail as the first one did.
+---@class fp8llm.sink
+local sink = {}
+
+---Writes go behind what a file holds. BUSY: another process's sink has the file.
+---@param path? string default: stdout
+---@return fp8llm.sink?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.sink(path) end
+
+---What this returns true for is with the kernel, whole.
+---@param text string
+---@return true?
+---@return string? message names the file, and how many bytes of how many were written
+---@return fp8llm.code? code
+function sink:write(text) end
+
+---A regular file is cut to so many bytes.
+---@param bytes integer
+---@return true?
+---@return string? message
+---@return fp8llm.code? code
+function sink:cut(bytes) end
+
+---Whether it is the very file that path leads to; without a path: what stdout is.
+---@param path? string
+---@return boolean
+function sink:is(path) end
+
+---@return boolean whether it is a file that keeps what is written
+function sink:is_regular() end
+
+---Brings all of it to the disk. May be called twice.
+---@return true?
+---@return string? message what was not written, or a file that holds less than was
+---@return fp8llm.code? code
+function sink:close() end
+
+---A text that is read line by line, once: a file, a pipe, a terminal. A line comes without its end, LF or CR LF; a byte
+---order mark at the beginning is skipped.
+---@class fp8llm.lines
+local lines = {}
+
+---@param path? string default: stdin
+---@return fp8llm.lines?
+---@return string? message
+---@return fp8llm.code? code
+function fp8llm.lines(path) end
+
+---@param wait? boolean false: do not wait for one (default true)
+---@return string|false|nil line false: none has come yet; nil: there is no further one, or it cannot be read
+---@return string? message
+---@return fp8llm.code? code
+function lines:next(wait) end
+
+---How many of the lines to come are not blank; -1: that cannot be known without reading them.
+---@return integer?
+---@return string? message
+---@return fp8llm.code? code
+function lines:count() end
+
+---@return integer bytes from the beginning up to the end of the last line that had one
+function lines:whole_bytes() end
+
+function lines:close() end
+
+---Columns of the terminal that stderr is; nil: it is none.
+---@return integer?
+function fp8llm.terminal() end
+
+---Shows text in place of the status line on stderr; nil wipes it.
+---@param text? string
+function fp8llm.status(text) end
+
+---From now on SIGINT and SIGTERM wipe the status line, then end the process. For commands, not for libraries.
+function fp8llm.catch_interrupts() end
+
 ---Seconds of processor time of the calling thread.
 ---@return number
 function fp8llm.thread_clock() end

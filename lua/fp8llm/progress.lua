@@ -1,10 +1,5 @@
---- A progress bar on stderr: only on a terminal, only for what takes over a second.
+--- A progress bar on stderr: only on a terminal, only for what takes over a second, never wider than the terminal.
 local fp8llm = require "fp8llm"
-
-local function is_terminal()
-  local status = os.execute "test -t 2" -- a number in Lua 5.1, true or nil later
-  return status == 0 or status == true
-end
 
 local function clock_text(seconds)
   seconds = math.floor(seconds + 0.5)
@@ -12,35 +7,52 @@ local function clock_text(seconds)
   return string.format("%d:%02d:%02d", math.floor(seconds / 3600), math.floor(seconds / 60) % 60, seconds % 60)
 end
 
-local width = 30
+local widest, narrowest = 30, 5 -- of a bar
 
---- progress() -> bar. bar(what, part, note) draws how far `what` is, 0 <= part <= 1, and the note
--- (may be nil); another `what` starts a new estimate; bar() wipes the line. It may be called at any
--- rate.
--- `env` is for tests: {clock =, is_terminal =, write =}.
+-- At most n characters of a text that may come from a file: nothing in it moves the cursor.
+local function shorten(text, n)
+  text = text:gsub("[%c\127]", "?"):gsub("\194[\128-\159]", "?")
+  local at = 1
+  for _ = 1, n do at = text:match("^[%z\1-\127\192-\255][\128-\191]*()", at) or text:match("^.()", at) or at end
+  return text:sub(1, at - 1)
+end
+
+local function line_of(label, part, right, columns)
+  local room = columns - 1 -- the last column of a terminal may break the line
+  local percent = string.format("%3d%% ", math.floor(part * 100))
+  local width = math.min(widest, room - #label - #percent - #right - 4)
+  if width < narrowest then return shorten(label .. " " .. percent .. right, room) end
+  local filled = math.floor(part * width)
+  return shorten(string.format("%s [%s%s] %s%s", label, ("="):rep(filled), (" "):rep(width - filled), percent, right),
+    room)
+end
+
+--- progress() -> bar. bar(what, part, note) draws how far `what` is, 0 <= part <= 1, or nil where nobody knows, and
+-- the note (may be nil); another `what` starts a new estimate; bar() wipes the line. It may be called at any rate.
+-- `env` is for tests: {clock =, terminal = function() return columns end, status = function(text or nil)}.
 return function(env)
   env = env or {}
-  local clock = env.clock or fp8llm.clock
-  local write = env.write or function(s) io.stderr:write(s):flush() end
-  local label, start, last, terminal, shown = nil, clock(), 0, nil, false
+  local clock, status = env.clock or fp8llm.clock, env.status or fp8llm.status
+  local terminal = env.terminal or fp8llm.terminal
+  local label, start, last = nil, clock(), 0
 
   local function draw(part, note, seconds)
-    if terminal == nil then terminal = (env.is_terminal or is_terminal)() end
-    if not terminal then return end
+    local columns = terminal()
+    if not columns then return end
+    if not part then
+      status(shorten(label .. " " .. (note or ""), columns - 1))
+      return
+    end
     part = math.max(0, math.min(1, part))
     local left = part > 0 and clock_text(seconds * (1 - part) / part) .. " left" or ""
     if note then left = note .. (left ~= "" and ", " or "") .. left end
-    local filled = math.floor(part * width)
-    local bar = ("="):rep(filled) .. (" "):rep(width - filled)
-    write(string.format("\r%s [%s] %3d%% %s\27[K", label, bar, math.floor(part * 100), left))
-    shown = true
+    status(line_of(label, part, left, columns))
   end
 
   return function(what, part, note)
     local now = clock()
     if what == nil then
-      if shown then write "\r\27[K" end
-      shown = false
+      status()
     else
       if label and what ~= label then start = now end
       label = what

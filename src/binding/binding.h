@@ -131,5 +131,6 @@ void fl_register_measure(lua_State *L);
 void fl_register_describe(lua_State *L);
 void fl_register_schedule(lua_State *L);
 void fl_register_supervise(lua_State *L);
+void fl_register_stream(lua_State *L);
 
 #endif

@@ -34,6 +34,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_safetensors(L);
     fl_register_sampler(L);
     fl_register_supervise(L);
+    fl_register_stream(L);
     lua_pushliteral(L, FL_VERSION);
     lua_setfield(L, -2, "_VERSION");
     return 1;

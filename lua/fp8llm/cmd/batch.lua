@@ -11,7 +11,8 @@ local M = {
   text = [[
 Each line of IN is {"custom_id", "method": "POST", "url": "/v1/chat/completions" or "/v1/completions",
 "body"}; each line of OUT {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}.
-Requests run together. A run that was stopped goes on where it was: what OUT holds is not run again.]],
+Requests run together. A run that was stopped goes on where it was: what OUT holds is not run again. IN is
+read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
   options = common.join({
     {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
     {"ordered", "flag", "", "write in the order of IN, not as they end"},
@@ -26,27 +27,24 @@ function M.run(opt, words)
   local output = common.argument(words, 2, "OUT.jsonl")
   common.no_more(words, 2)
   if not opt.model then common.usage "--model: a model is needed" end
-  local file, message = io.open(input, "rb")
-  if not file then common.fail(message) end
-  file:close()
+  local lines = common.open_lines(input)
   local running = opt.max_running or 64
   opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
   local model = common.load(opt.model, opt)
   local engine = must(model:engine {max_running = running})
   local bar, start = progress(), fp8llm.clock()
-  local report = batch.run_file(engine, input, output, {
+  local report, trouble = batch.run_file(engine, lines, output ~= "-" and output or must(fp8llm.sink()), {
     model_name = opt.model, tokenizer = must(model:tokenizer()), ordered = opt.ordered,
-    progress = common.batch_progress(bar, start),
+    progress = common.batch_progress(bar, start), input = input,
   })
   bar()
   engine:close()
+  must(report, trouble)
   report.seconds = fp8llm.clock() - start
-  if opt.json then
-    common.write(json.encode(report) .. "\n")
-  else
-    common.write(string.format("%s: %d requests, %d done before, %d failed, %d tokens, %.1f s, %.1f tokens/s\n", output,
-      report.total, report.skipped, report.failed, report.tokens, report.seconds, report.tokens / report.seconds))
-  end
+  local text = opt.json and json.encode(report) or string.format(
+    "%s: %d requests, %d done before, %d failed, %d tokens, %.1f s, %.1f tokens/s", output, report.total,
+    report.skipped, report.failed, report.tokens, report.seconds, common.rate(report.tokens, report.seconds))
+  if report.to_stdout then io.stderr:write(text, "\n") else common.print(text) end
 end
 
 return M

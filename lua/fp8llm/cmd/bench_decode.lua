@@ -57,11 +57,11 @@ end
 function M.run(opt, name) return bench_model.run(name, opt, kind) end
 
 local function show(r)
-  print(string.format("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
-    1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens))
-  print(string.format("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9))
-  print(string.format("bandwidth  %.2f GB/s %s: %.0f %% used", r.read_bandwidth / 1e9,
-    r.fp8_peak and "by copies on the device" or "read by as many threads", 100 * r.fraction))
+  common.printf("decode     %.1f tokens/s (%.2f ms a token; %d runs of %d tokens after %d)", r.tokens_per_second,
+    1000 / r.tokens_per_second, #r.runs, r.decode_tokens, r.prompt_tokens)
+  common.printf("weights    %s a token, %.2f GB/s", common.bytes(r.bytes_per_token), r.bytes_per_second / 1e9)
+  common.printf("bandwidth  %.2f GB/s %s: %.0f %% used", r.read_bandwidth / 1e9,
+    r.fp8_peak and "by copies on the device" or "read by as many threads", 100 * r.fraction)
   bench_model.show_peaks(r, r.flops)
 end
 

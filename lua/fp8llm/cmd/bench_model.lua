@@ -55,8 +55,8 @@ end
 --- The line about peaks: what share of it `flops` are.
 function bench_model.show_peaks(r, flops)
   local both = r.fp8_peak and string.format(" (FP8 %.1f, BF16 %.1f)", r.fp8_peak / 1e9, r.bf16_peak / 1e9) or ""
-  print(string.format("products   %.1f GFLOP/s of %.1f multiply-adds measured in this run%s: %.0f %%", flops / 1e9,
-    r.flop_peak / 1e9, both, 100 * flops / r.flop_peak))
+  common.printf("products   %.1f GFLOP/s of %.1f multiply-adds measured in this run%s: %.0f %%", flops / 1e9,
+    r.flop_peak / 1e9, both, 100 * flops / r.flop_peak)
 end
 
 --- Multiplications and additions of one more token after `position` others, and of a prompt of n tokens.
@@ -137,15 +137,15 @@ end
 --- What bench_model.run returned: `show` for each, and how speeds(result) relate to the first.
 function bench_model.show(r, show, speed)
   for _, one in ipairs(r.measured or {r}) do
-    print(string.format("model      %s: %s, KV %s, on %s, loaded in %.1f s", r.model,
+    common.printf("model      %s: %s, KV %s, on %s, loaded in %.1f s", r.model,
       one.dtype and one.quantization == "none" and one.dtype or one.quantization, one.kv_dtype, one.device,
-      one.load_seconds))
+      one.load_seconds)
     show(one)
   end
   for i = 2, r.measured and #r.measured or 0 do
     local first, one = r.measured[1], r.measured[i]
-    print(string.format("ratio      %s runs at %.2f times the speed of %s", one.dtype, speed(one) / speed(first),
-      first.dtype))
+    common.printf("ratio      %s runs at %.2f times the speed of %s", one.dtype, speed(one) / speed(first),
+      first.dtype)
   end
 end
 

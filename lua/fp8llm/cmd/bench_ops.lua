@@ -73,18 +73,18 @@ function M.run(opt, name)
 end
 
 local function show_phase(title, p)
-  print(string.format("%-30s %9s %7s %9s %8s %4s %9s %4s", title, "calls", "%", "us", "GB/s", "%", "GFLOP/s", "%"))
+  common.printf("%-30s %9s %7s %9s %8s %4s %9s %4s", title, "calls", "%", "us", "GB/s", "%", "GFLOP/s", "%")
   for _, t in ipairs(p.ops) do
-    print(string.format("%-30s %9.0f %7.1f %9.1f %8.2f %4.0f %9.1f %4.0f", t.op, t.calls, 100 * t.part,
-      1e6 * t.seconds, t.bytes_per_second / 1e9, 100 * t.fraction, t.flops / 1e9, 100 * t.peak_fraction))
+    common.printf("%-30s %9.0f %7.1f %9.1f %8.2f %4.0f %9.1f %4.0f", t.op, t.calls, 100 * t.part,
+      1e6 * t.seconds, t.bytes_per_second / 1e9, 100 * t.fraction, t.flops / 1e9, 100 * t.peak_fraction)
   end
-  print(string.format("%-30s %9s %7.1f %9.1f", "outside the ops", "", 100 * p.outside, 1e6 * p.seconds * p.outside))
+  common.printf("%-30s %9s %7.1f %9.1f", "outside the ops", "", 100 * p.outside, 1e6 * p.seconds * p.outside)
 end
 
 local function show_one(r)
   local both = r.fp8_peak and string.format(" (FP8 %.1f, BF16 %.1f)", r.fp8_peak / 1e9, r.bf16_peak / 1e9) or ""
-  print(string.format("machine    moves %.2f GB/s, multiplies and adds %.1f GFLOP/s%s", r.read_bandwidth / 1e9,
-    r.flop_peak / 1e9, both))
+  common.printf("machine    moves %.2f GB/s, multiplies and adds %.1f GFLOP/s%s", r.read_bandwidth / 1e9,
+    r.flop_peak / 1e9, both)
   show_phase(string.format("one token after %d: %.2f ms", r.decode_prompt, 1000 * r.decode.seconds), r.decode)
   show_phase(string.format("prompt of %d: %.1f ms", r.prefill_tokens, 1000 * r.prefill.seconds), r.prefill)
 end

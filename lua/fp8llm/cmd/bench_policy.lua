@@ -128,7 +128,7 @@ function M.run(opt, name)
 end
 
 function M.show(r)
-  local function line(...) print(string.format(...)) end
+  local function line(...) common.printf(...) end
   line("model      %s: %s, on %s", r.model, r.quantization, r.device)
   line("added      %.1f us of processor time a token with candidates, %.1f us with whole rows of %d",
     1e6 * r.candidates_s, 1e6 * r.rows_s, r.vocab_size)

@@ -47,9 +47,9 @@ function M.run(opt, name) return bench_model.run(name, opt, kind) end
 
 local function show(r)
   for _, one in ipairs(r.prefill) do
-    print(string.format("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs): %.0f %% of the peak, %.0f %% of "
+    common.printf("prefill    %5d tokens  %8.1f tokens/s  (%.1f ms, %d runs): %.0f %% of the peak, %.0f %% of "
       .. "the bandwidth", one.prompt_tokens, one.tokens_per_second, 1000 * one.prompt_tokens / one.tokens_per_second,
-      #one.runs, 100 * one.peak_fraction, 100 * one.fraction))
+      #one.runs, 100 * one.peak_fraction, 100 * one.fraction)
   end
   bench_model.show_peaks(r, r.prefill[#r.prefill].flops)
 end

@@ -43,10 +43,10 @@ function M.run(opt, name)
 end
 
 function M.show(r)
-  print(string.format("model      %s: %s, on %s", r.model, r.quantization, r.device))
-  print(string.format("first      token of a prompt of %d after %.0f ms", r.shared_tokens + 20, 1000 * r.first_s))
-  print(string.format("second     that begins with the same %d: %d from the cache, %.0f ms, %.1f %% (%d runs)",
-    r.shared_tokens, r.cached_tokens, 1000 * r.second_s, 100 * r.ratio, #r.runs))
+  common.printf("model      %s: %s, on %s", r.model, r.quantization, r.device)
+  common.printf("first      token of a prompt of %d after %.0f ms", r.shared_tokens + 20, 1000 * r.first_s)
+  common.printf("second     that begins with the same %d: %d from the cache, %.0f ms, %.1f %% (%d runs)",
+    r.shared_tokens, r.cached_tokens, 1000 * r.second_s, 100 * r.ratio, #r.runs)
 end
 
 return M

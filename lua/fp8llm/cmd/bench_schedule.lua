@@ -65,11 +65,11 @@ function M.run(opt, name)
 end
 
 local function times(label, p)
-  print(string.format("%-12s p50 %.4g s, p90 %.4g s, p99 %.4g s, max %.4g s", label, p.p50, p.p90, p.p99, p.max))
+  common.printf("%-12s p50 %.4g s, p90 %.4g s, p99 %.4g s, max %.4g s", label, p.p50, p.p90, p.p99, p.max)
 end
 
 function M.show(r)
-  local function line(...) print(string.format(...)) end
+  local function line(...) common.printf(...) end
   line("model        %s on %s (calculated)", r.model, r.device)
   line("requests     %d of %d in, %d out, arrivals %s", r.requests, r.isl, r.osl, r.arrivals)
   line("throughput   %.1f output tokens/s, %.1f tokens/s in all, busy %.0f %%", r.output_tokens_per_second,

@@ -65,11 +65,11 @@ function M.run(opt, name)
 end
 
 function M.show(r)
-  print(string.format("model      %s: %s, on %s", r.model, r.quantization, r.device))
-  print(string.format("load       %.0f ms, %s of weights: %.2f GB/s (%d runs)", 1000 * r.load_seconds,
-    common.bytes(r.weight_bytes), r.bytes_per_second / 1e9, #r.runs))
-  print(string.format("first      token %.0f ms after the start of loading", 1000 * r.first_token_seconds))
-  print(string.format("process    %.0f ms from exec to exit with one token", 1000 * r.process_seconds))
+  common.printf("model      %s: %s, on %s", r.model, r.quantization, r.device)
+  common.printf("load       %.0f ms, %s of weights: %.2f GB/s (%d runs)", 1000 * r.load_seconds,
+    common.bytes(r.weight_bytes), r.bytes_per_second / 1e9, #r.runs)
+  common.printf("first      token %.0f ms after the start of loading", 1000 * r.first_token_seconds)
+  common.printf("process    %.0f ms from exec to exit with one token", 1000 * r.process_seconds)
 end
 
 return M

@@ -134,7 +134,7 @@ function M.run(opt, name)
 end
 
 local function show_one(r)
-  local function line(...) print(string.format(...)) end
+  local function line(...) common.printf(...) end
   line("requests   %d of %d in, %d out: %.1f output tokens/s (%.1f with the prompts'; %d runs)", r.requests, r.isl,
     r.osl, r.tokens_per_second, r.processed_tokens_per_second, #r.runs)
   line("one        %.1f output tokens/s: together %.2f times that", r.one_tokens_per_second, r.ratio)

@@ -115,14 +115,14 @@ end
 
 function M.show(r)
   local other = r.reference_load_seconds
-  print(string.format("load       %.1f ms%s", 1000 * r.load_seconds,
-    other and string.format(", %s %.1f ms", r.reference, 1000 * other) or ""))
+  common.printf("load       %.1f ms%s", 1000 * r.load_seconds,
+    other and string.format(", %s %.1f ms", r.reference, 1000 * other) or "")
   for _, one in ipairs(r.tokenizer) do
-    print(string.format("%-10s encode %7.2f MB/s%s  decode %7.2f MB/s  (%.2f bytes a token, %s)", one.kind,
+    common.printf("%-10s encode %7.2f MB/s%s  decode %7.2f MB/s  (%.2f bytes a token, %s)", one.kind,
       one.encode_bytes_per_second / 1e6,
       one.ratio and string.format(" (%s %.2f, ratio %.1f)", r.reference, one.reference_bytes_per_second / 1e6,
         one.ratio) or "",
-      one.decode_bytes_per_second / 1e6, one.bytes / math.max(1, one.tokens), common.bytes(one.bytes)))
+      one.decode_bytes_per_second / 1e6, one.bytes / math.max(1, one.tokens), common.bytes(one.bytes))
   end
 end
 

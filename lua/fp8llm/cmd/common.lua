@@ -19,17 +19,51 @@ function common.must(value, message, ...)
 end
 local must = common.must
 
+--- The text of a file, without a byte order mark.
 function common.read_file(path)
   local f = must(io.open(path, "rb"))
   local text, message = f:read "*a"
   f:close()
   if not text then common.fail("%s: %s", path, message or "cannot be read") end
+  return (text:gsub("^\239\187\191", ""))
+end
+
+--- All of stdin.
+function common.read_stdin()
+  local text, message = io.read "*a"
+  if not text then common.fail("stdin: %s", message or "cannot be read") end
   return text
 end
 
---- Write to stdout now; a reader that went away ends the command.
+local stdout
+
+--- Write to stdout now; what cannot be written ends the command, with status 1.
 function common.write(text)
-  if not (io.stdout:write(text) and io.stdout:flush()) then os.exit(1) end
+  stdout = stdout or must(fp8llm.sink())
+  must(stdout:write(text))
+end
+
+--- The same with a line end.
+function common.print(line) common.write(line .. "\n") end
+
+--- A line as string.format makes it.
+function common.printf(format, ...) common.print(string.format(format, ...)) end
+
+--- At the end of a command: all of stdout is where it should be, or the command has failed.
+function common.finish_output()
+  if stdout then must(stdout:close()) end
+  stdout = nil
+end
+
+--- A file for results as fp8llm.sink, nil or "-" is stdout. What it holds stays until common.empty.
+function common.open_output(path) return must(fp8llm.sink(path ~= "-" and path or nil)) end
+
+--- A file of lines as fp8llm.lines, "-" is stdin.
+function common.open_lines(path) return must(fp8llm.lines(path ~= "-" and path or nil)) end
+
+--- What a file that was named holds is replaced by what is written now.
+function common.empty(sink, path)
+  if path and path ~= "-" and sink:is_regular() then must(sink:cut(0)) end
 end
 
 common.model_options = {
@@ -52,6 +86,9 @@ common.sampling_options = {
   {"seed", "integer", "N", "same seed, same tokens"},
   {"max-tokens", "integer", "N", "stop after N tokens"},
 }
+
+--- What clients call a model when nobody says: its directory's name.
+function common.base_name(path) return path:gsub("/+$", ""):match "[^/]+$" or path end
 
 --- One list of options after another.
 function common.join(...)
@@ -126,6 +163,7 @@ end
 function common.batch_progress(bar, start)
   return function(done, total, tokens)
     local rate = tokens / math.max(1e-9, fp8llm.clock() - start)
+    if not total then return bar("requests", nil, string.format("%d, %.0f tokens/s", done, rate)) end
     bar("requests", total > 0 and done / total or 1, string.format("%d of %d, %.0f tokens/s", done, total, rate))
   end
 end

@@ -42,9 +42,17 @@ figure over that one's (of perplexities the other way round).]],
   }, common.model_options),
 }
 
+-- A file is read once, whoever needs it: it may be a pipe, and a baseline is asked the same.
+local texts = {}
+
+local function read_once(path)
+  texts[path] = texts[path] or common.read_file(path)
+  return texts[path]
+end
+
 local function read_rows(path, limit)
   local rows, number = {}, 0
-  for line in common.read_file(path):gmatch "[^\n]+" do
+  for line in read_once(path):gmatch "([^\n]*)\n?" do
     number = number + 1
     if #rows == limit then break end
     if line:find "%S" then
@@ -80,7 +88,7 @@ local function run_entry(model, entry, opt)
     progress = function(part) bar(entry.name, part) end,
   }
   if entry.kind == "perplexity" then
-    local measured = must(eval.perplexity(model, common.read_file(entry.text), options))
+    local measured = must(eval.perplexity(model, read_once(entry.text), options))
     result = {n = measured.tokens, metrics = {perplexity = measured.perplexity}, stderr = {}, samples = {}}
   else
     local run = entry.kind == "generate" and eval.generate or eval.multiple_choice
@@ -149,13 +157,13 @@ local function recovery(name, value, baseline)
 end
 
 local function print_report(report, entries)
-  print(string.format("%s (%s)", report.model, report.quantization))
+  common.printf("%s (%s)", report.model, report.quantization)
   for i, r in ipairs(report.results) do
     for _, name in ipairs(sorted_names(r.metrics)) do
       local spread = r.stderr[name] and string.format(" +- %.2f", 100 * r.stderr[name]) or ""
       local unit = entries[i].kind == "perplexity" and "tokens" or "rows"
-      print(string.format("  %-32s %-18s %8s%s  (%d %s, %.1f s)", r.name, name, figure(name, r.metrics[name]), spread,
-        r.n, unit, r.seconds))
+      common.printf("  %-32s %-18s %8s%s  (%d %s, %.1f s)", r.name, name, figure(name, r.metrics[name]), spread,
+        r.n, unit, r.seconds)
     end
   end
 end
@@ -186,24 +194,24 @@ end
 
 local function print_table(rows, report, baseline)
   local short = "([^/]+)/*$"
-  print(string.format("\n| Benchmark | Metric | %s | %s | Recovery |", baseline.model:match(short),
-    report.model:match(short)))
-  print "|---|---|---:|---:|---:|"
+  common.printf("\n| Benchmark | Metric | %s | %s | Recovery |", baseline.model:match(short),
+    report.model:match(short))
+  common.print "|---|---|---:|---:|---:|"
   for _, row in ipairs(rows) do
-    print(string.format("| %s | %s | %s | %s | %s |", row.name, row.metric, figure(row.metric, row.baseline),
-      figure(row.metric, row.value), row.recovery_percent and string.format("%.2f %%", row.recovery_percent) or "-"))
+    common.printf("| %s | %s | %s | %s | %s |", row.name, row.metric, figure(row.metric, row.baseline),
+      figure(row.metric, row.value), row.recovery_percent and string.format("%.2f %%", row.recovery_percent) or "-")
   end
 end
 
-local function write_samples(path, report)
-  local file = must(io.open(path, "wb"))
+local function write_samples(file, path, report)
+  common.empty(file, path)
   for _, r in ipairs(report.results) do
     for i, sample in ipairs(r.samples) do
       sample.name, sample.row = r.name, i
-      file:write(json.encode(sample), "\n")
+      must(file:write(json.encode(sample) .. "\n"))
     end
   end
-  if not file:close() then common.fail("%s: cannot be written", path) end
+  must(file:close())
 end
 
 function M.run(opt, words)
@@ -219,9 +227,10 @@ function M.run(opt, words)
       examples = opt.examples, chat = opt.chat,
     }, "")}
   end
+  local file = opt.output and common.open_output(opt.output)
   local report = run_model(name, entries, opt)
   if not opt.json then print_report(report, entries) end
-  if opt.output then write_samples(opt.output, report) end
+  if opt.output then write_samples(file, opt.output, report) end
   local baseline = opt.baseline and run_model(opt.baseline, entries, opt)
   if baseline then
     report.baseline, report.recovery = baseline, compare(report, baseline, entries)

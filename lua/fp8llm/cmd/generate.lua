@@ -15,8 +15,8 @@ With --input every line of FILE is a prompt, or a JSON object: prompt, messages 
 other member of a request. All run together; each answer is a JSON object on a line, in order.]],
   options = common.join({
     {"prompt", "string", "TEXT", "the text to continue"},
-    {"input", "string", "FILE", "a file of prompts or requests, a line each"},
-    {"output", "string", "FILE", "with --input: where the answers go (default stdout)"},
+    {"input", "string", "FILE", "a file or pipe (-: stdin) of prompts or requests, a line each"},
+    {"output", "string", "FILE", "with --input: where the answers go (default, and -: stdout)"},
     {"max-running", "integer", "N", "with --input: completions computed together (default 64)"},
     {"kv-tokens", "integer", "N", "with --input: tokens that all together can hold (default 512 each)"},
     {"special", "flag", "", "read special tokens written in the prompt as such"},
@@ -25,31 +25,27 @@ other member of a request. All run together; each answer is a JSON object on a l
   }, common.sampling_options, common.model_options),
 }
 
-local function open_output(path)
-  if not path then return io.stdout end
-  return must(io.open(path, "wb"))
-end
-
 local function run_file(opt, name)
   if opt.prompt or opt.echo or opt.special then common.usage "--input: not with --prompt, --echo or --special" end
-  must(io.open(opt.input, "rb")):close()
+  local lines, out = common.open_lines(opt.input), common.open_output(opt.output)
+  if opt.output and opt.input ~= "-" and out:is_regular() and out:is(opt.input) then
+    common.fail("%s: is what is read, too", opt.output)
+  end
   local running = opt.max_running or 64
   opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
   local model = common.load(name, opt)
-  local engine, out = must(model:engine {max_running = running}), open_output(opt.output)
+  local engine = must(model:engine {max_running = running})
+  common.empty(out, opt.output)
   local bar, start = progress(), fp8llm.clock()
-  local function write(object)
-    if out:write(json.encode(object), "\n") and out:flush() then return end
-    common.fail("%s: cannot be written", opt.output or "stdout")
-  end
   local defaults = common.sampling(model, opt)
   defaults.max_tokens = opt.max_tokens or 256
-  local report = batch.run_prompts(engine, opt.input, write, {
-    defaults = defaults, progress = common.batch_progress(bar, start),
-  })
+  local report, message = batch.run_prompts(engine, lines, function(object)
+    must(out:write(json.encode(object) .. "\n"))
+  end, {defaults = defaults, progress = common.batch_progress(bar, start)})
   bar()
   engine:close()
-  if out ~= io.stdout then out:close() end
+  must(report, message)
+  must(out:close())
   local seconds = fp8llm.clock() - start
   io.stderr:write(string.format("%s: %d prompts, %d failed, %d tokens, %.1f s, %.1f tokens/s\n", opt.input,
     report.total, report.failed, report.tokens, seconds, common.rate(report.tokens, seconds)))
@@ -60,7 +56,7 @@ function M.run(opt, words)
   common.no_more(words, 1)
   if opt.input then return run_file(opt, name) end
   local model = common.load(name, opt)
-  local prompt = opt.prompt or io.read "*a"
+  local prompt = opt.prompt or common.read_stdin()
   local tokenizer = must(model:tokenizer())
   local ids = must(tokenizer:encode(prompt, {
     add_special_tokens = true, parse_special = opt.special and "all" or "none",

@@ -26,7 +26,7 @@ What --json prints is described in fp8llm/inspect.lua.]],
 }
 
 -- Names of tensors and what configurations say are whatever a file holds.
-local function print(text) io.write(printable(text), "\n") end
+local function print(text) common.print(printable(text)) end
 
 local function line(name, format, ...) print(string.format("  %-22s " .. format, name, ...)) end
 

@@ -66,8 +66,8 @@ function M.run(opt, words)
   if report.samples > 0 then
     calibrated = string.format(", calibrated with %d conversations (%d tokens)", report.samples, report.tokens)
   end
-  print(string.format("%s: %d linears %s%s, %s -> %s, %.1f s", dst, report.linears, opt.scheme, calibrated,
-    common.bytes(report.bytes_in), common.bytes(report.bytes_out), fp8llm.clock() - start))
+  common.printf("%s: %d linears %s%s, %s -> %s, %.1f s", dst, report.linears, opt.scheme, calibrated,
+    common.bytes(report.bytes_in), common.bytes(report.bytes_out), fp8llm.clock() - start)
 end
 
 return M

@@ -46,8 +46,6 @@ chose NAME, see step in meta.lua, and the model.]],
   }, common.model_options),
 }
 
-local function base_name(path) return path:gsub("/+$", ""):match "[^/]+$" or path end
-
 local function shell(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
 
 local function first_line(command)
@@ -60,7 +58,7 @@ end
 -- {names =, dir =} for each model of the command line.
 local function list_models(opt, words)
   local models = {}
-  if words[1] then models[1] = {dir = words[1], names = opt.served_model_name or {base_name(words[1])}} end
+  if words[1] then models[1] = {dir = words[1], names = opt.served_model_name or {common.base_name(words[1])}} end
   common.no_more(words, 1)
   for _, text in ipairs(opt.model or {}) do
     local name, dir = text:match "^([^=]+)=(.+)$"

@@ -72,7 +72,7 @@ function M.run(opt, words)
   if opt.chat then
     ids = chat_ids(tokenizer, opt)
   else
-    local text = words[2] or io.read "*a"
+    local text = words[2] or common.read_stdin()
     if opt.decode then return decode(tokenizer, text, opt) end
     ids = text_ids(tokenizer, text, opt)
   end

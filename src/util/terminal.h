@@ -1,0 +1,23 @@
+/* terminal.h - the status line of a command on standard error, and Ctrl-C.  For programs that are a command
+ * of ours; a library in somebody else's process touches neither terminal nor signals. */
+#ifndef FL_UTIL_TERMINAL_H
+#define FL_UTIL_TERMINAL_H
+
+#include <stdbool.h>
+
+/* Columns of the terminal that standard error is, 80 when it does not say; 0: it is none. */
+int fl_terminal_columns(void);
+
+/* Show text in place of what the line shows; NULL wipes it.  Errors are nobody's concern. */
+void fl_terminal_status(const char *text);
+
+/* From now on SIGINT and SIGTERM wipe the status line, then end the process as they do by default. */
+void fl_interrupt_catch(void);
+
+/* Between hold and release the first such signal only sets what fl_interrupt_pending tells, so that what is
+ * half done can be undone; release ends the process then.  A second signal ends it at once. */
+void fl_interrupt_hold(void);
+void fl_interrupt_release(void);
+bool fl_interrupt_pending(void);
+
+#endif
