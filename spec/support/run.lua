@@ -3,6 +3,11 @@
 -- hold input = text for stdin.
 local files = dofile "spec/support/files.lua"
 
+-- The entries of this Lua's search path that lead to what is installed: examples need LuaSocket.
+local function installed(path)
+  return (path:gsub("[^;]+;?", function(entry) return entry:find "^/usr/" and entry or "" end))
+end
+
 local function quote(s) return "'" .. s:gsub("'", "'\\''") .. "'" end
 
 local function interpreter()
@@ -26,8 +31,8 @@ local function run(script, first, ...)
   local module_dir = version == "5.1" and "build" or "build/lua" .. version
   local out, err, source = os.tmpname(), os.tmpname(), os.tmpname()
   local command = {
-    "LUA_CPATH=$PWD/" .. module_dir .. "/?.so", "LUA_PATH=$PWD/lua/?.lua", interpreter(),
-    script,
+    "LUA_CPATH=$PWD/" .. module_dir .. "/?.so\\;" .. quote(installed(package.cpath)),
+    "LUA_PATH=$PWD/lua/?.lua\\;" .. quote(installed(package.path)), interpreter(), script,
   }
   for _, word in ipairs(words) do command[#command + 1] = quote(word) end
   files.write(source, input or "")

@@ -65,6 +65,12 @@ static const fl_jv *filled(const fl_jv *body, const char *name) {
     return v && !is_empty(v) ? v : NULL;
 }
 
+/* The same of a name: only an empty text says nothing. */
+static const fl_jv *name_of(const fl_jv *body, const char *name) {
+    const fl_jv *v = member(body, name);
+    return v && (v->kind != FL_JV_STRING || v->string.len) ? v : NULL;
+}
+
 static bool is_false(const fl_jv *v) {
     return v->kind == FL_JV_BOOL && !v->boolean;
 }
@@ -103,7 +109,7 @@ static int read_stream(const reading *r) {
 }
 
 static int read_names(const reading *r) {
-    const fl_jv *model = filled(r->body, "model"), *policy = filled(r->body, "policy");
+    const fl_jv *model = name_of(r->body, "model"), *policy = name_of(r->body, "policy");
     const fl_jv *id = filled(r->body, "request_id");
     if (model && model->kind != FL_JV_STRING) return refuse(r, "model", "need a string");
     if (model && has_nul(model))

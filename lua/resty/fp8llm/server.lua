@@ -96,6 +96,9 @@ local function answer(text, content_type)
 end
 
 local function fail(status, message, param, code)
+  -- An answer that is sent before a body in chunks was read is lost when the chunks turn out to be malformed: nginx
+  -- closes the connection. Read first, they are refused by nginx with a 400.
+  if ngx.var.http_transfer_encoding and ngx.get_phase() == "access" then ngx.req.read_body() end
   ngx.status = status
   answer(json.encode(openai.error_object(message, status, param, code)) .. "\n")
   return ngx.exit(status)
