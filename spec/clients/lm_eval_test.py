@@ -184,15 +184,20 @@ def _(h):
         same_figure(figures["exact_match," + name], metrics[name])
 
 
+def post(url, body):
+    """The answer to a JSON body."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return urllib.request.urlopen(request)
+
+
 @test("lm_eval's request by hand: every log-probability is that of model:score to the last printed digit")
 def _(h):
     prompts = []
     for text in ("The capital of France is Paris.", "Question: What is 2 + 2?\nAnswer: 4", "caf\u00e9 \U0001f600"):
-        body = json.dumps({"prompt": text, "add_special_tokens": False}).encode()
-        with urllib.request.urlopen(h.url + "/tokenize", body) as answer:
+        with post(h.url + "/tokenize", {"prompt": text, "add_special_tokens": False}) as answer:
             prompts.append(json.load(answer)["tokens"])
     body = {"model": NAME, "prompt": prompts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
-    with urllib.request.urlopen(h.url + "/v1/completions", json.dumps(body).encode()) as answer:
+    with post(h.url + "/v1/completions", body) as answer:
         choices = json.load(answer, parse_float=str)["choices"]
     for choice, ids, expected in zip(sorted(choices, key=lambda c: c["index"]), prompts, h.score(prompts)):
         logprobs = choice["logprobs"]["token_logprobs"]

@@ -249,7 +249,7 @@ def _(c):
         "temperature": {"temperature": -1}, "top_p": {"top_p": 0}, "n": {"n": 100000}, "max_tokens": {"max_tokens": -1},
         "response_format": {"response_format": {"type": "json_object"}},
         "tool_choice": {"tools": [WEATHER], "tool_choice": "required"},
-        "top_logprobs": {"logprobs": True, "top_logprobs": 1000}, "stop": {"stop": [""]},
+        "top_logprobs": {"logprobs": True, "top_logprobs": 1000}, "stop": {"stop": [1]},
     }.items():
         refused(openai.BadRequestError, param, c.chat, **options)
     refused(openai.BadRequestError, "messages", c.chat, [])

@@ -67,6 +67,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = f"{BUILD}/log/{name}.log"
         self.run_dir = tempfile.mkdtemp(prefix="fp8llm-")  # short: paths of unix sockets are
+        os.chmod(self.run_dir, 0o755)  # nginx's workers are another user when this is root
         self.words = [*COMMAND, "serve", model, "--port", str(self.port), "--run-dir", self.run_dir, *options]
 
     def __enter__(self):
