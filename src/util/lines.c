@@ -107,10 +107,9 @@ int fl_lines_next(fl_lines *l, bool wait, const char **line, size_t *n, fl_line_
                   fl_err *err) {
     for (;;) {
         skip_mark(l);
-        const char *from = l->data.data + l->searched;
-        const char *end = l->begun && l->data.len > l->searched
-                              ? memchr(from, '\n', l->data.len - l->searched)
-                              : NULL;
+        const char *end = NULL;
+        if (l->begun && l->data.len > l->searched) /* there is data, then */
+            end = memchr(l->data.data + l->searched, '\n', l->data.len - l->searched);
         *result = FL_LINE;
         if (end) {
             take(l, (size_t)(end - l->data.data), true, line, n);
