@@ -60,12 +60,6 @@ local kind_order = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_pr
 -- How X.weight may be called when it is stored otherwise.
 local stored_forms = {"weight", "compressed", "weight.compressed"}
 
-local function exists(path)
-  local f = io.open(path)
-  if f then f:close() end
-  return f ~= nil
-end
-
 local function file_bytes(path)
   local f = io.open(path, "rb")
   if not f then return 0 end
@@ -278,26 +272,6 @@ local function count_parameters(modules)
   return n
 end
 
-local function read_json(path)
-  local f, message = io.open(path, "rb")
-  if not f then return nil, message end
-  local text = f:read "*a"
-  f:close()
-  return json.decode(text)
-end
-
-local function has_template(dir)
-  if exists(dir .. "/chat_template.jinja") then return true end
-  local config = read_json(dir .. "/tokenizer_config.json")
-  return type(config) == "table" and config.chat_template ~= nil
-end
-
-local function architecture(dir)
-  local config = read_json(dir .. "/config.json")
-  local names = type(config) == "table" and config.architectures
-  return type(names) == "table" and type(names[1]) == "string" and names[1] or "LlamaForCausalLM"
-end
-
 local function collect_files(dir, tensors)
   local seen, files, bytes = {}, json.array {}, 0
   for _, t in ipairs(tensors) do
@@ -358,8 +332,8 @@ local function inspect(dir, options)
   local modules = by_module(d.tensors)
   local warnings = json.array {}
   local r = {
-    dir = dir, architecture = architecture(dir), config = d.config, quantization = d.quantization, refused = d.refused,
-    chat_template = has_template(dir), types = count_types(d.tensors), parameters = count_parameters(modules),
+    dir = dir, architecture = d.architecture, config = d.config, quantization = d.quantization, refused = d.refused,
+    chat_template = d.chat_template, types = count_types(d.tensors), parameters = count_parameters(modules),
     linears = collect_linears(modules, d.quantization.declared_2of4, warnings), warnings = warnings,
     kv_cache = kv_cache(d, d.tensors), tensors = options.tensors and json.array(d.tensors) or nil,
   }

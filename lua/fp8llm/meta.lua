@@ -126,8 +126,8 @@ function fp8llm.quantize(options) end
 ---What a checkpoint directory is, from its JSON files, the headers of its weight files and its scales; no
 ---weight is read. The module fp8llm.inspect makes a report of it.
 ---@param dir string
----@return {config: table, quantization: table, refused: string?, warnings: string[],
----  tensors: fp8llm.described_tensor[]}? description
+---@return {architecture: string, chat_template: boolean, config: table, quantization: table, refused: string?,
+---  warnings: string[], tensors: fp8llm.described_tensor[]}? description
 ---@return string? message
 ---@return fp8llm.code? code
 function fp8llm.describe(dir) end

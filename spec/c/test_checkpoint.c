@@ -120,11 +120,13 @@ static const layout_case layouts[] = {
       {"2.safetensors", "c"}},
      FL_E_FORMAT,
      "places b in 2.safetensors"},
-    {"a name twice in weight_map",
-     {{INDEX, "{\"weight_map\":{\"a\":\"1.safetensors\",\"a\":\"1.safetensors\"}}"},
-      {"1.safetensors", "a"}},
-     FL_E_FORMAT,
-     "weight_map: a appears twice"},
+    {"a name twice in weight_map: the last counts, as in Python",
+     {{INDEX, "{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"1.safetensors\",\"a\":\"2."
+              "safetensors\"}}"},
+      {"1.safetensors", "ab"},
+      {"2.safetensors", "a"}},
+     FL_OK,
+     "ba"},
 };
 
 static void test_layouts(void) {

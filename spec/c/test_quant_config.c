@@ -549,6 +549,11 @@ int main(void) {
     fixture_text(&f, "config.json", "{}");
     fixture_text(&f, "hf_quant_config.json", SIDE("\"quant_algo\":\"FP8\""));
     check(fixture_sweep(load_once, &f) > 4, "every failing allocation is FL_E_NOMEM");
+    fixture_remove(&f, "hf_quant_config.json");
+    for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
+        fixture_text(&f, "config.json", schemes[i].config);
+        check(fixture_sweep(load_once, &f) > 6, "schemes %zu: every failing allocation", i);
+    }
     int n_refused = fixture_flip(&f, "config.json", channel_token, load_once, &f);
     check(n_refused > 2000, "bit flips of config.json: %d of %zu are refused", n_refused,
           8 * strlen(channel_token));

@@ -10,6 +10,7 @@
 #include "formats/scale_summary.h"
 #include "util/bytes.h"
 #include "util/file.h"
+#include "util/json.h"
 #include "util/log.h"
 #include "util/mem.h"
 
@@ -19,6 +20,7 @@ typedef struct description { /* in a box while Lua copies it, for Lua may raise 
     fl_config config;
     fl_quant_plan plan;
     fl_err refusal; /* why the plan is no plan; code FL_OK: it is one */
+    bool chat_template;
     fl_checkpoint *checkpoint;
     fl_bytes warnings; /* each ended by NUL */
 } description;
@@ -37,10 +39,28 @@ static void on_warning(void *ctx, fl_log_level level, const char *msg) {
     if (level <= FL_LOG_WARN) fl_bytes_put(&d->warnings, msg, strlen(msg) + 1);
 }
 
+/* A file of its own, or a member of tokenizer_config.json. */
+static int find_template(description *d, const char *dir, fl_err *err) {
+    enum { MAX_BYTES = 512 << 20 };
+    fl_json *doc = NULL;
+    char *file = fl_path_join(dir, "chat_template.jinja");
+    char *config = fl_path_join(dir, "tokenizer_config.json");
+    int rc = file && config ? FL_OK : fl_fail(err, FL_E_NOMEM, "%s", dir);
+    if (!rc) d->chat_template = fl_file_exists(file);
+    if (!rc && !d->chat_template && fl_file_exists(config) &&
+        !fl_json_load(&doc, config, MAX_BYTES, NULL))
+        d->chat_template = fl_json_get(fl_json_root(doc), "chat_template") != NULL;
+    fl_json_free(doc);
+    fl_free(file);
+    fl_free(config);
+    return rc;
+}
+
 static int read_files(description *d, const char *dir, fl_err *err) {
     fl_generation_config gen;
     int rc;
-    if ((rc = fl_config_load(&d->config, &gen, dir, err))) return rc;
+    if ((rc = fl_config_load(&d->config, &gen, dir, err)) || (rc = find_template(d, dir, err)))
+        return rc;
     if (fl_quant_plan_load(&d->plan, dir, &d->refusal) == FL_E_NOMEM) {
         *err = d->refusal;
         return FL_E_NOMEM;
@@ -150,6 +170,8 @@ static int l_describe(lua_State *L) {
     lua_newtable(L);
     fl_push_config(L, &d->config);
     lua_setfield(L, -2, "config");
+    fl_set_string(L, "architecture", d->config.architecture);
+    fl_set_bool(L, "chat_template", d->chat_template);
     push_plan(L, &d->plan);
     lua_setfield(L, -2, "quantization");
     if (d->refusal.code) fl_set_string(L, "refused", d->refusal.msg);

@@ -83,8 +83,7 @@ static int read_index(fl_checkpoint *ck, shard_index *ix, const char *path, fl_e
         }
         fl_map_result put = fl_map_put(&ix->placement, tensor, strlen(tensor), shard);
         if (put == FL_MAP_NOMEM) return no_memory(ck, err);
-        if (put == FL_MAP_EXISTS)
-            return fl_fail(err, FL_E_FORMAT, "%s: weight_map: %.300s appears twice", path, tensor);
+        if (put == FL_MAP_EXISTS) fl_map_set(&ix->placement, tensor, strlen(tensor), shard);
     }
     return FL_OK;
 }

@@ -36,7 +36,7 @@ static int require(fl_json_scope s, const char *key, const char *why, fl_err *er
                    key, why);
 }
 
-static int check_architecture(fl_json_scope s, fl_err *err) {
+static int check_architecture(fl_config *c, fl_json_scope s, fl_err *err) {
     int rc;
     const char *type = NULL;
     const fl_json_node *list = fl_json_get(s.object, "architectures");
@@ -50,6 +50,7 @@ static int check_architecture(fl_json_scope s, fl_err *err) {
     /* LlamaModel: saved without its head, which tied ones do not miss */
     if (name && strcmp(name, "LlamaForCausalLM") && strcmp(name, "LlamaModel"))
         return refuse(s, "architectures", name, "\"LlamaForCausalLM\"", err);
+    snprintf(c->architecture, sizeof(c->architecture), "%s", name ? name : "LlamaForCausalLM");
     if (type || name) return FL_OK;
     if (fl_json_get(s.object, "architecture") && fl_json_get(s.object, "mapping"))
         return fl_fail(err, FL_E_UNSUPPORTED,
@@ -278,7 +279,7 @@ static int read_config(fl_config *c, const fl_json *doc, fl_err *err) {
     fl_json_scope s = top(doc);
     if (!fl_json_is_object(s.object))
         return fl_fail(err, FL_E_FORMAT, "%s: not a JSON object", fl_json_name(doc));
-    if ((rc = check_architecture(s, err)) || (rc = check_variants(s, err)) ||
+    if ((rc = check_architecture(c, s, err)) || (rc = check_variants(s, err)) ||
         (rc = read_sizes(c, s, err)) || (rc = check_heads(c, s, err)) ||
         (rc = read_rope(&c->rope, s, err)) || (rc = read_dtype(c, s, err)) ||
         (rc = read_flags(c, s, err)))

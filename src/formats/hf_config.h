@@ -21,9 +21,10 @@ typedef struct fl_rope_config {
 } fl_rope_config;
 
 typedef struct fl_config {
-    int64_t vocab_size;  /* V */
-    int64_t hidden_size; /* D */
-    int64_t ffn_size;    /* F, intermediate_size */
+    char architecture[64]; /* the first of architectures */
+    int64_t vocab_size;    /* V */
+    int64_t hidden_size;   /* D */
+    int64_t ffn_size;      /* F, intermediate_size */
     int64_t n_layers, n_heads, n_kv_heads;
     int64_t head_dim; /* E; may differ from hidden_size / n_heads */
     int64_t max_position;

@@ -143,7 +143,8 @@ void fl_quant_cross_check(const fl_checkpoint *ck, const fl_quant_plan *plan) {
             const bool quantized = t->dtype == FL_DTYPE_E4M3;
             if (quantized) count(&fp8, t);
             if (quantized && is_ignored(&lists, module)) count(&listed, t);
-            if (is_plain(t->dtype) && is_layer_linear(module) && !may_be_ignored(&lists, module))
+            if (is_plain(t->dtype) && is_layer_linear(module) && !may_be_ignored(&lists, module) &&
+                (!plan->rules || fl_quant_rules_find(plan->rules, module, NULL)))
                 count(&unlisted, t);
         } else if ((strip(module, t->name, ".weight_scale") ||
                     strip(module, t->name, ".weight_scale_inv")) &&

@@ -53,6 +53,10 @@ fl_map_result fl_map_put(fl_map *m, const char *key, size_t len, uint32_t value)
     return FL_MAP_NEW;
 }
 
+void fl_map_set(fl_map *m, const char *key, size_t len, uint32_t value) {
+    find(m, key, len, fl_hash_bytes(key, len))->value = value;
+}
+
 bool fl_map_get(const fl_map *m, const char *key, size_t len, uint32_t *value) {
     if (!m->n_slots) return false;
     const struct fl_map_slot *s = find(m, key, len, fl_hash_bytes(key, len));

@@ -19,6 +19,8 @@ typedef enum { FL_MAP_NEW, FL_MAP_EXISTS, FL_MAP_NOMEM } fl_map_result;
 
 /* Insert key -> value.  FL_MAP_EXISTS: nothing changed. Zero-initialise *m first. */
 fl_map_result fl_map_put(fl_map *m, const char *key, size_t len, uint32_t value);
+/* Another value for a key that is there. */
+void fl_map_set(fl_map *m, const char *key, size_t len, uint32_t value);
 bool fl_map_get(const fl_map *m, const char *key, size_t len, uint32_t *value);
 void fl_map_free(fl_map *m);
 
