@@ -38,6 +38,7 @@ DEEPSEEK = ["\\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
             "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?"
             "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
 
+VIKING = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 DEEPSEEK_LLM = ["[\r\n]", "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u0400-\u0481\u1e00-\u1f15]+",
                 "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
                 "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", "\\p{N}+"]
@@ -52,6 +53,19 @@ def split(*patterns, behavior="Isolated"):
     steps = [{"type": "Split", "pattern": {"Regex": p}, "behavior": behavior,
               "invert": behavior == "Removed"} for p in patterns]
     return {"type": "Sequence", "pretokenizers": steps + [byte_level(False, False)]}
+
+
+def one_split(pattern, behavior, invert=False):
+    """pattern: {"String": text} or {"Regex": text}."""
+    return {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert},
+        byte_level(False, False)]}
+
+
+def replaces(*pairs):
+    return {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": p if isinstance(p, dict) else {"String": p}, "content": c}
+        for p, c in pairs]}
 
 
 def byte_level(prefix, regex):
@@ -173,7 +187,26 @@ def variants(n):
     yield "removed", "byte_level", head(SPECIALS, split("\\p{L}+", behavior="Removed")), {}
     yield "possessive", "byte_level", head(SPECIALS, split(
         "\\p{Lu}++(?=\\s)|[a-z\\d]{2,3}|\\s?+\\S|\\P{Lu}")), {}
+    yield "viking", "byte_level", head(SPECIALS, {"type": "Sequence", "pretokenizers": [
+        split(VIKING)["pretokenizers"][0], {"type": "Digits", "individual_digits": True},
+        byte_level(False, False)]}), {}
+    for behavior in ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        for invert in (False, True):
+            for name, pattern in (("string", {"String": "e"}), ("regex", {"Regex": "[aeiou]| ?\\d"}),
+                                  ("places", {"Regex": "(?<=[a-z])(?=[A-Z\\s])|(?<!\\w)\\w"})):
+                yield f"split {name} {behavior} {invert}", "byte_level", head(
+                    SPECIALS, one_split(pattern, behavior, invert)), {}
+    yield "split gpt2 contiguous", "byte_level", head(SPECIALS, one_split(
+        {"Regex": GPT2}, "MergedWithNext")), {}
+    yield "sets", "byte_level", head(SPECIALS, split(
+        "[\\w&&[^\\d_]]+", "[^\\s[:-?]&&[^a-c]]{1,3}", ".\\W", "^\\D")), {}
+    yield "look behind", "byte_level", head(SPECIALS, split(
+        "(?<=\\d|^.)[^\\d]", "(?<!ab|[c-e])[a-z]+", "(?<=(?<=\\s)e)r")), {}
+    yield "replace", "byte_level", head(SPECIALS, byte_level(False, True), None, replaces(
+        ({"Regex": "\\s{2,}|(?<=l)l"}, " "), ("th", "\u00fe"), ("e", ""))), {}
     yield "llama2", "sentencepiece", SP_HEAD, {}
+    yield "replace and meta", "sentencepiece", {**SP_HEAD, "normalizer": {"type": "Sequence", "normalizers": [
+        *replaces(({"Regex": " {2,}"}, " "), ("\n", "<n>"))["normalizers"], *SP_NORMALIZER["normalizers"]]}}, {}
     for scheme in ("first", "always", "never"):
         for cut in (True, False):
             yield f"metaspace {scheme} {cut}", "sentencepiece", metaspace(scheme, cut), {}

@@ -141,29 +141,80 @@ static inline int pass_on(runner *r, int stage, const piece *p, size_t begin, si
     return run_stage(r, stage + 1, part);
 }
 
-static int split_by_regex(runner *r, int stage, const piece *p) {
-    const fl_stage *st = &r->pretok->stages[stage];
-    size_t done = 0, begin = 0, end;
-    int rc;
-    while ((rc = fl_regex_find(st->pattern.regex, p->s, p->n, &begin, &end, &r->steps)) > 0) {
-        if (!st->drop_gaps && (rc = pass_on(r, stage, p, done, begin))) return rc;
-        if ((rc = pass_on(r, stage, p, begin, end))) return rc;
-        begin = done = end;
+/* Puts matches and gaps together as the behavior of a Split says. */
+typedef struct splitter {
+    runner *r;
+    int stage;
+    const piece *p;
+    size_t begin, end; /* what is held back: it may grow */
+    bool holds, last;  /* last: the part before was a match */
+} splitter;
+
+static int let_go(splitter *s) {
+    if (!s->holds) return FL_OK;
+    s->holds = false;
+    return pass_on(s->r, s->stage, s->p, s->begin, s->end);
+}
+
+static int take_part(splitter *s, size_t begin, size_t end, bool match) {
+    const fl_stage *st = &s->r->pretok->stages[s->stage];
+    bool join = false;
+    match = match != st->invert;
+    switch (st->behavior) {
+    case FL_SPLIT_ISOLATED:
+        return pass_on(s->r, s->stage, s->p, begin, end);
+    case FL_SPLIT_REMOVED:
+        return match ? FL_OK : pass_on(s->r, s->stage, s->p, begin, end);
+    case FL_SPLIT_PREVIOUS:
+        join = match && !s->last;
+        break;
+    case FL_SPLIT_NEXT:
+        join = !match && s->last;
+        break;
+    case FL_SPLIT_CONTIGUOUS:
+        join = match == s->last;
+        break;
     }
-    if (rc) return fl_fail(r->err, rc, "split pattern: too many steps on %zu bytes of text", p->n);
-    return st->drop_gaps ? FL_OK : pass_on(r, stage, p, done, p->n);
+    if (s->holds && !join) {
+        int rc = let_go(s);
+        if (rc) return rc;
+    }
+    if (!s->holds) s->begin = begin;
+    s->end = end;
+    s->holds = true;
+    s->last = match;
+    return FL_OK;
+}
+
+static int split_by_regex(splitter *s, const fl_pattern *pattern) {
+    const piece *p = s->p;
+    fl_regex_scan scan = {.regex = pattern->regex, .s = p->s, .n = p->n, .steps = &s->r->steps};
+    size_t done = 0, begin, end;
+    int rc;
+    while ((rc = fl_regex_next(&scan, &begin, &end)) > 0) {
+        if (done < begin && (rc = take_part(s, done, begin, false))) return rc;
+        if ((rc = take_part(s, begin, end, true))) return rc;
+        done = end;
+    }
+    if (rc)
+        return fl_fail(s->r->err, rc, "split pattern: too many steps on %zu bytes of text", p->n);
+    return done < p->n ? take_part(s, done, p->n, false) : FL_OK;
 }
 
 static int split(runner *r, int stage, const piece *p) {
     const fl_stage *st = &r->pretok->stages[stage];
-    if (st->pattern.kind == FL_PATTERN_REGEX) return split_by_regex(r, stage, p);
-    bool gpt2 = st->pattern.kind == FL_PATTERN_GPT2;
+    splitter s = {.r = r, .stage = stage, .p = p};
+    const bool gpt2 = st->pattern.kind == FL_PATTERN_GPT2;
     int rc = FL_OK;
+    if (st->pattern.kind == FL_PATTERN_REGEX) {
+        rc = split_by_regex(&s, &st->pattern);
+        return rc ? rc : let_go(&s);
+    }
     for (size_t begin = 0, end; begin < p->n && !rc; begin = end) {
         end = gpt2 ? gpt2_end(p->s, begin, p->n) : llama3_end(p->s, begin, p->n);
-        rc = pass_on(r, stage, p, begin, end);
+        rc = take_part(&s, begin, end, true);
     }
-    return rc;
+    return rc ? rc : let_go(&s);
 }
 
 /* The reference takes this one class from its language's library, which is at Unicode 17: 13

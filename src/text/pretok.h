@@ -29,21 +29,32 @@ extern const char fl_pattern_gpt2[]; /* the pattern inside "ByteLevel" with use_
 int fl_pattern_init(fl_pattern *p, const char *text, size_t n, fl_err *err);
 
 typedef enum {
-    FL_STAGE_SPLIT,      /* at the matches of the pattern */
+    FL_STAGE_SPLIT,      /* into the matches of the pattern and what is between them */
     FL_STAGE_DIGITS,     /* each number character alone */
     FL_STAGE_DIGIT_RUNS, /* runs of number characters apart from the rest */
     FL_STAGE_PREFIX,     /* a blank in front of every piece that has none */
     FL_STAGE_METASPACE   /* blanks become U+2581, one in front, cut before each */
 } fl_stage_kind;
 
+/* What becomes of a match: a piece, nothing, a part of the piece before or behind it (a match beside
+ * a match stays alone), or one piece with the matches beside it. */
+typedef enum {
+    FL_SPLIT_ISOLATED,
+    FL_SPLIT_REMOVED,
+    FL_SPLIT_PREVIOUS,
+    FL_SPLIT_NEXT,
+    FL_SPLIT_CONTIGUOUS
+} fl_behavior;
+
 typedef enum { FL_PREPEND_NEVER, FL_PREPEND_FIRST, FL_PREPEND_ALWAYS } fl_prepend;
 
 typedef struct fl_stage {
     fl_stage_kind kind;
-    fl_pattern pattern; /* SPLIT */
-    bool drop_gaps;     /* SPLIT: text between matches is removed, not a piece */
-    fl_prepend prepend; /* METASPACE */
-    bool cut;           /* METASPACE: false = no cutting */
+    fl_pattern pattern;   /* SPLIT */
+    fl_behavior behavior; /* SPLIT */
+    bool invert;          /* SPLIT: matches and gaps change places */
+    fl_prepend prepend;   /* METASPACE */
+    bool cut;             /* METASPACE: false = no cutting */
 } fl_stage;
 
 enum { FL_MAX_STAGES = 8 };

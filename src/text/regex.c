@@ -1,5 +1,6 @@
 #include "text/regex.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -15,18 +16,34 @@ typedef struct range {
 
 typedef struct set { /* one character: any of the parts, or none when negated */
     uint32_t categories;
-    bool space, not_space, negated;
+    bool space, not_space, word, not_word, negated;
+    bool alone; /* an escape that stands outside of [] */
     range *ranges;
-    bool ascii[128]; /* the answer for ASCII, filled when the set is complete */
+    struct set *inner, *next; /* sets among the parts, and the next of those */
+    struct set *also;         /* behind &&: the character must be of that one, too */
+    bool ascii[128];          /* the answer for ASCII, filled when the set is complete */
 } set;
 
-typedef enum { ITEM_SET, ITEM_GROUP, ITEM_LOOK, ITEM_LINE_END } item_kind;
+typedef enum {
+    ITEM_SET,
+    ITEM_GROUP,
+    ITEM_LOOK,
+    ITEM_BEHIND,
+    ITEM_LINE_START,
+    ITEM_LINE_END,
+    ITEM_HERE /* ends a look behind: where that began */
+} item_kind;
+
+typedef struct width {
+    int min, max;
+} width;
 
 typedef struct item {
     item_kind kind;
-    bool negated;    /* ITEM_LOOK */
+    bool negated;    /* ITEM_LOOK, ITEM_BEHIND */
     bool possessive; /* ITEM_SET */
     int min, max;    /* repetitions; a group's max is 1 */
+    width behind;    /* ITEM_BEHIND: characters that the alternatives match */
     set *set;
     struct alternative *alternatives;
     struct item *next;
@@ -149,6 +166,15 @@ static int parse_escape(parser *p, set *s, bool *is_class, uint32_t *cp) {
     case 'd':
         s->categories |= 1u << FL_UC_ND;
         return FL_OK;
+    case 'D':
+        s->categories |= ~(1u << FL_UC_ND);
+        return FL_OK;
+    case 'w':
+        s->word = true;
+        return FL_OK;
+    case 'W':
+        s->not_word = true;
+        return FL_OK;
     case 'p':
     case 'P':
         return parse_property(p, s, c == 'P');
@@ -167,13 +193,48 @@ static int parse_escape(parser *p, set *s, bool *is_class, uint32_t *cp) {
     return FL_OK;
 }
 
+/* \w of the reference engine has no Join_Control; outside of [] it has those numbers of Latin-1
+ * that are no digits. */
+static bool is_word(uint32_t cp, bool alone) {
+    if (alone && (cp == 0xb2 || cp == 0xb3 || cp == 0xb9 || (cp >= 0xbc && cp <= 0xbe)))
+        return true;
+    return cp != 0x200c && cp != 0x200d && fl_uc_is_word(cp);
+}
+
 static bool set_test(const set *s, uint32_t cp) {
     uint8_t prop = fl_uc_prop(cp);
     bool white = prop & FL_UC_WHITE_SPACE;
     bool in = s->categories >> (prop & FL_UC_CATEGORY_MASK) & 1;
     in = in || (s->space && white) || (s->not_space && !white);
+    if (!in && (s->word || s->not_word)) in = is_word(cp, s->alone) ? s->word : s->not_word;
     for (const range *r = s->ranges; r && !in; r = r->next) in = cp >= r->low && cp <= r->high;
+    for (const set *i = s->inner; i && !in; i = i->next) in = set_test(i, cp);
+    if (s->also) in = in && set_test(s->also, cp);
     return in != s->negated;
+}
+
+static int parse_set(parser *p, set *s);
+
+/* Behind a '[': ":name:]", where other text that begins with ':' is a set like others. */
+static bool is_named_class(const parser *p) {
+    const char *at = p->at;
+    if (at == p->end || *at++ != ':') return false;
+    if (at < p->end && *at == '^') at++;
+    while (at < p->end && *at >= 'a' && *at <= 'z') at++;
+    return p->end - at >= 2 && at[0] == ':' && at[1] == ']';
+}
+
+/* Behind the '[' of a set among the parts of s. */
+static int parse_inner(parser *p, set *s) {
+    set *inner = fl_arena_alloc(p->nodes, sizeof(*inner));
+    if (!inner) return no_memory(p);
+    if (is_named_class(p)) return refuse(p, FL_E_UNSUPPORTED, "[:name:] in a set");
+    if (++p->depth > MAX_DEPTH) return refuse(p, FL_E_LIMIT, "sets nested too deeply");
+    int rc = parse_set(p, inner);
+    p->depth--;
+    inner->next = s->inner;
+    s->inner = inner;
+    return rc;
 }
 
 /* One member of [...]: a class, a character or a range. */
@@ -181,8 +242,7 @@ static int parse_member(parser *p, set *s) {
     uint32_t low, high;
     bool is_class = false;
     int rc;
-    if (next_is(p, '[') || (p->end - p->at > 1 && !memcmp(p->at, "&&", 2)))
-        return refuse(p, FL_E_UNSUPPORTED, "set inside a set");
+    if (take(p, "[")) return parse_inner(p, s);
     if (take(p, "\\")) {
         if ((rc = parse_escape(p, s, &is_class, &low)) || is_class) return rc;
     } else {
@@ -190,6 +250,7 @@ static int parse_member(parser *p, set *s) {
     }
     if (!next_is(p, '-') || p->end - p->at < 2 || p->at[1] == ']') return add_code_point(p, s, low);
     p->at++;
+    if (next_is(p, '[')) return refuse(p, FL_E_UNSUPPORTED, "range that ends in a set");
     if (take(p, "\\")) {
         if ((rc = parse_escape(p, s, &is_class, &high))) return rc;
     } else {
@@ -200,21 +261,49 @@ static int parse_member(parser *p, set *s) {
     return add_range(p, s, low, high);
 }
 
-/* Behind '['. */
+/* Behind '['.  && binds less than the parts between: [a-z&&[^c]d] is a-z and (not c, or d). */
 static int parse_set(parser *p, set *s) {
-    bool negated = take(p, "^");
+    s->negated = take(p, "^");
     if (next_is(p, ']')) return refuse(p, FL_E_UNSUPPORTED, "']' first in a set");
-    while (!next_is(p, ']')) {
+    const char *operand = p->at;
+    for (set *part = s; !next_is(p, ']');) {
         if (p->at >= p->end) return refuse(p, FL_E_FORMAT, "'[' without ']'");
-        int rc = parse_member(p, s);
-        if (rc) return rc;
+        if (!take(p, "&&")) {
+            int rc = parse_member(p, part);
+            if (rc) return rc;
+            continue;
+        }
+        if (p->at - operand == 2 || next_is(p, ']') || next_is(p, '&'))
+            return refuse(p, FL_E_UNSUPPORTED, "&& without two sides");
+        operand = p->at;
+        part = part->also = fl_arena_alloc(p->nodes, sizeof(*part));
+        if (!part) return no_memory(p);
     }
     p->at++;
-    s->negated = negated;
     return FL_OK;
 }
 
 static int parse_alternatives(parser *p, alternative **out);
+
+/* How many characters the alternatives match; false: no bound. */
+static bool widths(const alternative *a, width *out) {
+    *out = (width){INT_MAX, 0};
+    for (; a; a = a->next) {
+        int64_t min = 0, max = 0;
+        for (const item *it = a->first; it; it = it->next) {
+            width one = {1, 1};
+            if (it->kind == ITEM_GROUP && !widths(it->alternatives, &one)) return false;
+            if (it->kind != ITEM_GROUP && it->kind != ITEM_SET) one = (width){0, 0};
+            if (it->kind == ITEM_SET && it->max == NO_MAX) return false;
+            min += (int64_t)one.min * it->min;
+            max += (int64_t)one.max * it->max;
+        }
+        if (max > INT_MAX) return false;
+        if (min < out->min) out->min = (int)min;
+        if (max > out->max) out->max = (int)max;
+    }
+    return true;
+}
 
 /* Behind '('. */
 static int parse_group(parser *p, item *it) {
@@ -225,6 +314,11 @@ static int parse_group(parser *p, item *it) {
         it->negated = true;
     } else if (take(p, "?=")) {
         it->kind = ITEM_LOOK;
+    } else if (take(p, "?<!")) {
+        it->kind = ITEM_BEHIND;
+        it->negated = true;
+    } else if (take(p, "?<=")) {
+        it->kind = ITEM_BEHIND;
     } else if (take(p, "?i:")) {
         p->ignore_case = true;
     } else if (!take(p, "?:") && next_is(p, '?')) {
@@ -236,6 +330,9 @@ static int parse_group(parser *p, item *it) {
     p->depth--;
     if (!take(p, ")")) return refuse(p, FL_E_FORMAT, "'(' without ')'");
     p->ignore_case = saved;
+    if (it->kind == ITEM_BEHIND &&
+        (!widths(it->alternatives, &it->behind) || it->behind.max > MAX_REPEAT))
+        return refuse(p, FL_E_UNSUPPORTED, "look behind over any number of characters");
     return FL_OK;
 }
 
@@ -280,7 +377,7 @@ static int parse_quantifier(parser *p, item *it) {
     it->possessive = take(p, "+");
     if (it->kind == ITEM_SET) return FL_OK;
     if (it->kind != ITEM_GROUP || it->max != 1 || it->possessive)
-        return refuse(p, FL_E_UNSUPPORTED, "repeated group or '$'");
+        return refuse(p, FL_E_UNSUPPORTED, "repeated group or anchor");
     return FL_OK;
 }
 
@@ -294,8 +391,12 @@ static int parse_item(parser *p, item *it) {
         it->kind = ITEM_LINE_END;
         return parse_quantifier(p, it);
     }
-    if (*p->at && strchr("*+?{^.", *p->at))
-        return refuse(p, FL_E_UNSUPPORTED, "anchor, '.' or quantifier of nothing");
+    if (take(p, "^")) {
+        it->kind = ITEM_LINE_START;
+        return parse_quantifier(p, it);
+    }
+    if (*p->at && strchr("*+?{", *p->at))
+        return refuse(p, FL_E_UNSUPPORTED, "quantifier of nothing");
     set *s = it->set = fl_arena_alloc(p->nodes, sizeof(*s));
     if (!s) return no_memory(p);
     uint32_t cp = 0;
@@ -304,7 +405,11 @@ static int parse_item(parser *p, item *it) {
         rc = parse_set(p, s);
         is_class = true;
     } else if (take(p, "\\")) {
+        s->alone = true;
         rc = parse_escape(p, s, &is_class, &cp);
+    } else if (take(p, ".")) {
+        rc = add_range(p, s, '\n', '\n');
+        s->negated = is_class = true;
     } else {
         cp = take_code_point(p);
     }
@@ -332,17 +437,6 @@ static int parse_alternatives(parser *p, alternative **out) {
     return FL_OK;
 }
 
-static bool can_be_empty(const alternative *a) {
-    for (; a; a = a->next) {
-        const item *it = a->first;
-        while (it && (it->min == 0 || it->kind == ITEM_LOOK || it->kind == ITEM_LINE_END ||
-                      (it->kind == ITEM_GROUP && can_be_empty(it->alternatives))))
-            it = it->next;
-        if (!it) return true;
-    }
-    return false;
-}
-
 int fl_regex_compile(fl_regex **out, const char *pattern, size_t n, fl_err *err) {
     *out = NULL;
     if (n > MAX_PATTERN_BYTES)
@@ -354,13 +448,43 @@ int fl_regex_compile(fl_regex **out, const char *pattern, size_t n, fl_err *err)
         .start = pattern, .at = pattern, .end = pattern + n, .nodes = &r->nodes, .err = err};
     int rc = parse_alternatives(&p, &r->alternatives);
     if (!rc && p.at < p.end) rc = refuse(&p, FL_E_FORMAT, "')' without '('");
-    if (!rc && can_be_empty(r->alternatives))
-        rc = refuse(&p, FL_E_UNSUPPORTED, "it can match the empty string");
     if (!rc) {
         *out = r;
         r = NULL;
     }
     fl_regex_free(r);
+    return rc;
+}
+
+/* One item for each character. */
+static int literal_items(parser *p, alternative *a) {
+    for (item **tail = &a->first; p->at < p->end; tail = &(*tail)->next) {
+        item *it = *tail = fl_arena_alloc(p->nodes, sizeof(*it));
+        set *s = it ? it->set = fl_arena_alloc(p->nodes, sizeof(*s)) : NULL;
+        if (!s) return no_memory(p);
+        it->min = it->max = 1;
+        uint32_t cp = take_code_point(p);
+        int rc = add_range(p, s, cp, cp);
+        if (rc) return rc;
+        if (cp < 128) s->ascii[cp] = true;
+    }
+    return FL_OK;
+}
+
+int fl_regex_literal(fl_regex **out, const char *text, size_t n, fl_err *err) {
+    *out = NULL;
+    if (n > MAX_PATTERN_BYTES)
+        return fl_fail(err, FL_E_LIMIT, "pattern of %zu bytes, at most %d", n, MAX_PATTERN_BYTES);
+    fl_regex *r = fl_alloc(sizeof(*r));
+    if (!r) return fl_fail(err, FL_E_NOMEM, "no memory for a pattern");
+    parser p = {.start = text, .at = text, .end = text + n, .nodes = &r->nodes, .err = err};
+    r->alternatives = fl_arena_alloc(&r->nodes, sizeof(*r->alternatives));
+    int rc = r->alternatives ? literal_items(&p, r->alternatives) : no_memory(&p);
+    if (rc) {
+        fl_regex_free(r);
+    } else {
+        *out = r;
+    }
     return rc;
 }
 
@@ -376,6 +500,7 @@ typedef struct matcher {
     const char *s;
     size_t n;
     int64_t steps;
+    size_t here; /* where the innermost look behind began */
 } matcher;
 
 /* What follows the group we are in. */
@@ -411,6 +536,40 @@ static size_t match_set(matcher *m, const item *it, size_t at, int64_t *count) {
     return at;
 }
 
+/* Whether the alternatives match something that ends at `at`. */
+static bool match_behind(matcher *m, const item *it, size_t at) {
+    static const item stop = {.kind = ITEM_HERE};
+    const rest end = {&stop, NULL};
+    const size_t saved = m->here;
+    size_t from = at;
+    bool found = false;
+    m->here = at;
+    for (int chars = 0; !found && m->steps > 0; chars++) {
+        if (chars >= it->behind.min) found = match_any(m, it->alternatives, &end, from) != NO_MATCH;
+        if (!from || chars == it->behind.max) break;
+        from = fl_uc_back(m->s, from);
+        m->steps--;
+    }
+    m->here = saved;
+    return found;
+}
+
+/* Whether a condition that takes no character holds. */
+static bool holds(matcher *m, const item *it, size_t at) {
+    switch (it->kind) {
+    case ITEM_LOOK:
+        return (match_any(m, it->alternatives, NULL, at) != NO_MATCH) != it->negated;
+    case ITEM_BEHIND:
+        return match_behind(m, it, at) != it->negated;
+    case ITEM_LINE_START:
+        return !at || (m->s[at - 1] == '\n' && at < m->n);
+    case ITEM_LINE_END:
+        return at == m->n || m->s[at] == '\n';
+    default:
+        return at == m->here;
+    }
+}
+
 static size_t match_items(matcher *m, const item *it, const rest *after, size_t at) {
     for (;; it = it->next) {
         while (!it && after) {
@@ -419,15 +578,12 @@ static size_t match_items(matcher *m, const item *it, const rest *after, size_t 
         }
         if (!it) return at;
         if (m->steps <= 0) return NO_MATCH;
-        if (it->kind == ITEM_LOOK) {
-            bool found = match_any(m, it->alternatives, NULL, at) != NO_MATCH;
-            if (found == it->negated) return NO_MATCH;
-        } else if (it->kind == ITEM_LINE_END) {
-            if (at < m->n && m->s[at] != '\n') return NO_MATCH;
-        } else if (it->kind == ITEM_GROUP) {
+        if (it->kind == ITEM_GROUP) {
             rest here = {it->next, after};
             size_t end = match_any(m, it->alternatives, &here, at);
             if (end != NO_MATCH || it->min) return end;
+        } else if (it->kind != ITEM_SET) {
+            if (!holds(m, it, at)) return NO_MATCH;
         } else {
             int64_t count;
             at = match_set(m, it, at, &count);
@@ -442,16 +598,20 @@ static size_t match_items(matcher *m, const item *it, const rest *after, size_t 
     }
 }
 
-int fl_regex_find(const fl_regex *r, const char *s, size_t n, size_t *begin, size_t *end,
-                  int64_t *steps) {
-    matcher m = {s, n, *steps};
+int fl_regex_next(fl_regex_scan *scan, size_t *begin, size_t *end) {
+    matcher m = {scan->s, scan->n, *scan->steps, 0};
     int found = 0;
-    for (size_t at = *begin, bytes; at < n && m.steps > 0 && !found; at += bytes) {
-        *end = match_any(&m, r->alternatives, NULL, at);
-        found = *end != NO_MATCH;
+    for (size_t at = scan->from, bytes; at <= m.n && m.steps > 0 && !found; at += bytes) {
+        size_t to = match_any(&m, scan->regex->alternatives, NULL, at);
+        bytes = 1;
+        if (at < m.n) fl_uc_get(m.s + at, &bytes);
+        /* nothing may be matched once only, and not where a match has just ended */
+        found = m.steps > 0 && to != NO_MATCH && !(to == at && scan->any && to == scan->last);
+        if (!found) continue;
         *begin = at;
-        fl_uc_get(s + at, &bytes);
+        *end = scan->from = scan->last = to;
+        scan->any = true;
     }
-    *steps = m.steps;
+    *scan->steps = m.steps;
     return m.steps > 0 ? found : FL_E_LIMIT;
 }

@@ -7,7 +7,6 @@
 #include "util/utf8.h"
 
 static const char REPLACEMENT[] = "\xef\xbf\xbd"; /* U+FFFD */
-static const char META[] = "\xe2\x96\x81";        /* U+2581 */
 
 enum { MAX_TEXT_BYTES = 1 << 30 }; /* positions inside a word are 32 bits */
 
@@ -28,6 +27,7 @@ void fl_tokenizer_unref(fl_tokenizer *t) {
     fl_bpe_deinit(&t->bpe);
     fl_added_deinit(&t->raw);
     fl_added_deinit(&t->normalized);
+    fl_normalizer_deinit(&t->normalizer);
     fl_pretok_deinit(&t->pretok);
     fl_free(t->named.items);
     fl_free(t->templates.items);
@@ -75,8 +75,9 @@ typedef struct encoder {
     const fl_encode_options *options;
     fl_ids *out;
     fl_err *err;
-    fl_text whole;       /* as the caller gave it */
-    const fl_text *part; /* what is being normalised, NULL: before that */
+    fl_text whole;          /* as the caller gave it */
+    const uint32_t *origin; /* of the normalised bytes in their part; NULL: before that */
+    size_t part_at;         /* where in the repaired text that part begins */
 } encoder;
 
 static int no_memory(const encoder *e) {
@@ -140,18 +141,10 @@ static size_t before_repair(const fl_text *whole, size_t at) {
     return i;
 }
 
-/* Where byte `at` of the normalised text was in `part`; what was prepended is its start. */
-static size_t before_normalizer(const fl_normalizer *n, const fl_text *part, size_t at) {
-    size_t i = 0, normalized = n->prepend ? strlen(META) : 0;
-    while (i < part->n && normalized < at)
-        normalized += n->replace_blank && part->s[i++] == ' ' ? strlen(META) : 1;
-    return i;
-}
-
 static int reject(const encoder *e, const fl_text *t, const fl_added_token *token, size_t at) {
     size_t n;
     const char *piece = fl_tokenizer_piece(e->t, token->id, &n);
-    at = e->part ? e->part->at + before_normalizer(&e->t->normalizer, e->part, at) : t->at + at;
+    at = e->origin ? e->part_at + e->origin[at] : t->at + at;
     return fl_fail(e->err, FL_E_ARG, "the text has the special token %.*s at byte %zu",
                    (int)(n < 100 ? n : 100), piece, before_repair(&e->whole, at));
 }
@@ -192,37 +185,20 @@ static void put_bits(fl_bytes *bits, size_t at, size_t n, bool value) {
     }
 }
 
-void fl_normalize(const fl_normalizer *n, const fl_text *text, fl_bytes *out, fl_bytes *trusted) {
-    if (n->prepend && text->n) {
-        if (text->trusted) put_bits(trusted, out->len, strlen(META), false);
-        fl_bytes_puts(out, META);
-    }
-    for (size_t i = 0; i < text->n; i++) {
-        bool blank = n->replace_blank && text->s[i] == ' ';
-        size_t bytes = blank ? strlen(META) : 1;
-        if (text->trusted) put_bits(trusted, out->len, bytes, bit(text->trusted, text->at + i));
-        fl_bytes_put(out, blank ? META : text->s + i, bytes);
-    }
-}
-
 static int encode_normalized(encoder *e, const fl_text *t) {
-    const fl_normalizer *normalizer = &e->t->normalizer;
-    if (!normalizer->prepend && !normalizer->replace_blank)
-        return split_added(e, &e->t->normalized, t, encode_words);
-    fl_bytes text = {0}, trusted = {0};
-    fl_normalize(normalizer, t, &text, &trusted);
-    int rc;
-    if (text.failed || trusted.failed) {
-        rc = no_memory(e);
-    } else {
-        const uint8_t *bits = t->trusted ? (const uint8_t *)trusted.data : NULL;
-        fl_text whole = {text.data, text.len, bits, 0, t->first};
-        e->part = t;
+    const bool origins = e->options->special == FL_SPECIAL_REJECT;
+    fl_normal_text text = {0};
+    if (!e->t->normalizer.n) return split_added(e, &e->t->normalized, t, encode_words);
+    int rc = fl_normalize(&e->t->normalizer, t, origins, &text, e->err);
+    if (!rc && text.s.len) {
+        const uint8_t *bits = t->trusted ? (const uint8_t *)text.trusted.data : NULL;
+        fl_text whole = {text.s.data, text.s.len, bits, 0, t->first};
+        e->origin = origins ? (const uint32_t *)(const void *)text.origin.data : NULL;
+        e->part_at = t->at;
         rc = split_added(e, &e->t->normalized, &whole, encode_words);
-        e->part = NULL;
+        e->origin = NULL;
     }
-    fl_bytes_free(&text);
-    fl_bytes_free(&trusted);
+    fl_normal_text_free(&text);
     return rc;
 }
 
@@ -268,7 +244,7 @@ static int push_affix(encoder *e, const fl_affix *affix) {
 
 int fl_tokenizer_encode(const fl_tokenizer *t, fl_tokenizer_ctx *c, const char *text, size_t n,
                         const fl_encode_options *o, fl_ids *out, fl_err *err) {
-    encoder e = {t, c->bpe, o, out, err, {text, n, o->trusted, 0, true}, NULL};
+    encoder e = {t, c->bpe, o, out, err, {text, n, o->trusted, 0, true}, NULL, 0};
     size_t before = out->len;
     int rc;
     if (n > MAX_TEXT_BYTES)

@@ -106,25 +106,34 @@ int fl_tokenizer_read_added(fl_added_builder *b, const fl_jv *list, fl_err *err)
     return rc;
 }
 
-static bool index_one(fl_tokenizer *t, const fl_added_entry *e) {
+static int index_one(fl_added_builder *b, const fl_added_entry *e, fl_err *err) {
+    fl_tokenizer *t = b->source.t;
     const fl_vocab_token *token = &t->vocab.tokens[e->token.id];
-    if (!e->normalized) return fl_added_put(&t->raw, token->piece, token->n_piece, e->token);
+    const bool normal = e->normalized && t->normalizer.n;
     fl_text plain = {.s = token->piece, .n = token->n_piece};
-    fl_bytes text = {0}, bytes = {0};
-    fl_normalize(&t->normalizer, &plain, &text, NULL);
-    /* what matched is also what it decodes to: blank and all */
-    fl_tokenizer_piece_bytes(t, text.data, text.len, &bytes);
-    bool ok = !text.failed && !bytes.failed &&
-              fl_added_put(&t->normalized, text.data, text.len, e->token) &&
-              fl_vocab_set_bytes(&t->vocab, e->token.id, bytes.data, bytes.len);
-    fl_bytes_free(&text);
+    fl_normal_text text = {0};
+    fl_bytes bytes = {0};
+    int rc = normal ? fl_normalize(&t->normalizer, &plain, false, &text, err) : FL_OK;
+    if (!rc && normal) plain = (fl_text){.s = text.s.data, .n = text.s.len};
+    if (!rc && plain.n > FL_VOCAB_MAX_TOKEN_BYTES)
+        rc = fl_fail(err, FL_E_LIMIT, "%s: token %d normalises to %zu bytes, at most %d",
+                     b->source.path, e->token.id, plain.n, FL_VOCAB_MAX_TOKEN_BYTES);
+    bool ok = rc || !plain.n ||
+              fl_added_put(e->normalized ? &t->normalized : &t->raw, plain.s, plain.n, e->token);
+    if (!rc && normal) {
+        /* what matched is also what it decodes to: blank and all */
+        fl_tokenizer_piece_bytes(t, plain.s, plain.n, &bytes);
+        ok = ok && !bytes.failed &&
+             fl_vocab_set_bytes(&t->vocab, e->token.id, bytes.data ? bytes.data : "", bytes.len);
+    }
+    fl_normal_text_free(&text);
     fl_bytes_free(&bytes);
-    return ok;
+    return ok ? rc : no_memory(b, err);
 }
 
 int fl_tokenizer_index_added(fl_added_builder *b, fl_err *err) {
-    for (int32_t id = 0; id < b->cap; id++)
-        if (b->entries[id].used && !index_one(b->source.t, &b->entries[id]))
-            return no_memory(b, err);
-    return FL_OK;
+    int rc = FL_OK;
+    for (int32_t id = 0; id < b->cap && !rc; id++)
+        if (b->entries[id].used) rc = index_one(b, &b->entries[id], err);
+    return rc;
 }

@@ -7,17 +7,13 @@
 #include "text/added.h"
 #include "text/bpe.h"
 #include "text/json_value.h"
+#include "text/normalizer.h"
 #include "text/pretok.h"
 #include "text/tokenizer.h"
 #include "text/vocab.h"
 
 /* What the decoder does with the blank that encoding puts in front of a text. */
 typedef enum { FL_LEAD_KEEP, FL_LEAD_STRIP_ONE, FL_LEAD_STRIP_FIRST_TOKEN } fl_lead;
-
-typedef struct fl_normalizer { /* the two steps that SentencePiece conversions have */
-    bool prepend;              /* U+2581 in front of text that is not empty */
-    bool replace_blank;        /* each blank becomes U+2581 */
-} fl_normalizer;
 
 enum { FL_MAX_AFFIX = 8 };
 typedef struct fl_affix { /* ids the post-processor adds */
@@ -48,7 +44,7 @@ struct fl_tokenizer {
     int32_t bos, eos, pad;
     int32_t n_rows; /* of the model's vocabulary; 0: not known */
     fl_named_list named, templates;
-    fl_arena strings; /* of named and templates */
+    fl_arena strings; /* of named, templates and the normalizer */
 };
 
 /* tokenizer_load.c uses these in this order.  path opens every error message. */
@@ -106,10 +102,6 @@ int fl_tokenizer_set_token(fl_tokenizer_source s, int32_t id, const char *piece,
 /* Appends what the decoder makes of a piece.  Returns whether encoding can give it. */
 bool fl_tokenizer_piece_bytes(const fl_tokenizer *t, const char *s, size_t n, fl_bytes *out);
 int fl_tokenizer_check_id(const fl_jv *id, const fl_jv *piece, const char *path, fl_err *err);
-
-/* Append text as the normalizer leaves it; trusted bits (NULL: none) of the new bytes from
- * those of the old: bit `at` belongs to s[0]. */
-void fl_normalize(const fl_normalizer *n, const fl_text *text, fl_bytes *out, fl_bytes *trusted);
 
 /* JSON members with a default; a wrong type is FL_E_FORMAT naming `where`. */
 int fl_jv_bool(const fl_jv *object, const char *key, bool *out, const char *where, fl_err *err);

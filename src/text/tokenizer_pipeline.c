@@ -7,7 +7,7 @@
 
 static const char META[] = "\xe2\x96\x81"; /* U+2581 */
 
-enum { MAX_NESTING = 8 };
+enum { MAX_NESTING = 8, MAX_CONTENT_BYTES = 1024 };
 
 /* One step of a part, and where it is for messages: "tokenizer.json: pre_tokenizer". */
 typedef struct step {
@@ -57,21 +57,39 @@ static bool member_is(const fl_jv *object, const char *key, const char *text) {
 
 /* ---- normalizer ---- */
 
+/* "pattern": {"String": text} or {"Regex": text}. */
+static int read_pattern(const step *s, fl_regex **out, const fl_jv **string) {
+    const fl_jv *pattern = fl_jv_get(s->json, "pattern"), *regex = fl_jv_get(pattern, "Regex");
+    *string = fl_jv_get(pattern, "String");
+    const fl_jv *text = *string ? *string : regex;
+    if (!text || text->kind != FL_JV_STRING)
+        return fl_fail(s->err, FL_E_FORMAT, "%s: pattern that is no String and no Regex", s->where);
+    int rc = *string ? fl_regex_literal(out, text->string.data, text->string.len, s->err)
+                     : fl_regex_compile(out, text->string.data, text->string.len, s->err);
+    return rc ? fl_fail_in(s->err, "%s: ", s->where) : FL_OK;
+}
+
 static int read_normalizer(const step *s, const char *type) {
-    fl_normalizer *n = &s->t->normalizer;
-    if (!strcmp(type, "Prepend") && !n->prepend && !n->replace_blank) {
-        if (!member_is(s->json, "prepend", META)) return refuse(s, "Prepend of other text");
-        n->prepend = true;
-        return FL_OK;
-    }
-    if (!strcmp(type, "Replace") && !n->replace_blank) {
-        if (!member_is(fl_jv_get(s->json, "pattern"), "String", " ") ||
-            !member_is(s->json, "content", META))
-            return refuse(s, "Replace of other text");
-        n->replace_blank = true;
-        return FL_OK;
-    }
-    return refuse(s, type);
+    fl_normalizer *z = &s->t->normalizer;
+    const bool prepend = !strcmp(type, "Prepend");
+    const fl_jv *text, *string;
+    if (!prepend && strcmp(type, "Replace") != 0) return refuse(s, type);
+    if (z->n == FL_MAX_NORMAL_STEPS)
+        return fl_fail(s->err, FL_E_LIMIT, "%s: more than %d steps", s->where, FL_MAX_NORMAL_STEPS);
+    int rc = fl_jv_text(s->json, prepend ? "prepend" : "content", &text, s->where, s->err);
+    if (rc) return rc;
+    if (!text) return fl_fail(s->err, FL_E_FORMAT, "%s: %s without its text", s->where, type);
+    if (text->string.len > MAX_CONTENT_BYTES)
+        return fl_fail(s->err, FL_E_LIMIT, "%s: text of %zu bytes, at most %d", s->where,
+                       text->string.len, MAX_CONTENT_BYTES);
+    char *kept = fl_arena_alloc(&s->t->strings, text->string.len + 1);
+    if (!kept) return fl_fail(s->err, FL_E_NOMEM, "%s: no memory", s->where);
+    memcpy(kept, text->string.data, text->string.len);
+    fl_normal_step one = {.text = kept, .n = text->string.len};
+    if (!prepend && (rc = read_pattern(s, &one.regex, &string))) return rc;
+    if (!prepend && string && string->string.len == 1) one.byte = string->string.data[0];
+    z->steps[z->n++] = one;
+    return FL_OK;
 }
 
 /* ---- pre_tokenizer ---- */
@@ -86,19 +104,30 @@ static fl_stage *add_stage(const step *s, fl_stage_kind kind) {
     return &p->stages[p->n++];
 }
 
+static int read_behavior(const step *s, fl_behavior *out) {
+    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                        "MergedWithNext", "Contiguous"};
+    const fl_jv *v = fl_jv_get(s->json, "behavior");
+    for (int i = 0; i < 5; i++) {
+        if (!fl_jv_equals(v, names[i])) continue;
+        *out = (fl_behavior)i;
+        return FL_OK;
+    }
+    return refuse(s, "Split with this behavior");
+}
+
 static int read_split(const step *s) {
-    const fl_jv *pattern = fl_jv_get(fl_jv_get(s->json, "pattern"), "Regex");
-    bool invert = false, removed = member_is(s->json, "behavior", "Removed");
-    int rc = read_flag(s, "invert", &invert);
-    if (rc) return rc;
-    if (!pattern || pattern->kind != FL_JV_STRING) return refuse(s, "Split without a Regex");
-    if (!removed && !member_is(s->json, "behavior", "Isolated"))
-        return refuse(s, "Split with a behavior other than Isolated and Removed");
-    if (removed != invert) return refuse(s, "Split with this combination of behavior and invert");
+    const fl_jv *string, *regex = fl_jv_get(fl_jv_get(s->json, "pattern"), "Regex");
     fl_stage *stage = add_stage(s, FL_STAGE_SPLIT);
     if (!stage) return FL_E_LIMIT;
-    stage->drop_gaps = removed;
-    rc = fl_pattern_init(&stage->pattern, pattern->string.data, pattern->string.len, s->err);
+    int rc = read_flag(s, "invert", &stage->invert);
+    if (!rc) rc = read_behavior(s, &stage->behavior);
+    if (rc) return rc;
+    if (!regex || regex->kind != FL_JV_STRING) {
+        stage->pattern.kind = FL_PATTERN_REGEX;
+        return read_pattern(s, &stage->pattern.regex, &string);
+    }
+    rc = fl_pattern_init(&stage->pattern, regex->string.data, regex->string.len, s->err);
     return rc ? fl_fail_in(s->err, "%s: ", s->where) : FL_OK;
 }
 
@@ -218,9 +247,6 @@ int fl_tokenizer_read_pipeline(fl_tokenizer_source s, const fl_jv *root, fl_err 
     const fl_jv *decoder = fl_jv_get(root, "decoder");
     if (!decoder || decoder->kind == FL_JV_NULL)
         return fl_fail(err, FL_E_UNSUPPORTED, "%s: no decoder", s.path);
-    const fl_normalizer *n = &s.t->normalizer;
-    if (s.t->bpe.byte_level && (n->prepend || n->replace_blank))
-        return fl_fail(err, FL_E_UNSUPPORTED, "%s: a normalizer before ByteLevel", s.path);
     return FL_OK;
 }
 
