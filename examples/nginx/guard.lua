@@ -1,7 +1,7 @@
 -- Before a chat is answered, the model itself is asked whether its last message belongs here. An operator's policy,
 -- yes_no.lua, leaves it no other answers than yes and no. guard.conf shows how to use it.
 local json = require "fp8llm.json"
-local scan = require "resty.fp8llm.body"
+local scan = require "fp8llm.body"
 local server = require "resty.fp8llm.server"
 
 local guard = {}

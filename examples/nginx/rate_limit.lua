@@ -2,7 +2,7 @@
 -- in, and the answer's usage says what it took. As much as an answer may take is set aside while it runs, so that many
 -- requests at a time spend no more than one after another. rate_limit.conf shows how to use it. (Limits for each API
 -- key are the engine's own: fp8llm serve --api-keys.)
-local scan = require "resty.fp8llm.body"
+local scan = require "fp8llm.body"
 local server = require "resty.fp8llm.server"
 
 local rate_limit = {}

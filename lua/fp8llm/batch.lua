@@ -1,5 +1,6 @@
 --- Many requests through one engine: map over a list, or over the lines of an OpenAI batch file.
 local fp8llm = require "fp8llm"
+local body = require "fp8llm.body"
 local json = require "fp8llm.json"
 local openai = require "fp8llm.openai"
 
@@ -122,6 +123,26 @@ local function check_end(input, answered)
   return nil, string.format("%d lines were read, %d are answered", input.read, answered), "IO"
 end
 
+local envelope = {"custom_id", "method", "url", "body", "policy"}
+
+-- What a line says around its request, which stays as it is written: key order, {} and 1.0 count. -> {custom_id =,
+-- method =, url =, policy =, body = JSON text} | nil, message
+local function line_members(line)
+  local members, last = body.members(line, envelope, math.huge)
+  if not members or not line:find("^}%s*$", last) then
+    local _, message = json.decode(line) -- says where
+    return nil, message or last
+  end
+  for name, text in pairs(members) do
+    if name ~= "body" then
+      local value, message = json.decode(text)
+      if value == nil then return nil, name .. ": " .. message end
+      members[name] = value
+    end
+  end
+  return members
+end
+
 -- The custom_ids of a previous run, {id = how often}; a line that it was cut off in is dropped.
 local function finished(output, path)
   local ids = {}
@@ -133,8 +154,7 @@ local function finished(output, path)
     line, message, code = lines:next()
     if message then return nil, message, code end
     local ended = lines:whole_bytes()
-    local ok, object = pcall(json.decode, line and ended > whole and line or "null")
-    local id = ok and type(object) == "table" and object.custom_id
+    local id = line and ended > whole and (line_members(line) or {}).custom_id
     if id then ids[id] = (ids[id] or 0) + 1 end
     if line and ended == whole then line, message, code = nil, output:cut(whole) end
     if code then return nil, message, code end
@@ -157,13 +177,11 @@ local function open_output(path, input)
   return output, ids
 end
 
--- One line of the input -> custom_id, {body =, kind =} | custom_id, nil, message
+-- One line of the input -> custom_id, {body = JSON text, kind =} | custom_id, nil, message
 local function read_line(line, number)
-  local ok, object, message = pcall(json.decode, line)
+  local object, message = line_members(line)
   local name, where = "line-" .. number, "line " .. number
-  if not ok or type(object) ~= "table" then
-    return name, nil, ("%s: not a JSON object: %s"):format(where, tostring(message or object))
-  end
+  if not object then return name, nil, ("%s: not a JSON object: %s"):format(where, message) end
   local id = object.custom_id
   if type(id) ~= "string" then return name, nil, where .. ": custom_id: need a string" end
   local kind = openai.kinds[object.url]
@@ -173,7 +191,7 @@ local function read_line(line, number)
   if not kind then
     return id, nil, "url: need /v1/chat/completions or /v1/completions, got " .. tostring(object.url)
   end
-  if type(object.body) ~= "table" then return id, nil, "body: need an object" end
+  if not (object.body or ""):find "^{" then return id, nil, "body: need an object" end
   return id, {body = object.body, kind = kind}
 end
 
@@ -193,29 +211,29 @@ local function requests_of(input, answered, report)
         return {id = id}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
       else
         seen[id] = true
-        return {id = id, request = request}, request, message, "ARG"
+        return {id = id}, request, message, "ARG"
       end
     end
   end
 end
 
 -- The line that answers one.
-local function output_line(id, body, message, code)
-  local response = {status_code = 200, request_id = "batch-" .. id, body = body}
-  if not body then
-    response.status_code = (code == "ARG" or code == "LIMIT") and 400 or 500
-    response.body = openai.error_object(message, response.status_code)
+local function output_line(id, answer, message, code, param)
+  local response = {status_code = 200, request_id = "batch-" .. id, body = answer}
+  if not answer then
+    response.status_code = openai.status(code, param)
+    response.body = openai.error_object(message, response.status_code, param, code)
   end
   return json.encode {
     id = "batch_req_" .. id, custom_id = id, response = response,
-    error = not body and {code = tostring(code), message = message} or json.null,
+    error = not answer and {code = tostring(code), message = message} or json.null,
   } .. "\n"
 end
 
---- Run a file of OpenAI batch lines, {custom_id, method, url, body} -> {id, custom_id, response, error}.
--- input: a path, or fp8llm.lines; output: a path, or fp8llm.sink. What a file `output` holds already is not run again.
--- options: model_name, tokenizer, ordered, input (its path, where `input` is none), progress(done, to_do or nil,
--- tokens).
+--- Run a file of OpenAI batch lines, {custom_id, method, url, body} -> {id, custom_id, response, error}, each body
+-- answered as `serve` would. input: a path, or fp8llm.lines; output: a path, or fp8llm.sink. What a file `output`
+-- holds already is not run again. options: model_name (of answers to requests that name none), ordered, input (its
+-- path, where `input` is none), progress(done, to_do or nil, tokens).
 -- -> {total, skipped, done, failed, tokens, to_stdout} | nil, message, code: a file that cannot be read or written
 function batch.run_file(eng, input, output, options)
   local lines, message, code = open_input(input)
@@ -226,20 +244,15 @@ function batch.run_file(eng, input, output, options)
   local work = {
     next = requests_of(lines, answered, report),
     submit = function(request) return eng:submit(request.body, request.kind) end,
-    finish = function(request, key)
-      local result, why, kind = request:result()
-      if not result then return nil, why, kind end
-      local body = key.request.body
-      return openai.response(key.request.kind, result, {
-        model_name = options.model_name, tokenizer = options.tokenizer, echo = body.echo == true, start = body,
-      })
+    finish = function(answer, key)
+      return answer:response {model_name = options.model_name, id = "batch-" .. key.id}
     end,
   }
-  for key, body, trouble, why in run(work, options.ordered) do
-    report.failed = report.failed + (body and 0 or 1)
-    report.tokens = report.tokens + (body and body.usage.completion_tokens or 0)
+  for key, answer, trouble, why, param in run(work, options.ordered) do
+    report.failed = report.failed + (answer and 0 or 1)
+    report.tokens = report.tokens + (answer and answer.usage.completion_tokens or 0)
     local ok
-    ok, message, code = sink:write(output_line(key.id, body, trouble, why))
+    ok, message, code = sink:write(output_line(key.id, answer, trouble, why, param))
     if not ok then return nil, message, code end
     report.done = report.done + 1
     local to_do = lines.count and math.max(report.done, lines.count - report.skipped)
@@ -253,21 +266,15 @@ function batch.run_file(eng, input, output, options)
   return report
 end
 
--- A line of a file of prompts -> request | nil, message; and its custom_id. What it does not say, `defaults` say.
-local function prompt_request(line, is_json, defaults)
-  local own = {prompt = line}
-  if is_json then
-    local message
-    own, message = json.decode(line)
-    if type(own) ~= "table" or own[1] ~= nil then return nil, message or "not a JSON object" end
+-- A line of a file of prompts -> request | nil, message; and its custom_id.
+local function prompt_request(line, is_json)
+  if not is_json then return {prompt = line} end
+  local members, message = line_members(line)
+  if not members then return nil, message end
+  if members.policy and members.policy ~= json.null then
+    return nil, "policy: nobody answers it here", members.custom_id
   end
-  if own.policy then return nil, "policy: nobody answers it here", own.custom_id end
-  local request = {}
-  for name, value in pairs(defaults) do request[name] = value end
-  for name, value in pairs(own) do
-    if name ~= "custom_id" and value ~= json.null then request[name] = value end
-  end
-  return request, nil, own.custom_id
+  return line, nil, members.custom_id
 end
 
 local function prompt_answer(result)
@@ -299,10 +306,10 @@ function batch.run_prompts(eng, input, write, options)
       local line, number = lines.next(wait)
       if not line then return line end
       if is_json == nil then is_json = line:find "^%s*{" ~= nil end
-      local request, trouble, id = prompt_request(line, is_json, options.defaults or {})
+      local request, trouble, id = prompt_request(line, is_json)
       return {line = number, id = id}, request, trouble, "ARG"
     end,
-    submit = function(request) return eng:submit(request) end,
+    submit = function(request) return eng:submit(request, "own", options.defaults) end,
     finish = whole_result,
   }
   for key, result, trouble, why in run(work, true) do

@@ -776,6 +776,7 @@ function safetensors:close() end
 -- Engine -------------------------------------------------------------------------------------
 
 ---@class fp8llm.engine_options
+---@field names? string[] what OpenAI requests of submit may call the model (default: anything); see listen for sockets
 ---@field max_running? integer completions that hold KV pages at a time (default 256)
 ---@field max_queued? integer completions that may wait; beyond it submit says BUSY (default 1024)
 ---@field max_step_tokens? integer tokens of one step (default: the model's max_step_rows)
@@ -849,13 +850,57 @@ local engine = {}
 ---@field policy_logits? boolean a policy is given whole rows of logits instead (default false)
 
 ---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit, or all rows of policies are lent.
----With a kind, `request` is the body of an OpenAI request, e.g. of json.decode; it has one prompt here.
----@param request fp8llm.request_options|table
+---A request is a table or its JSON text, where a custom_id is ignored. With a kind, `request` is the body of an OpenAI
+---request, which is read, checked and answered by the code that serves sockets: also lists of prompts, the model's own
+---defaults and names. Give the text as it came: a table knows no order of keys, no {} beside [] and no 1.0.
+---@param request fp8llm.request_options|table|string
 ---@param kind? "own"|"completion"|"chat" (default "own")
----@return fp8llm.request?
+---@param defaults? fp8llm.request_options of kind own: members that the request does not have
+---@return fp8llm.request|fp8llm.answer|nil
 ---@return string? message
 ---@return fp8llm.code? code
-function engine:submit(request, kind) end
+---@return string? param the member at fault, of OpenAI requests
+function engine:submit(request, kind, defaults) end
+
+---The answer to an OpenAI request. Its events are those of src/serve/serve.h; null in them is that of fp8llm.json.
+---It may be read at any time, or never: it waits for nobody.
+---@class fp8llm.answer
+---@field kind "completion"|"chat"
+---@field start table what its first line says: stream, choices, prompt_tokens, model, ...
+local answer = {}
+
+---The next event; false: none has come yet; nil: all have been read, or message and code.
+---@return table|false|nil event
+---@return string? message
+---@return fp8llm.code? code
+function answer:poll() end
+
+---Until poll would not say false, or ms milliseconds passed.
+---@param ms? integer (default: for ever)
+---@return boolean ready
+function answer:wait(ms) end
+
+---for piece, event in answer:pieces() do ... end: the text of each event as it comes; event.i tells of which completion.
+---@return fun(): string?, table?
+function answer:pieces() end
+
+---Waits for the end; each completion is one event then, whatever has been read before.
+---@return {choices: table[], usage: table}?
+---@return string? message
+---@return fp8llm.code? code
+function answer:result() end
+
+---Waits for the end -> OpenAI's response object, as a server would send it; nil where a completion was broken off.
+---@param options? {model_name?: string, id?: string} model_name: for bodies that name none
+---@return table?
+---@return string? message
+---@return fp8llm.code? code
+function answer:response(options) end
+
+function answer:cancel() end
+
+---What still runs is cancelled.
+function answer:close() end
 
 ---for i, result, message, code in eng:map(list, function(item, i) return request end) do ... end
 ---Runs them together, gives results in the order of the list; nil and a message for one that was refused.

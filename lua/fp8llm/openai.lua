@@ -27,32 +27,6 @@ local function characters(s)
   return #s - continued
 end
 
-local function valid_utf8(s)
-  local function tail(pattern) s = s:gsub(pattern, "") end
-  tail "[%z\1-\127]+"
-  tail "[\194-\223][\128-\191]"
-  tail "\224[\160-\191][\128-\191]"
-  tail "[\225-\236\238\239][\128-\191][\128-\191]"
-  tail "\237[\128-\159][\128-\191]"
-  tail "\240[\144-\191][\128-\191][\128-\191]"
-  tail "[\241-\243][\128-\191][\128-\191][\128-\191]"
-  tail "\244[\128-\143][\128-\191][\128-\191]"
-  return s == ""
-end
-
---- Give an event of eng:submit the texts that those of a socket carry: s, and a third member in top.
-function openai.add_texts(event, tokenizer)
-  local function text(id)
-    local piece = tokenizer:bytes(id) or ""
-    return valid_utf8(piece) and piece or json.array {piece:byte(1, -1)}
-  end
-  event.s = {}
-  for i, id in ipairs(event.t) do
-    event.s[i] = text(id)
-    for _, alternative in ipairs(event.top and event.top[i] or {}) do alternative[3] = text(alternative[1]) end
-  end
-end
-
 -- What a token is called in log-probabilities.
 local function token_name(id, s, start)
   return start and start.return_tokens_as_token_ids == true and "token_id:" .. id or token_text(s)
@@ -151,17 +125,13 @@ local function object_id(kind, options, start)
 end
 
 --- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
--- options: model_name; id; start, of a generation's first line, or the body of the request; tokenizer, and echo as the
--- request had it, for events of eng:submit.
+-- options: model_name; id; start, of a generation's first line.
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
     if not finish_reasons[event.fin] then
       return nil, event.message or ("ended by " .. event.fin), event.code or "CANCELLED"
     end
-    if event.lp and not event.s then openai.add_texts(event, options.tokenizer) end
-    -- Nothing predicts the first token of a prompt.
-    if event.lp and options.echo and event.lp[1] then event.lp[1] = json.null end
     local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
     choice.logprobs = logprobs_of(kind, event, options.start, 0)
     for name, value in pairs(extras(event, options.start)) do choice[name] = value end

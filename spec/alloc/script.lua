@@ -1,5 +1,6 @@
 -- Touches every class once, with a tiny model; run by alloc_test under a failing allocator.
 -- A NOMEM from the core ends the script like an error from Lua does.
+package.path = "lua/?.lua"
 local fp8llm = require "fp8llm"
 local dir = ...
 
@@ -55,7 +56,7 @@ must(must(sampler:clone()):process(must(fp8llm.tensor("f32", {9})), {prompt = {1
 seq:close()
 
 -- An engine fails a request, never itself: what its thread cannot have is an error of the request.
-local engine = must(model:engine{num_speculative_tokens = 3, prompt_lookup_min = 1, max_policy_rows = 2})
+local engine = must(model:engine{num_speculative_tokens = 3, prompt_lookup_min = 1, max_policy_rows = 2, names = {"a"}})
 local function ended(request)
   local result = must(request:result())
   for _, choice in ipairs(result.choices) do
@@ -78,6 +79,11 @@ for step in parked:steps() do
   step.logits:add_at(3, 1)
   must(step:accept(3))
 end
+requests[3] = must(engine:submit('{"prompt":["one",[2,3]],"n":2,"max_tokens":3,"logprobs":1,"echo":true}',
+  "completion"))
+for _, event in requests[3]:pieces() do must(event.t) end
+requests[4] = must(engine:submit({messages = {{role = "user", content = "hi"}}, max_tokens = 2}, "chat"))
+requests[5] = must(engine:submit('{"prompt":"one","custom_id":1}', "own", {max_tokens = 2, temperature = 0}))
 for i = 1, #requests do ended(requests[i]) end
 ended(parked)
 must(engine:stats())

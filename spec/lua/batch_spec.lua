@@ -9,7 +9,7 @@ local tiny = dofile "spec/support/tiny_model.lua"
 local dir, input, output = "build/spec/batch", "build/spec/batch.jsonl", "build/spec/batch-out.jsonl"
 tiny.write(dir, {seed = 5, vocab = 266})
 local model = assert(fp8llm.load(dir, {kv_tokens = 8192}))
-local options = {model_name = "tiny", tokenizer = model:tokenizer()}
+local options = {model_name = "tiny"}
 
 local function read_lines(path)
   local list = {}

@@ -5,7 +5,7 @@
 #include "binding/l_model.h"
 #include "binding/lua_json.h"
 #include "engine/prompt.h"
-#include "serve/openai_request.h"
+#include "serve/exchange.h"
 #include "serve/serve.h"
 #include "util/mem.h"
 
@@ -16,6 +16,7 @@ typedef struct lua_engine {
     fl_template *chat, *chat_with_tools;
     fl_model *model;
     fl_server *server; /* NULL: listens nowhere */
+    fl_desk *desk;     /* for OpenAI requests of this program */
 } lua_engine;
 
 fl_engine *fl_check_engine(lua_State *L, int idx) {
@@ -30,6 +31,7 @@ static void destroy(void *engine) {
     if (!b) return;
     fl_server_free(b->server, false);
     if (b->engine) fl_engine_close(b->engine, false);
+    fl_desk_unref(b->desk);
     fl_model_unref(b->model);
     fl_engine_unref(b->engine);
     fl_tokenizer_ctx_free(b->ctx);
@@ -54,17 +56,29 @@ static int open_text(lua_engine *b, fl_tokenizer *t, fl_err *err) {
     return rc;
 }
 
-static const char *const engine_options[] = {"max_running",
-                                             "max_queued",
-                                             "max_step_tokens",
-                                             "max_unread",
-                                             "page_timeout_ms",
-                                             "policy_timeout_ms",
-                                             "max_policy_rows",
-                                             "num_speculative_tokens",
-                                             "prompt_lookup_min",
-                                             "prompt_lookup_max",
-                                             NULL};
+enum { MAX_NAMES = 64 };
+
+/* A list of at most MAX_NAMES strings as a NULL-terminated array that the stack keeps. */
+static const char *const *names_option(lua_State *L, int idx, const char *key) {
+    static const char *const none[] = {NULL};
+    size_t n;
+    if (!fl_opt_push(L, idx, key)) return none;
+    if (!lua_istable(L, -1)) luaL_error(L, "option '%s': list of strings expected", key);
+    return fl_check_strings(L, -1, key, MAX_NAMES, &n);
+}
+
+static const char *const engine_options[] = {
+    "max_running",       "max_queued",        "max_step_tokens", "max_unread",
+    "page_timeout_ms",   "policy_timeout_ms", "max_policy_rows", "num_speculative_tokens",
+    "prompt_lookup_min", "prompt_lookup_max", "names",           NULL};
+
+static int open_desk(lua_engine *b, const char *const *names, fl_err *err) {
+    const fl_server_options o = {.names = names,
+                                 .tokenizer = b->tokenizer,
+                                 .chat = b->chat,
+                                 .chat_with_tools = b->chat_with_tools};
+    return fl_desk_new(&b->desk, b->engine, b->model, &o, err);
+}
 
 /* model:engine{max_running=, max_queued=, ...} -> engine | nil, message, CODE */
 int fl_l_engine_new(lua_State *L) {
@@ -77,19 +91,24 @@ int fl_l_engine_new(lua_State *L) {
     fl_err err;
     lua_settop(L, 2);
     fl_opt_only(L, 2, engine_options);
-    for (int i = 0; engine_options[i]; i++) fl_opt_int(L, 2, engine_options[i], field[i]);
+    for (size_t i = 0; i < sizeof(field) / sizeof(field[0]); i++)
+        fl_opt_int(L, 2, engine_options[i], field[i]);
+    const char *const *names = names_option(L, 2, "names");
     void **box = fl_box_new(L, FL_MT_ENGINE);
+    const int at = lua_gettop(L);
     fl_model *m = fl_check_model(L, 1);
     if (fl_model_tokenizer(L, 1, &t, &err) && err.code != FL_E_IO) return fl_push_err(L, &err);
     lua_engine *b = fl_alloc(sizeof(*b));
     int rc = b ? open_text(b, t, &err) : fl_fail(&err, FL_E_NOMEM, "engine");
     if (!rc) rc = fl_engine_new(&b->engine, m, t, &o, &err);
     if (!rc) b->model = fl_model_ref(m);
+    if (!rc) rc = open_desk(b, names, &err);
     if (rc) {
         destroy(b);
         return fl_push_err(L, &err);
     }
     *box = b;
+    lua_pushvalue(L, at);
     return 1;
 }
 
@@ -110,12 +129,12 @@ static int merge_sampler(fl_jv *request, fl_arena *arena, fl_err *err) {
     return FL_OK;
 }
 
-static int read_own(const fl_prompter *p, fl_jv *request, fl_submission *s, fl_params *params,
-                    fl_err *err) {
+static int read_own(const fl_prompter *p, fl_jv *request, bool lua, fl_submission *s,
+                    fl_params *params, fl_err *err) {
     const fl_params_source source = {.object = request,
                                      .others = fl_prompt_members,
                                      .strict = true,
-                                     .lua = true,
+                                     .lua = lua,
                                      .arena = &s->arena};
     int rc = merge_sampler(request, &s->arena, err);
     if (!rc) rc = fl_params_read(params, &source, err);
@@ -124,48 +143,60 @@ static int read_own(const fl_prompter *p, fl_jv *request, fl_submission *s, fl_p
     return rc;
 }
 
-/* The body of an OpenAI request, which has one prompt here. */
-static int read_openai(const fl_prompter *p, const fl_jv *body, fl_openai_kind kind,
-                       fl_submission *s, fl_params *params, fl_err *err) {
-    fl_openai_request o;
-    const char *field;
-    int rc = fl_openai_read(&o, kind, body, NULL, &s->arena, &field, err);
-    if (rc) return rc;
-    if (o.n_prompts != 1) return fl_fail(err, FL_E_ARG, "prompt: need one, got %u", o.n_prompts);
-    if (o.policy.data) return fl_fail(err, FL_E_ARG, "policy: not offered");
-    return fl_openai_prompt(s, params, &o, 0, p, &field, err);
+/* The members of `defaults` that the request does not have, then its own; a line's custom_id is its
+ * reader's. */
+static int add_defaults(fl_jv *request, const fl_jv *defaults, fl_arena *arena, fl_err *err) {
+    if (request->kind != FL_JV_OBJECT || defaults->kind != FL_JV_OBJECT) return FL_OK;
+    fl_jv_member *all = fl_arena_alloc(arena, (request->n + defaults->n + 1) * sizeof(*all));
+    uint32_t n = 0;
+    if (!all) return fl_fail(err, FL_E_NOMEM, "request");
+    for (uint32_t i = 0; i < defaults->n; i++) {
+        const fl_jv *own = fl_jv_get(request, defaults->members[i].key.string.data);
+        if (!own || own->kind == FL_JV_NULL) all[n++] = defaults->members[i];
+    }
+    for (uint32_t i = 0; i < request->n; i++) {
+        const fl_jv_member *m = &request->members[i];
+        if (m->value.kind != FL_JV_NULL && strcmp(m->key.string.data, "custom_id") != 0)
+            all[n++] = *m;
+    }
+    request->members = all;
+    request->n = n;
+    return FL_OK;
+}
+
+/* The request at 2, JSON text or a table, with the defaults at 4. */
+static int request_value(lua_State *L, fl_arena *arena, fl_jv *request, fl_err *err) {
+    fl_jv defaults = {.kind = FL_JV_OBJECT};
+    size_t n;
+    const char *text = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &n) : NULL;
+    int rc = text ? fl_jv_parse(request, arena, text, n, "request", err)
+                  : fl_lua_to_jv(L, 2, arena, request, err);
+    if (!rc && !text && request->kind == FL_JV_ARRAY && !request->n) request->kind = FL_JV_OBJECT;
+    if (!rc && !lua_isnil(L, 4)) rc = fl_lua_to_jv(L, 4, arena, &defaults, err);
+    return rc || (!text && !defaults.n) ? rc : add_defaults(request, &defaults, arena, err);
 }
 
 /* Everything up to the submission; the arena is this function's until it returns FL_OK. */
 static int read_request(lua_State *L, fl_call *c, fl_submission *s, fl_params *params,
                         fl_err *err) {
-    static const char *const kinds[] = {"own", "completion", "chat", NULL};
-    const int kind = luaL_checkoption(L, 3, "own", kinds);
     const lua_engine *b = c->object;
     const fl_prompter prompter = {b->tokenizer, b->ctx, b->chat, b->chat_with_tools};
     fl_jv request;
-    int rc = fl_lua_to_jv(L, 2, &c->arena, &request, err); /* which may raise */
+    int rc = request_value(L, &c->arena, &request, err); /* which may raise */
     s->arena = c->arena;
     c->arena = (fl_arena){0};
-    if (!rc && request.kind == FL_JV_ARRAY && !request.n) request.kind = FL_JV_OBJECT;
-    if (!rc && kind == 0) rc = read_own(&prompter, &request, s, params, err);
-    if (!rc && kind != 0)
-        rc = read_openai(&prompter, &request, kind == 1 ? FL_OPENAI_COMPLETION : FL_OPENAI_CHAT, s,
-                         params, err);
+    if (!rc) rc = read_own(&prompter, &request, lua_type(L, 2) == LUA_TTABLE, s, params, err);
     if (rc) fl_arena_free(&s->arena);
     return rc;
 }
 
-/* eng:submit{messages= | prompt= | ids=, ...} -> request | nil, message, CODE
- * eng:submit(body of an OpenAI request, "completion" | "chat") */
-static int l_submit(lua_State *L) {
+static int submit_own(lua_State *L) {
     fl_submission s = {0};
     fl_params params;
     fl_request *r;
     fl_err err;
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lua_settop(L, 3);
     void **box = fl_box_new(L, FL_MT_REQUEST);
+    const int at = lua_gettop(L);
     void *state = fl_l_request_state(&err);
     if (!state) return fl_push_err(L, &err);
     *box = state;
@@ -175,19 +206,56 @@ static int l_submit(lua_State *L) {
     if (rc) return fl_push_err(L, &err);
     fl_l_request_fill(state, r);
     fl_call_end(c);
-    lua_settop(L, 4); /* the request's box */
+    lua_settop(L, at);
     return 1;
 }
 
-enum { MAX_NAMES = 64 };
+/* The body at 2 as JSON text; a table is written as such first. */
+static int body_text(lua_State *L, fl_call *c, const char **text, size_t *n, fl_err *err) {
+    fl_jv body;
+    if ((*text = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, n) : NULL)) return FL_OK;
+    int rc = fl_lua_to_jv(L, 2, &c->arena, &body, err);
+    if (rc) return rc;
+    if (body.kind == FL_JV_ARRAY && !body.n) body.kind = FL_JV_OBJECT;
+    fl_jv_write(&c->text, &body);
+    *text = c->text.data;
+    *n = c->text.len;
+    return c->text.failed ? fl_fail(err, FL_E_NOMEM, "body") : FL_OK;
+}
 
-/* A list of at most MAX_NAMES strings as a NULL-terminated array that the stack keeps. */
-static const char *const *names_option(lua_State *L, int idx, const char *key) {
-    static const char *const none[] = {NULL};
+/* The body goes over the desk; fp8llm.answer, in Lua, reads what comes of it. */
+static int submit_openai(lua_State *L, const char *kind) {
+    fl_exchange *x;
+    fl_err err;
     size_t n;
-    if (!fl_opt_push(L, idx, key)) return none;
-    if (!lua_istable(L, -1)) luaL_error(L, "option '%s': list of strings expected", key);
-    return fl_check_strings(L, -1, key, MAX_NAMES, &n);
+    const char *text;
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "fp8llm.answer");
+    lua_call(L, 1, 1);
+    void **box = fl_box_new(L, FL_MT_EXCHANGE);
+    const int at = lua_gettop(L);
+    fl_call *c = fl_call_begin(L, 1, FL_MT_ENGINE);
+    int rc = body_text(L, c, &text, &n, &err);
+    if (!rc) rc = fl_exchange_new(&x, ((lua_engine *)c->object)->desk, kind, text, n, &err);
+    if (rc) return fl_push_err(L, &err);
+    *box = x;
+    fl_call_end(c);
+    lua_settop(L, at);
+    lua_pushvalue(L, 3);
+    lua_call(L, 2, LUA_MULTRET);
+    return lua_gettop(L) - 4;
+}
+
+/* eng:submit(request, "own", defaults) -> request | nil, message, CODE
+ * eng:submit(body of an OpenAI request, "completion" | "chat") -> answer | nil, message, CODE, param
+ * Both as tables, or as JSON text. */
+static int l_submit(lua_State *L) {
+    static const char *const kinds[] = {"own", "completion", "chat", NULL};
+    const int kind = luaL_checkoption(L, 3, "own", kinds);
+    if (lua_type(L, 2) != LUA_TSTRING) luaL_checktype(L, 2, LUA_TTABLE);
+    if (!lua_isnoneornil(L, 4)) luaL_checktype(L, 4, LUA_TTABLE);
+    lua_settop(L, 4);
+    return kind ? submit_openai(L, kinds[kind]) : submit_own(L);
 }
 
 static const char *const listen_options[] = {

@@ -5,9 +5,10 @@
 #include "binding/binding.h"
 #include "engine/engine.h"
 
-#define FL_MT_ENGINE  "fp8llm.engine"
-#define FL_MT_REQUEST "fp8llm.request"
-#define FL_MT_STEP    "fp8llm.step"
+#define FL_MT_ENGINE   "fp8llm.engine"
+#define FL_MT_REQUEST  "fp8llm.request"
+#define FL_MT_EXCHANGE "fp8llm.exchange"
+#define FL_MT_STEP     "fp8llm.step"
 
 fl_engine *fl_check_engine(lua_State *L, int idx);
 
@@ -23,5 +24,6 @@ fl_request *fl_check_request(lua_State *L, int idx);
 void fl_register_engine(lua_State *L);
 void fl_register_request(lua_State *L);
 void fl_register_step(lua_State *L);
+void fl_register_exchange(lua_State *L);
 
 #endif

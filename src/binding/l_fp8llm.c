@@ -27,6 +27,7 @@ __attribute__((visibility("default"))) int luaopen_fp8llm(lua_State *L) {
     fl_register_engine(L);
     fl_register_request(L);
     fl_register_step(L);
+    fl_register_exchange(L);
     fl_register_quantize(L);
     fl_register_tokenizer(L);
     fl_register_template(L);

@@ -285,7 +285,7 @@ static int answer(fl_server *s, fl_conn *c, const envelope *e, fl_refusal *why) 
     return rc ? rc : fl_answer(s, e->op, e->has_body ? &e->body : NULL, &c->out, why);
 }
 
-static void run_job(fl_server *s, fl_conn *c) {
+void fl_job_run(fl_server *s, fl_conn *c) {
     fl_arena arena = {.limit = (size_t)LIST_MIB << 20};
     fl_refusal why = {.param = NULL};
     envelope e;
@@ -324,7 +324,7 @@ bool fl_job_quick(fl_server *s, fl_conn *c) {
     pthread_mutex_lock(&s->lock);
     s->stats.requests++;
     pthread_mutex_unlock(&s->lock);
-    run_job(s, c);
+    fl_job_run(s, c);
     return true;
 }
 
@@ -341,7 +341,7 @@ static fl_conn *next_job(fl_server *s) {
 void *fl_job_thread(void *server) {
     fl_server *s = server;
     for (fl_conn *c; (c = next_job(s));) {
-        if (!atomic_load(&c->gone)) run_job(s, c); /* nobody waits for the answer any more */
+        if (!atomic_load(&c->gone)) fl_job_run(s, c); /* nobody waits for the answer any more */
         pthread_mutex_lock(&s->lock);
         c->queued = s->done;
         s->done = c;

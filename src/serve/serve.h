@@ -35,7 +35,7 @@
 typedef struct fl_server fl_server;
 
 typedef struct fl_server_options {
-    const char *path;                /* of the socket, at most 90 bytes                       */
+    const char *path;                /* of the socket, at most 90 bytes; NULL: exchange.h     */
     const char *notify;              /* NULL, or the address where systemd awaits READY=1     */
     const char *const *names;        /* NULL-terminated: the model's for clients; NULL = any  */
     const char *const *policies;     /* NULL-terminated or NULL: what clients may choose      */

@@ -115,6 +115,7 @@ void fl_conn_sweep(fl_server *s);            /* free the dead */
 
 /* job.c: the worker reads the request that lies in c->in and writes the answer, or starts a
  * generation; then the connection is in `done`. */
+void fl_job_run(fl_server *s, fl_conn *c);
 void *fl_job_thread(void *server);
 /* Health and figures, which never wait behind others: answered here.  false: the worker's. */
 bool fl_job_quick(fl_server *s, fl_conn *c);

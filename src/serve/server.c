@@ -192,9 +192,10 @@ static int set_limit(int64_t *out, int64_t given, int64_t fallback, const char *
     return FL_OK;
 }
 
-static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
+static int copy_paths(fl_server *s, const fl_server_options *o, fl_err *err) {
     enum { PATH_BYTES = 90, PID_DIGITS = 24 };
-    const size_t n = strlen(o->path);
+    const size_t n = o->path ? strlen(o->path) : 0;
+    if (!o->path) return FL_OK;
     if (!n || n > PATH_BYTES)
         return fl_fail(err, FL_E_ARG, "listen: a path of %zu bytes, need 1 to %d", n, PATH_BYTES);
     s->path = fl_strdup(o->path);
@@ -203,7 +204,12 @@ static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
     if (!s->path || !s->temporary || (o->notify && !s->notify))
         return fl_fail(err, FL_E_NOMEM, "server");
     snprintf(s->temporary, n + PID_DIGITS, "%s.%d", o->path, (int)getpid());
-    int rc = copy_names(&s->names, o->names, "names", err);
+    return FL_OK;
+}
+
+static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
+    int rc = copy_paths(s, o, err);
+    if (!rc) rc = copy_names(&s->names, o->names, "names", err);
     if (!rc) rc = copy_names(&s->policies, o->policies, "policies", err);
     if (!rc) rc = copy_names(&s->row_policies, o->row_policies, "policies", err);
     if (!rc) rc = set_limit(&s->max_connections, o->max_connections, 1024, "max_connections", err);
@@ -271,9 +277,9 @@ int fl_server_new(fl_server **out, fl_engine *e, fl_model *m, const fl_server_op
     pthread_cond_init(&s->work, NULL);
     int rc = copy_options(s, o, err);
     if (!rc) rc = copy_text(s, o, err);
-    if (!rc) rc = open_all(s, o->signals, err);
-    if (!rc) rc = start_threads(s, err);
-    if (!rc) rc = fl_socket_publish(s, err);
+    if (!rc && o->path) rc = open_all(s, o->signals, err);
+    if (!rc && o->path) rc = start_threads(s, err);
+    if (!rc && o->path) rc = fl_socket_publish(s, err);
     if (rc) {
         fl_server_free(s, false);
         return rc;

@@ -11,10 +11,11 @@ local M = {
   text = [[
 Each line of IN is {"custom_id", "method": "POST", "url": "/v1/chat/completions" or "/v1/completions",
 "body"}; each line of OUT {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}.
-Requests run together. A run that was stopped goes on where it was: what OUT holds is not run again. IN is
-read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
+Requests run together and are answered as `serve` would. A run that was stopped goes on where it was: what
+OUT holds is not run again. IN is read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
   options = common.join({
     {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
+    {"served-model-name", "list", "NAME", "what requests may call MODEL (default: its directory's name)"},
     {"ordered", "flag", "", "write in the order of IN, not as they end"},
     {"max-running", "integer", "N", "completions computed together (default 64)"},
     {"kv-tokens", "integer", "N", "tokens that all together can hold (default 64 per completion and more)"},
@@ -31,11 +32,12 @@ function M.run(opt, words)
   local running = opt.max_running or 64
   opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
   local model = common.load(opt.model, opt)
-  local engine = must(model:engine {max_running = running})
+  local engine = must(model:engine {
+    max_running = running, names = opt.served_model_name or {common.base_name(opt.model)},
+  })
   local bar, start = progress(), fp8llm.clock()
   local report, trouble = batch.run_file(engine, lines, output ~= "-" and output or must(fp8llm.sink()), {
-    model_name = opt.model, tokenizer = must(model:tokenizer()), ordered = opt.ordered,
-    progress = common.batch_progress(bar, start), input = input,
+    ordered = opt.ordered, progress = common.batch_progress(bar, start), input = input,
   })
   bar()
   engine:close()

@@ -7,7 +7,7 @@
 -- The body must be read in the access phase: read in content_by_lua, nginx no longer notices that the client has
 -- left. Bodies go to the engine as they came; it checks them.
 local client = require "resty.fp8llm"
-local scan = require "resty.fp8llm.body"
+local scan = require "fp8llm.body"
 local json = require "fp8llm.json"
 local metrics = require "fp8llm.metrics"
 local openai = require "fp8llm.openai"

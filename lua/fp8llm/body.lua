@@ -1,6 +1,6 @@
 --- Finding single values in the JSON text of a request, without decoding it: a body of many MB would hold an nginx
--- worker for seconds. Whether all of it is JSON is the engine's to say; of a text that is, the members are found
--- exactly as the engine finds them.
+-- worker for seconds, and what was decoded is not what was written. Whether all of it is JSON is the engine's to say; of
+-- a text that is, the members are found exactly as the engine finds them.
 local json = require "fp8llm.json"
 
 local byte, find, match, sub = string.byte, string.find, string.match, string.sub
@@ -11,10 +11,12 @@ local body = {}
 local turn, most = 20000, 1000000
 local quote, backslash, comma, object, array = ('"\\,{['):byte(1, -1)
 
+local ngx = rawget(_G, "ngx") -- nil outside of nginx, where nobody else waits for a turn
+
 local function step(state, n)
   state.steps = state.steps + n
-  if state.steps > most then return false end
-  if state.steps > state.pause then
+  if state.steps > state.most then return false end
+  if ngx and state.steps > state.pause then
     state.pause = state.steps + turn
     ngx.sleep(0)
   end
@@ -69,9 +71,9 @@ local function read_key(state, text, at)
 end
 
 -- Calls found(key or index, first, last) for each value of the object or list, until it returns true.
--- -> true | nil, message
-local function each(text, kind, found)
-  local state = {steps = 0, pause = turn}
+-- -> where it ended: at the last bracket, if it is JSON | nil, message
+local function each(text, kind, found, limit)
+  local state = {steps = 0, pause = turn, most = limit or most}
   local at, index = match(text, "^%s*()"), 0
   if byte(text, at) ~= kind then return nil, "need " .. (kind == object and "an object" or "a list") end
   at = match(text, "^%s*()", at + 1)
@@ -81,26 +83,27 @@ local function each(text, kind, found)
     if kind == object then key, at = read_key(state, text, at) end
     local last = key and value_end(state, text, at)
     if not last then
-      return nil, state.steps > most and "more than a million values, brackets and escapes" or "not valid JSON"
+      return nil, state.steps > state.most and "more than a million values, brackets and escapes" or "not valid JSON"
     end
-    if found(key, at, last) then return true end
+    if found(key, at, last) then return last end
     at = match(text, "^%s*()", last + 1)
     if byte(text, at) ~= comma then break end
     at = match(text, "^%s*()", at + 1)
   end
-  return true
+  return at
 end
 
 --- The members of an object -> {name = JSON text of its value} | nil, message. names: a list; of a name that is
--- repeated the last one counts. Yields now and then: for phases in which nginx may.
-function body.members(text, names)
+-- repeated the last one counts. Yields now and then: for phases in which nginx may. limit: of values, brackets and
+-- escapes (default a million).
+function body.members(text, names, limit)
   local wanted, members = {}, {}
   for _, name in ipairs(names) do wanted[name] = true end
   local ok, message = each(text, object, function(key, first, last)
     if wanted[key] then members[key] = sub(text, first, last) end
-  end)
+  end, limit)
   if not ok then return nil, message end
-  return members
+  return members, ok
 end
 
 --- The JSON texts of a list's items, the first `limit` of them | nil, message
