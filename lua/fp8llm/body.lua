@@ -1,6 +1,6 @@
 --- Finding single values in the JSON text of a request, without decoding it: a body of many MB would hold an nginx
--- worker for seconds, and what was decoded is not what was written. Whether all of it is JSON is the engine's to say; of
--- a text that is, the members are found exactly as the engine finds them.
+-- worker for seconds, and what was decoded is not what was written. Whether all of it is JSON is the engine's to say;
+-- of a text that is, the members are found exactly as the engine finds them.
 local json = require "fp8llm.json"
 
 local byte, find, match, sub = string.byte, string.find, string.match, string.sub

@@ -880,7 +880,8 @@ function answer:poll() end
 ---@return boolean ready
 function answer:wait(ms) end
 
----for piece, event in answer:pieces() do ... end: the text of each event as it comes; event.i tells of which completion.
+---for piece, event in answer:pieces() do ... end: the text of each event as it comes; event.i tells of which
+---completion.
 ---@return fun(): string?, table?
 function answer:pieces() end
 
