@@ -449,6 +449,12 @@ static void test_keys(void) {
     put(&b, "{\"op\":\"tokenize\",\"key\":{\"name\":\"bob\",\"tokens_per_minute\":3},"
             "\"body\":{\"prompt\":\"a\"}}\n");
     check(has(get(&b), "tokens of 'bob'"), "and counting others' is no way around them");
+    put(&b, "{\"op\":\"completion\",\"key\":{\"name\":\"dan\",\"tokens_per_minute\":3},"
+            "\"body\":{\"prompt\":[99999999]}}\n");
+    check(has(get(&b), "99999999"), "a prompt that is refused");
+    put(&b, "{\"op\":\"completion\",\"key\":{\"name\":\"dan\",\"tokens_per_minute\":3},"
+            "\"body\":{\"prompt\":[1],\"max_tokens\":1}}\n");
+    check(has(get(&b), "tokens of 'dan'"), "is charged");
     client_free(&b);
 }
 

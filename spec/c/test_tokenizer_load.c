@@ -313,6 +313,32 @@ static void damage(fl_bytes *b, uint64_t *state) {
     *b = out;
 }
 
+/* Work is bounded: an encoding ends when there are too many tokens, or nobody waits for them. */
+static void test_bounds(void) {
+    enum { WORDS = 1000 };
+    char text[4 * WORDS];
+    fl_tokenizer *t = load();
+    fl_tokenizer_ctx *c = NULL;
+    fl_ids ids = {0};
+    atomic_bool stop = false;
+    bool too_many = false;
+    for (size_t i = 0; i < sizeof(text); i++) text[i] = " ab b"[i % 4 + 1];
+    fl_encode_options o = {.max_ids = 10, .too_many = &too_many, .stop = &stop};
+    check(!fl_tokenizer_ctx_new(&c, t, &err), "a context");
+    int rc = fl_tokenizer_encode(t, c, text, sizeof(text), &o, &ids, &err);
+    check(rc == FL_E_LIMIT && too_many && !ids.len, "too many tokens: %s", err.msg);
+    o.max_ids = sizeof(text);
+    rc = fl_tokenizer_encode(t, c, text, sizeof(text), &o, &ids, &err);
+    check(!rc && ids.len > 10, "as many as are allowed: %zu", ids.len);
+    ids.len = 0;
+    atomic_store(&stop, true);
+    rc = fl_tokenizer_encode(t, c, text, sizeof(text), &o, &ids, &err);
+    check(rc == FL_E_CANCELLED && !ids.len, "nobody waits: %s", err.msg);
+    fl_ids_free(&ids);
+    fl_tokenizer_ctx_free(c);
+    fl_tokenizer_unref(t);
+}
+
 static void test_damage(long rounds) {
     int64_t live = fl_mem_live();
     long loaded = 0, strange = 0;
@@ -341,6 +367,7 @@ int main(int argc, char **argv) {
     fixture_write(&files, "tokenizer.json", text.data, text.len);
     fl_bytes_free(&text);
     test_config();
+    test_bounds();
     test_memory();
     test_damage(argc > 1 ? atol(argv[1]) : 2000); /* more: test_tokenizer_load N */
     fixture_free(&files);

@@ -138,7 +138,9 @@ static int read_own(const fl_prompter *p, fl_jv *request, bool lua, fl_submissio
                                      .arena = &s->arena};
     int rc = merge_sampler(request, &s->arena, err);
     if (!rc) rc = fl_params_read(params, &source, err);
-    if (!rc) rc = fl_prompt_encode(p, request, &s->arena, &s->ids, &s->n_ids, err);
+    fl_prompter prompter = *p;
+    if (!rc && params->truncate_prompt_tokens) prompter.context = 0; /* a longer text is cut */
+    if (!rc) rc = fl_prompt_encode(&prompter, request, &s->arena, &s->ids, &s->n_ids, err);
     s->params = params;
     return rc;
 }
@@ -180,7 +182,11 @@ static int request_value(lua_State *L, fl_arena *arena, fl_jv *request, fl_err *
 static int read_request(lua_State *L, fl_call *c, fl_submission *s, fl_params *params,
                         fl_err *err) {
     const lua_engine *b = c->object;
-    const fl_prompter prompter = {b->tokenizer, b->ctx, b->chat, b->chat_with_tools};
+    const fl_prompter prompter = {.tokenizer = b->tokenizer,
+                                  .ctx = b->ctx,
+                                  .chat = b->chat,
+                                  .chat_with_tools = b->chat_with_tools,
+                                  .context = fl_engine_capacity(b->engine)};
     fl_jv request;
     int rc = request_value(L, &c->arena, &request, err); /* which may raise */
     s->arena = c->arena;

@@ -232,6 +232,10 @@ static int plan(const fl_engine *e, const fl_submission *s, const fl_params *p, 
                    FL_MAX_REQUEST_BYTES >> 20);
 }
 
+int64_t fl_engine_capacity(const fl_engine *e) {
+    return e->capacity;
+}
+
 static int check_submission(const fl_engine *e, const fl_submission *s, const fl_params *p,
                             fl_err *err) {
     const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;

@@ -172,6 +172,8 @@ int fl_parked_answer(const fl_parked *p, const fl_parked_choice *a, fl_pick *cho
 int fl_parked_stop(const fl_parked *p, fl_finish why, fl_err *err);
 void fl_parked_release(fl_parked *p); /* its end, answered or not; twice is fine */
 
+/* Tokens that one completion can have, prompt included: context and pool bound it.  For ever the same. */
+int64_t fl_engine_capacity(const fl_engine *e);
 void fl_engine_stats_get(fl_engine *e, fl_engine_stats *out);
 
 #endif

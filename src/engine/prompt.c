@@ -52,6 +52,21 @@ static int keep(const fl_ids *ids, fl_arena *arena, const int32_t **out, size_t 
     return FL_OK;
 }
 
+/* The tokens of a text, as long as they can be the prompt of a completion. */
+static int encode(const fl_prompter *p, const char *text, size_t n, fl_encode_options *o,
+                  fl_ids *ids, fl_err *err) {
+    bool too_many = false;
+    o->max_ids = p->context > 1 ? (size_t)p->context - 1 : 0;
+    o->too_many = &too_many;
+    o->stop = p->stop;
+    int rc = fl_tokenizer_encode(p->tokenizer, p->ctx, text, n, o, ids, err);
+    if (!too_many) return rc;
+    return fl_fail(err, rc,
+                   "prompt: more than %lld tokens, but the maximum context length is %lld tokens, "
+                   "one of them for the completion",
+                   (long long)p->context - 1, (long long)p->context);
+}
+
 static int encode_text(const fl_prompter *p, const fl_jv *request, const fl_jv *text, fl_ids *ids,
                        fl_err *err) {
     fl_encode_options o = {.add_special_tokens = true};
@@ -61,8 +76,7 @@ static int encode_text(const fl_prompter *p, const fl_jv *request, const fl_jv *
     if (rc) return rc;
     if (parse_special) o.special = FL_SPECIAL_ALL;
     if (!p->tokenizer) return fl_fail(err, FL_E_ARG, "prompt: text needs a tokenizer");
-    return fl_tokenizer_encode(p->tokenizer, p->ctx, text->string.data, text->string.len, &o, ids,
-                               err);
+    return encode(p, text->string.data, text->string.len, &o, ids, err);
 }
 
 static fl_jv_member named(const char *name, fl_jv value) {
@@ -123,7 +137,7 @@ static int encode_chat(const fl_prompter *p, const fl_jv *request, const fl_jv *
     if (!rc && go_on) rc = fl_chat_cut_at_mark(&text, &prepared, err);
     if (!rc) {
         fl_encode_options o = {.special = FL_SPECIAL_ALL, .trusted = (const uint8_t *)bits.data};
-        rc = fl_tokenizer_encode(p->tokenizer, p->ctx, text.data, text.len, &o, ids, err);
+        rc = encode(p, text.data, text.len, &o, ids, err);
     }
     fl_bytes_free(&text);
     fl_bytes_free(&bits);

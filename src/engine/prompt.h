@@ -10,6 +10,8 @@ typedef struct fl_prompter {
     fl_tokenizer_ctx *ctx;
     const fl_template *chat;            /* for messages */
     const fl_template *chat_with_tools; /* NULL: the same */
+    int64_t context;         /* 0, or FL_E_LIMIT for texts that leave none of so many tokens free */
+    const atomic_bool *stop; /* NULL, or FL_E_CANCELLED soon after it has become true */
 } fl_prompter;
 
 /* Members of a request that are about its prompt, NULL-terminated. */

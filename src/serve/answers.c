@@ -140,7 +140,9 @@ static int encode_prompt(fl_server *s, const fl_jv *body, fl_arena *arena, const
         object.members = members;
         object.n++;
     }
-    return fl_prompt_encode(&s->prompter, &object, arena, ids, n, err);
+    fl_prompter any_length = s->prompter;
+    any_length.context = 0;
+    return fl_prompt_encode(&any_length, &object, arena, ids, n, err);
 }
 
 /* {"prompt": text, "add_special_tokens": true, "parse_special": true} or {"messages": [...], ...},

@@ -199,6 +199,13 @@ static void put_start(fl_bytes *out, const fl_server *s, const fl_openai_request
     fl_bytes_puts(out, "}}\n");
 }
 
+/* Tokens that reading a request costs its key when no generation counts them: about those of a
+ * prompt of its length. */
+static int64_t reading_cost(const fl_conn *c) {
+    enum { TOKEN_BYTES = 4 };
+    return (int64_t)(c->line + c->body) / TOKEN_BYTES;
+}
+
 static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelope *e,
                     fl_arena *arena, fl_refusal *why) {
     fl_generation *g = &c->generation;
@@ -221,6 +228,9 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     g->requests = fl_alloc_array(o.n_prompts, sizeof(fl_request *));
     rc = g->requests ? submit(s, g, &o, e, why) : fl_fail(&why->err, FL_E_NOMEM, "request");
     if (rc) {
+        pthread_mutex_lock(&s->lock);
+        if (g->account && rc != FL_E_BUSY) g->account->tokens += reading_cost(c);
+        pthread_mutex_unlock(&s->lock);
         fl_generation_end(s, g);
         return rc;
     }
@@ -273,14 +283,12 @@ static int forbid_special(envelope *e, fl_arena *arena, fl_refusal *why) {
     return FL_OK;
 }
 
-/* What is only counted costs its key about what a prompt of its length does. */
 static int answer(fl_server *s, fl_conn *c, const envelope *e, fl_refusal *why) {
-    enum { TOKEN_BYTES = 4 };
     int rc = FL_OK;
     pthread_mutex_lock(&s->lock);
     fl_account *a = e->key.data ? find_account(s, &e->key) : NULL;
     if (e->key.data) rc = a ? check_limits(a, e, 0, why) : fl_fail(&why->err, FL_E_NOMEM, "key");
-    if (!rc && a) a->tokens += (int64_t)(c->line + c->body) / TOKEN_BYTES;
+    if (!rc && a) a->tokens += reading_cost(c);
     pthread_mutex_unlock(&s->lock);
     return rc ? rc : fl_answer(s, e->op, e->has_body ? &e->body : NULL, &c->out, why);
 }
@@ -291,8 +299,12 @@ void fl_job_run(fl_server *s, fl_conn *c) {
     envelope e;
     const size_t before = c->out.len;
     int rc = read_envelope(&e, c, &arena, &why.err);
+    const bool chat = !rc && !strcmp(e.op, "chat");
+    /* Ops that make tokens are the worker's, whose prompter it is (fl_job_quick has none of them). */
+    if (chat || (!rc && (!strcmp(e.op, "completion") || !strcmp(e.op, "tokenize"))))
+        s->prompter.stop = &c->gone;
     if (!rc) rc = forbid_special(&e, &arena, &why);
-    if (!rc && !strcmp(e.op, "chat"))
+    if (!rc && chat)
         rc = generate(s, c, FL_OPENAI_CHAT, &e, &arena, &why);
     else if (!rc && !strcmp(e.op, "completion"))
         rc = generate(s, c, FL_OPENAI_COMPLETION, &e, &arena, &why);

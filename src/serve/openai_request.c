@@ -299,10 +299,12 @@ int fl_openai_prompt(fl_submission *s, fl_params *params, const fl_openai_reques
     const fl_params_source source = {.object = &object, .arena = &s->arena, .field = field};
     int rc = i ? FL_OK : fl_params_read(params, &source, err);
     if (rc) return rc;
+    fl_prompter prompter = *p;
+    if (params->truncate_prompt_tokens) prompter.context = 0; /* a longer text is cut */
     *field = NULL;
     s->params = params;
     if (!i && r->policy.data && (rc = set_policy(params, &r->policy, &s->arena, err))) return rc;
-    rc = fl_prompt_encode(p, &object, &s->arena, &s->ids, &s->n_ids, err);
+    rc = fl_prompt_encode(&prompter, &object, &s->arena, &s->ids, &s->n_ids, err);
     if (rc) *field = fl_openai_param(r, err);
     return rc;
 }

@@ -226,7 +226,10 @@ static int copy_text(fl_server *s, const fl_server_options *o, fl_err *err) {
     s->tokenizer = fl_tokenizer_ref(o->tokenizer);
     if (o->chat) s->chat = fl_template_ref(o->chat);
     if (o->chat_with_tools) s->chat_with_tools = fl_template_ref(o->chat_with_tools);
-    s->prompter = (fl_prompter){s->tokenizer, NULL, s->chat, s->chat_with_tools};
+    s->prompter = (fl_prompter){.tokenizer = s->tokenizer,
+                                .chat = s->chat,
+                                .chat_with_tools = s->chat_with_tools,
+                                .context = fl_engine_capacity(s->engine)};
     return fl_tokenizer_ctx_new(&s->prompter.ctx, s->tokenizer, err);
 }
 

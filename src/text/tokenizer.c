@@ -78,6 +78,7 @@ typedef struct encoder {
     fl_text whole;          /* as the caller gave it */
     const uint32_t *origin; /* of the normalised bytes in their part; NULL: before that */
     size_t part_at;         /* where in the repaired text that part begins */
+    size_t before;          /* ids that out had */
 } encoder;
 
 static int no_memory(const encoder *e) {
@@ -86,6 +87,15 @@ static int no_memory(const encoder *e) {
 
 static int encode_word(void *ctx, const char *word, size_t n, fl_err *err) {
     const encoder *e = ctx;
+    const fl_encode_options *o = e->options;
+    if (o->max_ids && e->out->len - e->before > o->max_ids) {
+        if (o->too_many) *o->too_many = true;
+        return fl_fail(err, FL_E_LIMIT, "text of %zu bytes: more than %zu tokens", e->whole.n,
+                       o->max_ids);
+    }
+    if (o->stop && atomic_load_explicit(o->stop, memory_order_relaxed))
+        return fl_fail(err, FL_E_CANCELLED, "text of %zu bytes: nobody waits for its tokens",
+                       e->whole.n);
     return fl_bpe_encode(&e->t->bpe, e->bpe, word, n, e->out, err);
 }
 
@@ -244,14 +254,13 @@ static int push_affix(encoder *e, const fl_affix *affix) {
 
 int fl_tokenizer_encode(const fl_tokenizer *t, fl_tokenizer_ctx *c, const char *text, size_t n,
                         const fl_encode_options *o, fl_ids *out, fl_err *err) {
-    encoder e = {t, c->bpe, o, out, err, {text, n, o->trusted, 0, true}, NULL, 0};
-    size_t before = out->len;
+    encoder e = {t, c->bpe, o, out, err, {text, n, o->trusted, 0, true}, NULL, 0, out->len};
     int rc;
     if (n > MAX_TEXT_BYTES)
         return fl_fail(err, FL_E_LIMIT, "text of %zu bytes, at most %d", n, MAX_TEXT_BYTES);
     if ((rc = push_affix(&e, &t->prefix)) || (rc = encode_text(&e, e.whole)) ||
         (rc = push_affix(&e, &t->suffix)))
-        out->len = before;
+        out->len = e.before;
     fl_bpe_scratch_trim(c->bpe);
     return rc;
 }

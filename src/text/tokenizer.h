@@ -13,6 +13,7 @@
 #ifndef FL_TEXT_TOKENIZER_H
 #define FL_TEXT_TOKENIZER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,9 +55,12 @@ typedef struct fl_encode_options {
                                   tokens that are not special always are */
     const int32_t *list;       /* FL_SPECIAL_LIST: their ids */
     size_t n_list;
-    const uint8_t *trusted; /* NULL, or one bit per text byte (bit i%8 of byte i/8): special
+    const uint8_t *trusted;  /* NULL, or one bit per text byte (bit i%8 of byte i/8): special
                                tokens match only where all their bytes are trusted */
-    bool strict;            /* invalid UTF-8 is FL_E_FORMAT; else U+FFFD per maximal subpart */
+    bool strict;             /* invalid UTF-8 is FL_E_FORMAT; else U+FFFD per maximal subpart */
+    size_t max_ids;          /* 0, or more are FL_E_LIMIT as soon as they are there */
+    bool *too_many;          /* NULL, or set when max_ids is why */
+    const atomic_bool *stop; /* NULL, or FL_E_CANCELLED soon after it has become true */
 } fl_encode_options;
 
 /* Appends to *out.  Thread-safe with one ctx per thread. */
