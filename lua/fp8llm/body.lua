@@ -13,6 +13,10 @@ local quote, backslash, comma, object, array = ('"\\,{['):byte(1, -1)
 
 local ngx = rawget(_G, "ngx") -- nil outside of nginx, where nobody else waits for a turn
 
+--- Work on one text in several calls shares an account of steps: give it to them as their limit. most: of steps, by
+-- default a million.
+function body.work(limit) return {steps = 0, pause = turn, most = limit or most} end
+
 local function step(state, n)
   state.steps = state.steps + n
   if state.steps > state.most then return false end
@@ -73,7 +77,7 @@ end
 -- Calls found(key or index, first, last) for each value of the object or list, until it returns true.
 -- -> where it ended: at the last bracket, if it is JSON | nil, message
 local function each(text, kind, found, limit)
-  local state = {steps = 0, pause = turn, most = limit or most}
+  local state = type(limit) == "table" and limit or body.work(limit)
   local at, index = match(text, "^%s*()"), 0
   if byte(text, at) ~= kind then return nil, "need " .. (kind == object and "an object" or "a list") end
   at = match(text, "^%s*()", at + 1)
@@ -93,26 +97,26 @@ local function each(text, kind, found, limit)
   return at
 end
 
---- The members of an object -> {name = JSON text of its value} | nil, message. names: a list; of a name that is
--- repeated the last one counts. Yields now and then: for phases in which nginx may. limit: of values, brackets and
--- escapes (default a million).
+--- The members of an object -> {name = JSON text of its value} | nil, message. names: a list, nil for all; of a name
+-- that is repeated the last one counts. Yields now and then: for phases in which nginx may. limit: of values, brackets
+-- and escapes (default a million), or what body.work gave.
 function body.members(text, names, limit)
   local wanted, members = {}, {}
-  for _, name in ipairs(names) do wanted[name] = true end
+  for _, name in ipairs(names or {}) do wanted[name] = true end
   local ok, message = each(text, object, function(key, first, last)
-    if wanted[key] then members[key] = sub(text, first, last) end
+    if not names or wanted[key] then members[key] = sub(text, first, last) end
   end, limit)
   if not ok then return nil, message end
   return members, ok
 end
 
---- The JSON texts of a list's items, the first `limit` of them | nil, message
-function body.items(text, limit)
+--- The JSON texts of a list's items, the first `count` of them | nil, message. limit: as of members.
+function body.items(text, count, limit)
   local items = {}
   local ok, message = each(text, array, function(index, first, last)
     items[index] = sub(text, first, last)
-    return index == limit
-  end)
+    return index == count
+  end, limit)
   if not ok then return nil, message end
   return items
 end

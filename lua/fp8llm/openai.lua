@@ -32,7 +32,8 @@ local function token_name(id, s, start)
   return start and start.return_tokens_as_token_ids == true and "token_id:" .. id or token_text(s)
 end
 
-local function chat_logprobs(event, start)
+--- The log-probabilities of an event as a chat has them: {content = {{token, logprob, bytes, top_logprobs}, ...}}
+function openai.chat_logprobs(event, start)
   local function describe(id, logprob, s)
     return {token = token_name(id, s, start), logprob = logprob, bytes = token_bytes(s)}
   end
@@ -73,13 +74,21 @@ end
 -- Ended by time: what there is counts as cut off.
 local finish_reasons = {stop = "stop", length = "length", timeout = "length"}
 
+--- Why an event ends its answer otherwise than an answer ends: message, code | nil, it does not.
+function openai.trouble(event)
+  if event.error then return event.error.message, event.error.code end
+  if event.fin and not finish_reasons[event.fin] then
+    return event.message or "ended by " .. event.fin, event.code or "CANCELLED"
+  end
+end
+
 local function stop_reason(event)
   return event.fin == "timeout" and "timeout" or event.reason or json.null
 end
 
 local function logprobs_of(kind, event, start, offset)
   if not event.lp then return json.null, offset end
-  if kind == "chat" then return chat_logprobs(event, start), offset end
+  if kind == "chat" then return openai.chat_logprobs(event, start), offset end
   return completion_logprobs(event, start, offset)
 end
 
@@ -129,9 +138,8 @@ end
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
-    if not finish_reasons[event.fin] then
-      return nil, event.message or ("ended by " .. event.fin), event.code or "CANCELLED"
-    end
+    local message, code = openai.trouble(event)
+    if message then return nil, message, code end
     local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
     choice.logprobs = logprobs_of(kind, event, options.start, 0)
     for name, value in pairs(extras(event, options.start)) do choice[name] = value end
@@ -208,10 +216,8 @@ end
 -- An event that is more than new text.
 function stream:event(line)
   local event = json.decode(line)
-  if event.error then return self:failure(event.error.message, event.error.code) end
-  if event.fin and not finish_reasons[event.fin] then
-    return self:failure(event.message or ("ended by " .. event.fin), event.code or "CANCELLED")
-  end
+  local message, code = openai.trouble(event)
+  if message then return self:failure(message, code) end
   local logprobs
   logprobs, self.offsets[event.i] = logprobs_of(self.kind, event, self.start, self.offsets[event.i] or 0)
   local finish, stop = "null", ""
@@ -245,8 +251,9 @@ function stream:line(line)
   return self.heads[i] .. text .. self.tail
 end
 
---- Lines of the engine, each with its line end -> text for the client; self.over when that was all.
-function stream:write(lines)
+--- A stream's method `write`. Lines of the engine, each with its line end -> text for the client; self.over when that
+-- was all. Streams of other APIs have it, too, over their own `line`.
+function openai.write_lines(self, lines)
   if lines:find("\n", 1, true) == #lines then return self:line(lines:sub(1, -2)) end
   local out, n = {}, 0
   for line in lines:gmatch "[^\n]+" do
@@ -256,6 +263,8 @@ function stream:write(lines)
   end
   return table.concat(out)
 end
+
+stream.write = openai.write_lines
 
 --- The end of a stream that cannot go on.
 function stream:failure(message, code)
@@ -275,9 +284,11 @@ function openai.status(code, param)
   return statuses[code] or 500
 end
 
+local prompts = {prompt = true, messages = true, input = true}
+
 local function error_code(status, code, param)
   if status == 404 and param == "model" then return "model_not_found" end
-  if code == "LIMIT" and (param == "prompt" or param == "messages") then return "context_length_exceeded" end
+  if code == "LIMIT" and prompts[param] then return "context_length_exceeded" end
   return json.null
 end
 

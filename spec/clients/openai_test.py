@@ -287,3 +287,27 @@ def _(_c):
         ask("secret-b")
         refused(openai.RateLimitError, None, ask, "secret-b")
     equal(0, server.status)
+
+
+@test("openai: a response, whole and streamed, is the chat's answer")
+def _(c):
+    options = {"model": NAME, "input": QUESTION[0]["content"], "temperature": 0, "max_output_tokens": 16}
+    r = c.api.responses.create(**options)
+    equal(c.chat().choices[0].message.content, r.output_text)
+    assert r.usage.output_tokens > 1 and r.status in ("completed", "incomplete"), r
+    with c.api.responses.stream(**options) as stream:
+        pieces = [e.delta for e in stream if e.type == "response.output_text.delta"]
+        final = stream.get_final_response() if r.status == "completed" else None
+    equal(r.output_text, "".join(pieces))
+    assert final is None or final.output_text == r.output_text, final
+
+
+@test("openai: a response goes on with the output of the one before, as input")
+def _(c):
+    history = [{"role": "user", "content": "My name is Ada."}]
+    history += c.api.responses.create(model=NAME, input=history, temperature=0, max_output_tokens=16).output
+    history.append({"role": "user", "content": "What is my name?"})
+    r = c.api.responses.create(model=NAME, input=history, instructions="Be brief.", temperature=0, max_output_tokens=16)
+    assert r.output_text, r
+    refused(openai.BadRequestError, "previous_response_id", c.api.responses.create, model=NAME, input="x",
+            previous_response_id=r.id)

@@ -1,12 +1,14 @@
 """What PyPI's clients and Chromium do with the server; run by `make test-clients`.
 
-    python3 spec/clients/run.py [--url URL] [readme] [openai] [lm_eval] [page]
+    python3 spec/clients/run.py [--url URL] [readme] [openai] [anthropic] [litellm] [lm_eval] [page]
 
 Starts `fp8llm serve` with SmolLM2 and a tiny model (or uses the server at URL, which must have them), runs the
 parts named, or all, and ends with "N passed, N failed".
 """
 import sys
 
+import anthropic_test
+import litellm_test
 import lm_eval_test
 import openai_test
 import page_test
@@ -16,6 +18,8 @@ from support import TINY, Server
 PARTS = {
     "readme": (readme_test.test, readme_test.Readme),
     "openai": (openai_test.test, openai_test.Client),
+    "anthropic": (anthropic_test.test, anthropic_test.Client),
+    "litellm": (litellm_test.test, litellm_test.Client),
     "lm_eval": (lm_eval_test.test, lm_eval_test.Harness),
     "page": (page_test.test, page_test.Page),
 }

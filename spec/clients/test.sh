@@ -1,11 +1,11 @@
 #!/bin/sh
-# test.sh MAKE BUILD - the server as its clients see it: PyPI's openai and lm-eval, and the page in Debian's
+# test.sh MAKE BUILD - the server as its clients see it: PyPI's openai, anthropic, litellm and lm-eval, and the page in Debian's
 # Chromium; run by `make test-clients`.  The Python packages (800 MB, no torch) go to BUILD/clients/venv.
 # Logs and screenshots are in BUILD/log and BUILD/clients; the last line is "N passed, N failed".
 make=$1
 build=$2
 venv=$build/clients/venv
-packages="lm_eval[api]==0.4.13 openai==3.54.0 playwright==1.65.2"
+packages="lm_eval[api]==0.4.13 openai==3.54.0 anthropic==2.15.0 litellm==1.110.2 playwright==1.65.2"
 log=$build/log/clients-packages.log
 mkdir -p "$build/log" "$build/clients"
 

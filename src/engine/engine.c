@@ -241,10 +241,11 @@ static int check_submission(const fl_engine *e, const fl_submission *s, const fl
     const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;
     if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
     if ((int64_t)s->n_ids > most)
-        return fl_fail(err, FL_E_LIMIT,
-                       "prompt: %zu tokens, but the maximum context length is %lld tokens, "
-                       "one of them for the completion",
-                       s->n_ids, (long long)e->capacity);
+        return fl_fail(
+            err, FL_E_LIMIT,
+            "prompt: %zu tokens, but this model's maximum context length is %lld tokens, "
+            "one of them for the completion",
+            s->n_ids, (long long)e->capacity);
     int rc = check_ids("prompt", s->ids, s->n_ids, vocab, err);
     if (rc || s->like) return rc; /* whose lists have been looked at */
     if (!rc)

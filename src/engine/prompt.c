@@ -61,10 +61,11 @@ static int encode(const fl_prompter *p, const char *text, size_t n, fl_encode_op
     o->stop = p->stop;
     int rc = fl_tokenizer_encode(p->tokenizer, p->ctx, text, n, o, ids, err);
     if (!too_many) return rc;
-    return fl_fail(err, rc,
-                   "prompt: more than %lld tokens, but the maximum context length is %lld tokens, "
-                   "one of them for the completion",
-                   (long long)p->context - 1, (long long)p->context);
+    return fl_fail(
+        err, rc,
+        "prompt: more than %lld tokens, but this model's maximum context length is %lld tokens, "
+        "one of them for the completion",
+        (long long)p->context - 1, (long long)p->context);
 }
 
 static int encode_text(const fl_prompter *p, const fl_jv *request, const fl_jv *text, fl_ids *ids,

@@ -9,8 +9,10 @@
 local client = require "resty.fp8llm"
 local scan = require "fp8llm.body"
 local json = require "fp8llm.json"
+local messages = require "fp8llm.messages"
 local metrics = require "fp8llm.metrics"
 local openai = require "fp8llm.openai"
+local responses = require "fp8llm.responses"
 
 local ngx = ngx
 
@@ -100,7 +102,8 @@ local function fail(status, message, param, code)
   -- closes the connection. Read first, they are refused by nginx with a 400.
   if ngx.var.http_transfer_encoding and ngx.get_phase() == "access" then ngx.req.read_body() end
   ngx.status = status
-  answer(json.encode(openai.error_object(message, status, param, code)) .. "\n")
+  local object = (ngx.ctx.route and ngx.ctx.route.error_object or openai.error_object)(message, status, param, code)
+  answer(json.encode(object) .. "\n")
   return ngx.exit(status)
 end
 
@@ -130,7 +133,25 @@ end
 
 local function timeout_message() return "timeout: no end within " .. config.timeout .. " s" end
 
-local function whole(kind, stream, options)
+-- An API of generations: its requests as those of the engine (nil: they are), and what becomes of the events. Others
+-- than OpenAI's first two are translations of chats.
+local function plain(kind)
+  return {
+    kind = kind, stream = function(start, options) return openai.stream(kind, start, options) end,
+    response = function(result, options)
+      local response, message, code = openai.response(kind, result, options)
+      if not response then return nil, message, code end
+      return json.encode(response)
+    end,
+  }
+end
+
+-- A refusal by the engine of what may have been translated.
+local function refuse_generation(options, refusal)
+  return refuse(options.request and options.request:refusal(refusal) or refusal)
+end
+
+local function whole(api, stream, options)
   local result, deadline = {choices = {}}, ngx.now() + config.timeout
   while not result.usage do
     local line, message = stream:line()
@@ -139,7 +160,7 @@ local function whole(kind, stream, options)
       return fail(504, timeout_message())
     elseif line then
       local event = json.decode(line)
-      if event.error then return refuse(event.error) end
+      if event.error then return refuse_generation(options, event.error) end
       result.choices[#result.choices + 1], result.usage = event, event.usage
     elseif message ~= "idle" then
       return refuse(client.unreachable(message))
@@ -147,14 +168,14 @@ local function whole(kind, stream, options)
   end
   stream:finish()
   ngx.ctx.usage = result.usage
-  local response, message, code = openai.response(kind, result, options)
+  local response, message, code = api.response(result, options)
   if not response then return refuse {code = code, message = message} end
-  return answer(json.encode(response) .. "\n")
+  return answer(response .. "\n")
 end
 
-local function pieces(kind, stream, options)
+local function pieces(api, stream, options)
   local deadline = ngx.now() + config.timeout
-  local sse = openai.stream(kind, stream.start, options)
+  local sse = api.stream(stream.start, options)
   ngx.ctx.sse = sse
   ngx.header["Content-Type"] = "text/event-stream; charset=utf-8"
   ngx.header["Cache-Control"] = "no-cache"
@@ -177,16 +198,26 @@ local function pieces(kind, stream, options)
   if sse.over and not sse.failed then stream:finish() else stream:cancel() end
 end
 
-local function generation(kind)
+-- body -> what the engine is asked, and the translation behind it, if any | nothing, when the request is refused
+local function engine_request(read, body)
+  if not body then return fail(400, "body: need a JSON object") end
+  if not read then return body end
+  local request, message, param = read(body)
+  if not request then return fail(400, message, param) end
+  return request:body(), request
+end
+
+local function generation(api)
   return function(body)
-    if not body then return fail(400, "body: need a JSON object") end
-    local model = choose_model(body)
+    local text, request = engine_request(api.request, body)
+    local model = text and choose_model(body)
     if not model then return end
-    local stream, refusal = model.client[kind](model.client, body, ngx.ctx.key)
+    local options = {id = ngx.ctx.request_id, request = request}
+    local stream, refusal = model.client[api.kind](model.client, text, ngx.ctx.key)
     taken()
-    if not stream then return refuse(refusal) end
-    local options = {id = ngx.ctx.request_id, model_name = stream.start.model, start = stream.start}
-    return (stream.start.stream and pieces or whole)(kind, stream, options)
+    if not stream then return refuse_generation(options, refusal) end
+    options.model_name, options.start = stream.start.model, stream.start
+    return (stream.start.stream and pieces or whole)(api, stream, options)
   end
 end
 
@@ -200,6 +231,16 @@ local function pass(op)
     model = model or config.models[1]
     return answer_line(model.client:ask(op, body, ngx.ctx.key))
   end
+end
+
+local function count_message_tokens(body)
+  local text, request = engine_request(messages.count_request, body)
+  local model = text and choose_model(body)
+  if not model then return end
+  local line, refusal = model.client:ask("tokenize", text, ngx.ctx.key)
+  taken()
+  if not line then return refuse_generation({request = request}, refusal) end
+  return answer(json.encode {input_tokens = json.decode(line).count} .. "\n")
 end
 
 local function model_object(model, name)
@@ -250,10 +291,13 @@ local function show_page()
   return answer("fp8llm: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health\n", "text/plain")
 end
 
--- path -> {method, handler, open = no key is asked for}
+-- path -> {method, handler, open = no key is asked for, error_object = of its refusals when not OpenAI's}
 local routes = {
-  ["/v1/chat/completions"] = {"POST", generation "chat"},
-  ["/v1/completions"] = {"POST", generation "completion"},
+  ["/v1/chat/completions"] = {"POST", generation(plain "chat")},
+  ["/v1/completions"] = {"POST", generation(plain "completion")},
+  ["/v1/responses"] = {"POST", generation(responses)},
+  ["/v1/messages"] = {"POST", generation(messages), error_object = messages.error_object},
+  ["/v1/messages/count_tokens"] = {"POST", count_message_tokens, error_object = messages.error_object},
   ["/v1/models"] = {"GET", list_models},
   ["/tokenize"] = {"POST", pass "tokenize"},
   ["/detokenize"] = {"POST", pass "detokenize"},
@@ -267,11 +311,11 @@ local routes = {
 
 local function check_key()
   local scheme, key = (ngx.var.http_authorization or ""):match "^%s*(%a+)%s+(%S+)%s*$"
-  if not scheme or scheme:lower() ~= "bearer" then key = nil end
+  if not scheme or scheme:lower() ~= "bearer" then key = ngx.var.http_x_api_key end -- as Anthropic's clients say it
   ngx.ctx.key = key and config.keys[key]
   if ngx.ctx.key then return end
   ngx.header["WWW-Authenticate"] = "Bearer"
-  return fail(401, key and "api key: not known" or "api key: need a header Authorization: Bearer KEY")
+  return fail(401, key and "api key: not known" or "api key: need a header Authorization: Bearer KEY, or x-api-key")
 end
 
 -- Headers of every answer, also of those that nginx makes.
@@ -375,6 +419,7 @@ function _M.access()
   ngx.ctx.path = plain_path()
   local route = find_route(ngx.ctx.path)
   if not route then return fail(404, ngx.var.uri .. ": no such path") end
+  ngx.ctx.route = route
   if config.keys and not route.open then check_key() end
   local method = ngx.req.get_method()
   if method ~= route[1] and not (method == "HEAD" and route[1] == "GET") then
@@ -382,7 +427,6 @@ function _M.access()
     return fail(405, ngx.var.uri .. ": need " .. route[1] .. ", got " .. method)
   end
   if method == "POST" then check_content_type() end
-  ngx.ctx.route = route
   read_body()
 end
 
