@@ -40,7 +40,10 @@ end
 --- access_by_lua; options: engine, question, and otherwise: what a client is told whose message is not let in.
 function guard.access(options)
   server.access()
-  local text = last_message(server.body() or "")
+  local generation = server.generation()
+  if not generation then return end -- no generation
+  if generation.kind ~= "chat" then return server.refuse {code = "ARG", message = "path: chats only"} end
+  local text = last_message(generation.body)
   if not text then return end
   local stream, refusal = options.engine:chat({
     policy = "yes_no",

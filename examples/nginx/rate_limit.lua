@@ -62,18 +62,18 @@ local function weigh_completion(options, request, body)
   return sum, (number(request.max_tokens) or 16) * #prompts, body
 end
 
-local generations = {["/v1/chat/completions"] = weigh_chat, ["/v1/completions"] = weigh_completion}
+local weigh = {chat = weigh_chat, completion = weigh_completion}
 
 --- access_by_lua; options: engine; who, the client; tokens_per_minute; max_tokens, of a chat that does not say.
 function rate_limit.access(options)
   server.access()
-  local weigh, body = generations[server.path()], server.body()
-  if not (weigh and body) then return end -- it takes nothing
-  local request, reason = scan.members(body, names)
+  local generation = server.generation()
+  if not generation then return end -- it takes nothing
+  local request, reason = scan.members(generation.body, names)
   if not request then return server.refuse {code = "ARG", message = "body: " .. reason} end
-  local prompt, answer, new_body = weigh(options, request, body)
+  local prompt, answer, body = weigh[generation.kind](options, request, generation.body)
   if not prompt then return server.refuse(answer) end
-  if new_body ~= body then ngx.req.set_body_data(new_body) end
+  generation.body = body
   local need = prompt + math.max(0, answer) * math.max(1, number(request.n) or 1)
 
   local minute, left = math.floor(ngx.time() / 60), 60 - ngx.time() % 60

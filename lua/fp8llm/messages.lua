@@ -138,8 +138,6 @@ end
 --- The request of a message, JSON text -> a translation with its body | nil, message, param
 function messages.request(text) return read(text, true) end
 
---- The same of a request that only counts its tokens, for the engine's operation `tokenize`.
-function messages.count_request(text) return read(text, false) end
 
 -- Objects. -----------------------------------------------------------------------------------
 
@@ -184,6 +182,11 @@ function messages.error_object(message, status)
   local kind = types[status] or (status < 500 and "invalid_request_error" or "api_error")
   return {type = "error", error = {type = kind, message = message}}
 end
+
+--- The same API for requests that only count their tokens, with the engine's operation `tokenize`.
+messages.counting = {
+  kind = "chat", error_object = messages.error_object, request = function(text) return read(text, false) end,
+}
 
 -- Streams. -----------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ describe("examples/nginx", function()
   local found = assert(require("fp8llm.serve_nginx").find())
 
   local function start(name, conf)
+    local modules = conf:find("modules-enabled", 1, true) and "" or found.modules -- nginx.conf names them itself
     server.write(dir .. "/" .. name .. ".conf", string.format("%sdaemon off; pid %s/%s.pid; error_log stderr; %s\n%s",
-      found.modules, dir, name, user, conf))
+      modules, dir, name, user, conf))
     local command = "%s -e stderr -p %s -c %s/%s.conf"
     return server.spawn(name .. "-nginx", command:format(found.binary, dir, dir, name))
   end
@@ -54,7 +55,8 @@ describe("examples/nginx", function()
   end
 
   setup(function()
-    server.shell("mkdir -p " .. dir)
+    -- Debian's modules are named from nginx's prefix, which is here in these tests.
+    server.shell("mkdir -p " .. dir .. " && ln -sfn /usr/lib/nginx/modules " .. dir .. "/modules")
     server.model("roomy", "context=2048 seed=8") -- of which both answers can be had
   end)
 
@@ -74,6 +76,8 @@ describe("examples/nginx", function()
   end)
 
   it("has a configuration for an nginx of one's own", function()
+    local said = server.shell(("%s -t -c %s/examples/nginx/nginx.conf 2>&1; echo $?"):format(found.binary, here))
+    assert.truthy(said:find "test is successful\n0$", said)
     local port = server.port()
     local temporary = ("client_body proxy fastcgi uwsgi scgi"):gsub("[%a_]+", "%0_temp_path " .. dir .. "/%0;")
     nginx = start("whole", (example "nginx.conf":gsub("127.0.0.1:8000", "127.0.0.1:" .. port)
@@ -172,6 +176,18 @@ describe("examples/nginx", function()
     local status, text = http.ask(process.port, "POST", "/v1/chat/completions", '{"messages":"none"}')
     assert.equal(400, status)
     assert.equal("messages", json.decode(text).error.param)
+    -- The other ways to the model lead past the guard as well.
+    for i = 1, 4 do
+      local message = ("%d is what I ask"):format(i)
+      status = http.ask(process.port, "POST", "/v1/responses",
+        json.encode {input = {{role = "user", content = message}}, max_output_tokens = 1})
+      assert.equal(expected(message), status)
+      status = http.ask(process.port, "POST", "/v1/messages",
+        json.encode {messages = {{role = "user", content = message}}, max_tokens = 1})
+      assert.equal(expected(message), status)
+    end
+    status = http.ask(process.port, "POST", "/v1/completions", '{"prompt":"hello"}')
+    assert.equal(400, status)
     assert.equal(0, server.stop(process, "QUIT"))
     assert.equal(0, server.stop(guarded))
   end)
@@ -221,6 +237,12 @@ describe("examples/nginx", function()
       assert.equal(20, answer.usage.completion_tokens)
       add(_, answer)
       add(ask("a", "/v1/chat/completions", chat("hello", {max_tokens = 9, n = 2, stop = "a"})))
+      add(ask("a", "/v1/responses", '{"input":"hello","max_output_tokens":6,"ignore_eos":true}'))
+      _, answer = ask("a", "/v1/responses", '{"input":"hello","ignore_eos":true}')
+      assert.equal(20, answer.usage.output_tokens)
+      add(_, answer)
+      _, answer = ask("a", "/v1/messages", '{"max_tokens":6,' .. chat("hello"):sub(2))
+      total = total + answer.usage.input_tokens + answer.usage.cache_read_input_tokens + answer.usage.output_tokens
       server.await("settling", function() return taken "a" == total end)
       assert.equal(total, taken "a")
     end)

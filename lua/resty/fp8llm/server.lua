@@ -102,13 +102,16 @@ local function fail(status, message, param, code)
   -- closes the connection. Read first, they are refused by nginx with a 400.
   if ngx.var.http_transfer_encoding and ngx.get_phase() == "access" then ngx.req.read_body() end
   ngx.status = status
-  local object = (ngx.ctx.route and ngx.ctx.route.error_object or openai.error_object)(message, status, param, code)
+  local api = ngx.ctx.route and ngx.ctx.route.api
+  local object = (api and api.error_object or openai.error_object)(message, status, param, code)
   answer(json.encode(object) .. "\n")
   return ngx.exit(status)
 end
 
 --- End this request as the engine refuses one: {code =, message =, param =, retry_after =}, see openai.status.
 function _M.refuse(refusal)
+  local generation = ngx.ctx.generation
+  if generation and generation.translation then refusal = generation.translation:refusal(refusal) end
   if refusal.retry_after then ngx.header["Retry-After"] = string.format("%d", refusal.retry_after) end
   return fail(openai.status(refusal.code, refusal.param), refusal.message, refusal.param, refusal.code)
 end
@@ -146,11 +149,6 @@ local function plain(kind)
   }
 end
 
--- A refusal by the engine of what may have been translated.
-local function refuse_generation(options, refusal)
-  return refuse(options.request and options.request:refusal(refusal) or refusal)
-end
-
 local function whole(api, stream, options)
   local result, deadline = {choices = {}}, ngx.now() + config.timeout
   while not result.usage do
@@ -160,7 +158,7 @@ local function whole(api, stream, options)
       return fail(504, timeout_message())
     elseif line then
       local event = json.decode(line)
-      if event.error then return refuse_generation(options, event.error) end
+      if event.error then return refuse(event.error) end
       result.choices[#result.choices + 1], result.usage = event, event.usage
     elseif message ~= "idle" then
       return refuse(client.unreachable(message))
@@ -198,27 +196,37 @@ local function pieces(api, stream, options)
   if sse.over and not sse.failed then stream:finish() else stream:cancel() end
 end
 
--- body -> what the engine is asked, and the translation behind it, if any | nothing, when the request is refused
-local function engine_request(read, body)
-  if not body then return fail(400, "body: need a JSON object") end
-  if not read then return body end
-  local request, message, param = read(body)
-  if not request then return fail(400, message, param) end
-  return request:body(), request
+--- The body, after access() | nil when there is none.
+function _M.body() return ngx.req.get_body_data() or read_file(ngx.req.get_body_file()) end
+
+--- What this request will ask of the engine, after access(): {kind = "chat" or "completion", body = of OpenAI's
+-- request, JSON text, which may be exchanged before content()}, whichever API the client speaks | nil, of other paths.
+-- A request that cannot be read ends here.
+function _M.generation()
+  local api, body = ngx.ctx.route.api, _M.body()
+  if not api or ngx.ctx.generation then return ngx.ctx.generation end
+  if not body then return nil, fail(400, "body: need a JSON object") end
+  local generation = {kind = api.kind, body = body}
+  if api.request then
+    local translation, message, param = api.request(body)
+    if not translation then return nil, fail(400, message, param) end
+    generation.translation, generation.body = translation, translation:body()
+  end
+  ngx.ctx.generation = generation
+  return generation
 end
 
-local function generation(api)
-  return function(body)
-    local text, request = engine_request(api.request, body)
-    local model = text and choose_model(body)
-    if not model then return end
-    local options = {id = ngx.ctx.request_id, request = request}
-    local stream, refusal = model.client[api.kind](model.client, text, ngx.ctx.key)
-    taken()
-    if not stream then return refuse_generation(options, refusal) end
-    options.model_name, options.start = stream.start.model, stream.start
-    return (stream.start.stream and pieces or whole)(api, stream, options)
-  end
+local function generate()
+  local generation, api = _M.generation(), ngx.ctx.route.api
+  local model = generation and choose_model(generation.body)
+  if not model then return end
+  local stream, refusal = model.client[api.kind](model.client, generation.body, ngx.ctx.key)
+  taken()
+  if not stream then return refuse(refusal) end
+  local options = {
+    id = ngx.ctx.request_id, request = generation.translation, model_name = stream.start.model, start = stream.start,
+  }
+  return (stream.start.stream and pieces or whole)(api, stream, options)
 end
 
 -- The other routes. --------------------------------------------------------------------------
@@ -233,13 +241,13 @@ local function pass(op)
   end
 end
 
-local function count_message_tokens(body)
-  local text, request = engine_request(messages.count_request, body)
-  local model = text and choose_model(body)
+-- What a message of Anthropic's API would take.
+local function count_message_tokens()
+  local generation = _M.generation()
+  local model = generation and choose_model(generation.body)
   if not model then return end
-  local line, refusal = model.client:ask("tokenize", text, ngx.ctx.key)
-  taken()
-  if not line then return refuse_generation({request = request}, refusal) end
+  local line, refusal = model.client:ask("tokenize", generation.body, ngx.ctx.key)
+  if not line then return refuse(refusal) end
   return answer(json.encode {input_tokens = json.decode(line).count} .. "\n")
 end
 
@@ -291,13 +299,13 @@ local function show_page()
   return answer("fp8llm: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health\n", "text/plain")
 end
 
--- path -> {method, handler, open = no key is asked for, error_object = of its refusals when not OpenAI's}
+-- path -> {method, handler, open = no key is asked for, api = of generations}
 local routes = {
-  ["/v1/chat/completions"] = {"POST", generation(plain "chat")},
-  ["/v1/completions"] = {"POST", generation(plain "completion")},
-  ["/v1/responses"] = {"POST", generation(responses)},
-  ["/v1/messages"] = {"POST", generation(messages), error_object = messages.error_object},
-  ["/v1/messages/count_tokens"] = {"POST", count_message_tokens, error_object = messages.error_object},
+  ["/v1/chat/completions"] = {"POST", generate, api = plain "chat"},
+  ["/v1/completions"] = {"POST", generate, api = plain "completion"},
+  ["/v1/responses"] = {"POST", generate, api = responses},
+  ["/v1/messages"] = {"POST", generate, api = messages},
+  ["/v1/messages/count_tokens"] = {"POST", count_message_tokens, api = messages.counting},
   ["/v1/models"] = {"GET", list_models},
   ["/tokenize"] = {"POST", pass "tokenize"},
   ["/detokenize"] = {"POST", pass "detokenize"},
@@ -432,9 +440,6 @@ end
 
 --- The path of the request as the API has it, after access().
 function _M.path() return ngx.ctx.path end
-
---- The body, after access() | nil when there is none.
-function _M.body() return ngx.req.get_body_data() or read_file(ngx.req.get_body_file()) end
 
 --- content_by_lua
 function _M.content() return ngx.ctx.route[2](_M.body()) end
