@@ -160,6 +160,12 @@ function fp8llm.supervise(commands, grace_s) end
 ---@return true? locked, string? message it names the process that has it, string? code
 function fp8llm.lock(path) end
 
+---Whether a server could listen there now.
+---@param host string an address or a name, without brackets
+---@param port integer
+---@return true? free, string? message, string? code `BUSY`: another server does
+function fp8llm.check_port(host, port) end
+
 ---Bytes per second that threads read sequentially from a buffer of that size, the best of several
 ---passes. A buffer that fits the last-level cache measures that cache. On a GPU, with `device`: bytes
 ---that copies between two such buffers read and write.

@@ -52,6 +52,7 @@ return function(dir, socket, names, opt)
     notify = os.getenv "NOTIFY_SOCKET", drain_ms = opt.drain and opt.drain * 1000,
   }))
   log("%s listens on %s", names[1], socket)
+  if opt.announce then common.write(string.format("ready: %s, model %s\n", opt.announce, printable(names[1]))) end
   for step in engine:steps() do answer(policies, step, model) end
   engine:close()
   log("%s has ended", names[1])

@@ -110,7 +110,7 @@ local function source(v)
 end
 
 --- options: run (a directory), lua (where the Lua files are), listen, models, api_keys, allow_origin, timeout,
--- keep_alive, drain, page, workers, access_log, allowed_hosts, max_per_address; nginx: what find returned.
+-- keep_alive, drain, page, workers, access_log, allowed_hosts, max_per_address, metrics; nginx: what find returned.
 function serve_nginx.configuration(nginx, options)
   local values = {
     modules = nginx.modules, lua_path = nginx.paths.lua, lua_cpath = nginx.paths.c, run = options.run,
@@ -121,7 +121,7 @@ function serve_nginx.configuration(nginx, options)
     options = source {
       models = options.models, api_keys = options.api_keys, allow_origin = options.allow_origin,
       timeout = options.timeout, keep_alive = options.keep_alive, page = options.page,
-      allowed_hosts = options.allowed_hosts, max_waiting_bytes = options.max_waiting_bytes,
+      allowed_hosts = options.allowed_hosts, metrics = options.metrics, max_waiting_bytes = options.max_waiting_bytes,
     },
   }
   return (template:gsub("%%%(([%w_]+)%)", function(key) return tostring(values[key]) end))

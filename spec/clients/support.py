@@ -68,7 +68,7 @@ class Server:
         self.log_path = f"{BUILD}/log/{name}.log"
         self.run_dir = tempfile.mkdtemp(prefix="fp8llm-")  # short: paths of unix sockets are
         os.chmod(self.run_dir, 0o755)  # nginx's workers are another user when this is root
-        self.words = [*COMMAND, "serve", model, "--port", str(self.port), "--run-dir", self.run_dir, *options]
+        self.words = [*COMMAND, "serve", model, "--port", str(self.port), "--metrics", "--run-dir", self.run_dir, *options]
 
     def __enter__(self):
         os.makedirs(os.path.dirname(self.log_path), exist_ok=True)

@@ -16,7 +16,7 @@ describe("fp8llm serve", function()
     ]])
     server.write("build/spec/fails.lua", 'return function() error "on purpose" end\n')
     process = server.start("api", server.model "tiny" .. " --served-model-name tiny --served-model-name alias" ..
-      " --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build/spec/fails.lua")
+      " --metrics --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build/spec/fails.lua")
     port = process.port
   end)
   teardown(function() assert.equal(0, server.stop(process)) end)
@@ -544,7 +544,11 @@ describe("fp8llm serve with several models and keys", function()
     assert.equal(401, (ask("secret", '{"prompt":"a"}')))
     assert.equal(200, (ask("secret-c", '{"prompt":"a","model":"one"}')))
     assert.equal(200, (http.ask(port, "GET", "/health")))
-    assert.equal(200, (http.ask(port, "GET", "/metrics")))
+    status, text = http.ask(port, "GET", "/metrics") -- closed to everybody, with a key or without
+    assert.equal(403, status)
+    assert.equal("metrics: closed; fp8llm serve --metrics, or metrics = true in configure, opens them",
+      json.decode(text).error.message)
+    assert.equal(403, (http.ask(port, "GET", "/metrics/", nil, {Authorization = "Bearer secret-a"})))
     assert.equal(401, (http.ask(port, "GET", "/v1/models")))
   end)
 

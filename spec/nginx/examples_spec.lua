@@ -45,7 +45,8 @@ describe("examples/nginx", function()
 
   local function configure(socket)
     return string.format([[init_by_lua_block { require("resty.fp8llm.server").configure {
-      models = {{name = "model", socket = "unix:%s/%s"}}, page = "%s/lua/fp8llm/page.html"} }]], dir, socket, here)
+      models = {{name = "model", socket = "unix:%s/%s"}}, metrics = true,
+      page = "%s/lua/fp8llm/page.html"} }]], dir, socket, here)
   end
 
   local function chat(text, options)

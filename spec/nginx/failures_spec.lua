@@ -327,7 +327,7 @@ describe("the command", function()
       return text and text:find("200 OK", 1, true) and text
     end)
     assert.truthy(answer:find('"ok"', 1, true))
-    assert.truthy(server.read(process.log):find("http://" .. shown .. ":" .. port, 1, true))
+    assert.truthy(server.read(process.log):find("ready: http://" .. shown .. ":" .. port, 1, true))
     assert.equal(0, server.stop(process))
   end)
 
@@ -340,13 +340,21 @@ describe("the command", function()
     end
   end)
 
-  it("ends with 1 when the port is taken", function()
+  it("says that it is ready, and ends with 1 before it loads anything when the port is taken", function()
     local process = server.start("command", server.model "tiny")
+    assert.truthy(server.read(process.log):find(
+      "^loading; files in [^\n]+\n.*ready: http://127.0.0.1:" .. process.port .. ", model tiny\n"))
     local second = server.spawn("second", string.format("build/fp8llm serve %s --port %d --run-dir %s",
       server.model "tiny", process.port, "build/spec/second.run"))
     assert.equal(1, server.wait(second, 20))
-    assert.truthy(server.read(second.log):find "nginx ended with status 1")
+    local said = server.read(second.log)
+    assert.truthy(said:find("127.0.0.1 port " .. process.port .. ": Address already in use", 1, true), said)
+    assert.equal(nil, said:find "loading")
     assert.equal(0, server.stop(process))
+    local status
+    status, said = status_of(server.model "tiny" .. " --host no.such.name.invalid")
+    assert.equal(1, status)
+    assert.truthy(said:find "no.such.name.invalid port %d+: ", said)
   end)
 
   it("leaves nothing running when it is killed itself", function()

@@ -107,7 +107,7 @@ function server.nginx(name, path, options)
   local user = shell "id -u" == "0" and shell "id -un" .. " " .. shell "id -gn" or nil
   local found = assert(serve_nginx.find())
   local values = {
-    run = run, lua = here .. "/lua", listen = "127.0.0.1:" .. port, drain = 30, user = user,
+    run = run, lua = here .. "/lua", listen = "127.0.0.1:" .. port, drain = 30, user = user, metrics = true,
     models = {{names = {"tiny"}, socket = "unix:" .. here .. "/" .. path}},
   }
   for key, value in pairs(options or {}) do values[key] = value end

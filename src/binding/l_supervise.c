@@ -62,8 +62,19 @@ static int l_lock(lua_State *L) {
     return 1;
 }
 
+/* fp8llm.check_port(host, port) -> true | nil, message, CODE */
+static int l_check_port(lua_State *L) {
+    fl_err err;
+    const char *const host = luaL_checkstring(L, 1);
+    const int64_t port = fl_check_int(L, 2);
+    luaL_argcheck(L, port > 0 && port < 65536, 2, "1 to 65535 expected");
+    if (fl_process_check_port(host, (int)port, &err)) return fl_push_err(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 void fl_register_supervise(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"supervise", l_supervise}, {"lock", l_lock}, {NULL, NULL}};
+        {"supervise", l_supervise}, {"lock", l_lock}, {"check_port", l_check_port}, {NULL, NULL}};
     fl_set_functions(L, functions);
 }

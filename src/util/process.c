@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -127,5 +128,32 @@ int fl_process_lock(const char *path, fl_err *err) {
     if (!ftruncate(fd, 0) && pwrite(fd, text, (size_t)n, 0) == n) return FL_OK;
     const int rc = fl_fail(err, FL_E_IO, "%s: %s", path, strerror(errno));
     close(fd);
+    return rc;
+}
+
+static int try_address(const struct addrinfo *a, const char *host, int port, fl_err *err) {
+    const int yes = 1;
+    const int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+    int e = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) ||
+                    bind(fd, a->ai_addr, a->ai_addrlen)
+                ? errno
+                : 0;
+    if (fd >= 0) close(fd);
+    if (!e) return FL_OK;
+    const char *const hint = e == EACCES ? "; ports below 1024 are root's" : "";
+    return fl_fail(err, e == EADDRINUSE ? FL_E_BUSY : FL_E_IO, "%s port %d: %s%s", host, port,
+                   strerror(e), hint);
+}
+
+int fl_process_check_port(const char *host, int port, fl_err *err) {
+    const struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    char service[16];
+    snprintf(service, sizeof(service), "%d", port);
+    int rc = getaddrinfo(host, service, &hints, &list);
+    if (rc) return fl_fail(err, FL_E_IO, "%s port %d: %s", host, port, gai_strerror(rc));
+    for (const struct addrinfo *a = list; a && !rc; a = a->ai_next)
+        rc = try_address(a, host, port, err);
+    freeaddrinfo(list);
     return rc;
 }

@@ -23,6 +23,10 @@ typedef struct fl_process {
  * is left running then. */
 int fl_process_supervise(fl_process *p, size_t n, int grace_s, int *first, fl_err *err);
 
+/* Whether a server could listen at this address (a name or number; no brackets) and port now.
+ * FL_E_BUSY: another one does; FL_E_IO: there is no such address, or it may not be used. */
+int fl_process_check_port(const char *host, int port, fl_err *err);
+
 /* Takes the lock file at `path` for this process and those it starts, until all of them have ended.
  * FL_E_BUSY, naming the process that took it: somebody has it. */
 int fl_process_lock(const char *path, fl_err *err);

@@ -29,6 +29,7 @@ chose NAME, see step in meta.lua, and the model.]],
     {"model", "list", "NAME=MODEL", "a model and what clients call it; several"},
     {"served-model-name", "list", "NAME", "what clients call MODEL (default: its directory's name)"},
     {"api-keys", "string", "FILE", "who may ask (default: everybody)"},
+    {"metrics", "flag", "", "answer /metrics, to everybody who reaches this address (default: to nobody)"},
     {"allow-origin", "string", "ORIGIN", "web pages of which site may ask, * of all (default: none)"},
     {"allowed-host", "list", "NAME", "a further Host of requests to a loopback address, * for any; several"},
     {"max-per-address", "integer", "N", "requests of one client address at a time (default 1024)",
@@ -41,6 +42,7 @@ chose NAME, see step in meta.lua, and the model.]],
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
     {"timeout", "integer", "S", "seconds for a request (default 3600)", min = 1, max = 1e6},
     {"drain", "integer", "S", "seconds a stop waits for generations (default 30)", min = 0, max = 1e6},
+    {"announce", "string", "URL", "with --listen: the address to print when the model is loaded"},
     {"run-dir", "string", "DIR",
       "sockets and nginx's files, of one server at a time (default: a new one, in $XDG_RUNTIME_DIR or /tmp)"},
   }, common.model_options),
@@ -130,7 +132,7 @@ local function self()
 end
 
 -- The command line of a model's engine.
-local function engine_command(model, socket, user, opt)
+local function engine_command(model, socket, user, opt, url)
   local lua, script = self()
   local command = user and {"setpriv", "--regid=" .. user.group, "--keep-groups", "--pdeathsig=TERM"} or {}
   for _, word in ipairs {lua, script, "serve", model.dir, "--listen", "unix:" .. socket} do
@@ -139,6 +141,7 @@ local function engine_command(model, socket, user, opt)
   local function add(name, value)
     if value ~= nil then command[#command + 1] = "--" .. name .. "=" .. tostring(value) end
   end
+  add("announce", url)
   for _, name in ipairs(model.names) do add("served-model-name", name) end
   for _, policy in ipairs(opt.policy or {}) do add("policy", policy) end
   for _, name in ipairs {
@@ -170,30 +173,32 @@ local function prepare(models, run, user, opt)
   if not nginx then common.fail("%s", message) end
   local _, _, lua_dir = self()
   local host, port = check_host(opt.host or "127.0.0.1"), opt.port or 8000
+  must(fp8llm.check_port(opt.host or "127.0.0.1", port))
+  local url = string.format("http://%s:%d", local_hosts[host] or host, port)
   local conf = run .. "/nginx.conf"
   local commands = {{nginx.binary, "-e", "stderr", "-p", run, "-c", conf, stop = "QUIT"}}
   local upstreams = {}
   for i, model in ipairs(models) do
     local socket = string.format("%s/engine-%d.sock", run, i)
     upstreams[i] = {names = model.names, socket = "unix:" .. socket}
-    commands[i + 1] = engine_command(model, socket, user, opt)
+    commands[i + 1] = engine_command(model, socket, user, opt, url)
   end
   write_file(conf, serve_nginx.configuration(nginx, {
     run = run, lua = lua_dir, listen = host .. ":" .. port, models = upstreams,
     user = user and user.name .. " " .. user.group, allowed_hosts = opt.allowed_host,
-    max_per_address = opt.max_per_address,
+    max_per_address = opt.max_per_address, metrics = opt.metrics,
     api_keys = opt.api_keys and absolute(opt.api_keys), allow_origin = opt.allow_origin,
     timeout = opt.timeout, drain = opt.drain or 30, page = lua_dir .. "/fp8llm/page.html",
   }))
-  return commands, string.format("http://%s:%d", local_hosts[host] or host, port)
+  return commands
 end
 
 -- As fp8llm.supervise.
 local function run_in(run, models, user, opt)
   if user then check_entry(run, user) end
   must(fp8llm.lock(run .. "/lock"))
-  local commands, url = prepare(models, run, user, opt)
-  common.write(string.format("%s (files in %s); loading\n", url, run))
+  local commands = prepare(models, run, user, opt)
+  common.write(string.format("loading; files in %s\n", run))
   return fp8llm.supervise(commands, (opt.drain or 30) + 5)
 end
 

@@ -54,11 +54,13 @@ end
 -- api_keys: a file; allow_origin: for pages of other sites; page: a file for GET /;
 -- keep_alive: seconds between comments in a silent stream (15); timeout: seconds for a request (3600), of which the
 -- engine has at most 60 to take it; allowed_hosts: a list of what requests to a loopback address may have as Host
--- besides its own names, "*" for any; max_waiting_bytes: of bodies that no engine has taken yet (128 MiB).
+-- besides its own names, "*" for any; max_waiting_bytes: of bodies that no engine has taken yet (128 MiB);
+-- metrics: true answers /metrics, without a key.
 function _M.configure(options)
   config = {
     models = {}, by_name = {}, keys = options.api_keys and read_keys(options.api_keys),
-    allow_origin = options.allow_origin, page = read_file(options.page), timeout = options.timeout or 3600,
+    metrics = options.metrics, allow_origin = options.allow_origin, page = read_file(options.page),
+    timeout = options.timeout or 3600,
     started = ngx.time(), hosts = {["localhost"] = true}, max_waiting_bytes = options.max_waiting_bytes or 128 * 2 ^ 20,
   }
   for _, name in ipairs(options.allowed_hosts or {}) do config.hosts[name:lower()] = true end
@@ -278,14 +280,20 @@ local function health()
   for _, model in ipairs(config.models) do
     local line, refusal = model.client:ask "health"
     if not line then
-      refusal.message = model.name .. ": loading, or its engine is down (" .. refusal.message .. ")"
+      local why = "loading, or its engine is down"
+      -- Who has no key learns neither names nor paths.
+      refusal.message = config.keys and why or model.name .. ": " .. why .. " (" .. refusal.message .. ")"
       return refuse(refusal)
     end
   end
   return answer '{"status":"ok"}\n'
 end
 
+-- They tell of all who use the models, and an address says nothing of who asks behind a proxy: closed by default.
 local function show_metrics()
+  if not config.metrics then
+    return fail(403, "metrics: closed; fp8llm serve --metrics, or metrics = true in configure, opens them")
+  end
   local stats = {}
   for i, model in ipairs(config.models) do
     local line = model.client:ask "stats"
