@@ -16,7 +16,8 @@ describe("fp8llm serve", function()
     ]])
     server.write("build/spec/fails.lua", 'return function() error "on purpose" end\n')
     process = server.start("api", server.model "tiny" .. " --served-model-name tiny --served-model-name alias" ..
-      " --metrics --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua --policy fails=build/spec/fails.lua")
+      " --metrics --policy shout=build/spec/shout.lua --policy rows=build/spec/rows.lua" ..
+      " --policy fails=build/spec/fails.lua")
     port = process.port
   end)
   teardown(function() assert.equal(0, server.stop(process)) end)
