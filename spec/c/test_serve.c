@@ -129,12 +129,14 @@ static void setup(void) {
 static const char *const names[] = {"tiny", "alias", NULL};
 static const char *const policies[] = {"first", NULL};
 
+static int64_t request_bytes = 100000; /* of servers that are started */
+
 static fl_server *start_at(const char *at, fl_engine *e) {
     const fl_server_options o = {.path = at,
                                  .names = names,
                                  .policies = policies,
                                  .max_connections = 8,
-                                 .max_request_bytes = 100000,
+                                 .max_request_bytes = request_bytes,
                                  .drain_ms = 20000,
                                  .tokenizer = tokenizer,
                                  .chat = chat};
@@ -516,6 +518,42 @@ static void test_too_many(void) {
     for (int i = 0; i < 9; i++) client_free(&all[i]);
 }
 
+/* Requests that are not whole yet take memory as well: of eight times the largest, the next is refused. */
+static void test_waiting(void) {
+    enum { BODY = 1000000 };
+    char head[64], *body = malloc(BODY), said[128];
+    client all[8];
+    int refused = 0;
+    request_bytes = BODY / 4;
+    fl_server *s = start(engine);
+    memset(body, ' ', BODY);
+    body[BODY / 4 - 10] = 0;
+    snprintf(head, sizeof(head), "%d {\"op\":\"tokenize\"}\n", BODY / 4);
+    for (int i = 0; i < 8; i++) {
+        all[i] = client_new();
+        put(&all[i], head);
+        put(&all[i], body);
+    }
+    snprintf(said, sizeof(said), "wait, limit %d", 2 * BODY);
+    for (int i = 0; i < 8; i++) {
+        char byte;
+        const struct timeval tenth = {0, 100000};
+        setsockopt(all[i].fd, SOL_SOCKET, SO_RCVTIMEO, &tenth, sizeof(tenth));
+        if (recv(all[i].fd, &byte, 1, MSG_PEEK) <= 0) continue;
+        refused++;
+        check(has(get(&all[i]), "\"BUSY\"") && has(all[i].line, said), "one too many is told");
+    }
+    check(refused > 0 && refused < 8, "%d of 8 large requests at a time are refused", refused);
+    for (int i = 0; i < 8; i++) client_free(&all[i]);
+    client c = client_alone();
+    put_body(&c, "tokenize", "{\"prompt\":\"a\"}");
+    check(has(get(&c), "\"count\""), "when they have gone, the next is served");
+    client_free(&c);
+    fl_server_free(s, false);
+    free(body);
+    request_bytes = 100000;
+}
+
 /* ---- the server's own life ---- */
 
 static void *serve_policies(void *steps) {
@@ -641,6 +679,7 @@ int main(void) {
     test_special();
     test_too_many();
     fl_server_free(s, false);
+    test_waiting();
     test_policy();
     test_takeover();
     test_memory();

@@ -237,6 +237,28 @@ describe("an engine and nginx, each with its own life", function()
     seconds_to_idle()
   end)
 
+  it("takes no more of bodies at a time than its bound", function()
+    local bound = server.nginx("bound", engine.path, {workers = 1, max_waiting_bytes = 2 ^ 20})
+    server.ready(bound)
+    local function body(n) return '{"max_tokens":1,"prompt":"a"' .. (" "):rep(n - 29) .. "}" end
+    local half = http.connect(bound.port)
+    assert(half:send((http.request("POST", path, body(400000)):sub(1, 300000))))
+    socket.sleep(0.1)
+    local status, text, headers = http.ask(bound.port, "POST", path, body(700000))
+    assert.equal(503, status)
+    assert.equal("1", headers["retry-after"])
+    assert.equal("body: 700000 bytes, and 400000 of other bodies wait, limit 1048576; come again",
+      json.decode(text).error.message)
+    assert.equal(200, (http.ask(bound.port, "POST", path, body(600000))))
+    assert.equal(200, (http.ask(bound.port, "POST", path, body(1000))))
+    half:close()
+    await("the end of the half-sent body", function()
+      return http.ask(bound.port, "POST", path, body(700000)) == 200
+    end)
+    assert.equal(200, (http.ask(bound.port, "POST", path, body(2000000)))) -- alone, any body that nginx takes
+    assert.equal(0, server.stop(bound, "QUIT"))
+  end)
+
   it("gives an engine up that takes requests and is silent", function()
     local impatient = server.nginx("impatient", engine.path, {timeout = 1, keep_alive = 0.2})
     server.ready(impatient)

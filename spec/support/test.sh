@@ -126,6 +126,7 @@ main() {
     suite serve-fuzz luajit spec/nginx/fuzz.lua 500
     suite serve-soak luajit spec/nginx/soak.lua 60
     suite serve-load luajit spec/nginx/load.lua 3
+    suite serve-flood luajit spec/nginx/flood.lua 12 15 2
     luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
         quant=fp8-dynamic context=64
     for v in 5.1 5.2 5.3 5.4; do

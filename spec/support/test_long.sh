@@ -62,5 +62,6 @@ part cuda-bugs $make -s test-cuda-bugs
 part serve-fuzz luajit spec/nginx/fuzz.lua 10000
 part serve-soak luajit spec/nginx/soak.lua 1800
 part serve-load luajit spec/nginx/load.lua 60
+part serve-flood luajit spec/nginx/flood.lua
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

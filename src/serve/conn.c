@@ -158,17 +158,6 @@ static bool has_request(fl_server *s, fl_conn *c) {
 
 static void drop_request(fl_conn *c);
 
-static void give_to_worker(fl_server *s, fl_conn *c) {
-    c->state = FL_CONN_PREPARING;
-    c->queued = NULL;
-    pthread_mutex_lock(&s->lock);
-    *s->todo_end = c;
-    s->todo_end = &c->queued;
-    s->stats.requests++;
-    pthread_cond_signal(&s->work);
-    pthread_mutex_unlock(&s->lock);
-}
-
 /* Everything sent, nothing running: what next? */
 static void go_on(fl_server *s, fl_conn *c) {
     if (!flush(s, c)) return;
@@ -188,7 +177,8 @@ static void go_on(fl_server *s, fl_conn *c) {
                 go_on(s, c);
                 return;
             }
-            give_to_worker(s, c);
+            c->state = FL_CONN_PREPARING;
+            fl_job_queue(s, c);
         }
         if (c->closing) { /* has_request refused it */
             go_on(s, c);

@@ -39,19 +39,23 @@ static int read_key(envelope *e, const fl_jv *key, fl_err *err) {
     return rc ? rc : read_limit(key, "tokens_per_minute", &e->tokens_per_minute, err);
 }
 
-static int read_envelope(envelope *e, const fl_conn *c, fl_arena *arena, fl_err *err) {
-    const char *line = c->in.data;
+/* All but a body after the line. */
+static int read_envelope_line(envelope *e, const fl_conn *c, fl_arena *arena, fl_err *err) {
     fl_jv v;
-    int rc = fl_jv_parse(&v, arena, line + c->count, c->line - c->count, "request", err);
+    int rc = fl_jv_parse(&v, arena, c->in.data + c->count, c->line - c->count, "request", err);
     if (rc) return rc;
     const fl_jv *op = fl_jv_get(&v, "op"), *key = fl_jv_get(&v, "key");
     const fl_jv *body = fl_jv_get(&v, "body");
     if (!op || op->kind != FL_JV_STRING) return fl_fail(err, FL_E_ARG, "request: need an op");
     *e = (envelope){.op = op->string.data, .has_body = body || c->count, .parse_special = true};
-    if (key && (rc = read_key(e, key, err))) return rc;
-    if (c->count) return fl_jv_parse(&e->body, arena, line + c->line, c->body, "body", err);
-    if (body) e->body = *body;
-    return FL_OK;
+    if (body && !c->count) e->body = *body;
+    return key ? read_key(e, key, err) : FL_OK;
+}
+
+static int read_envelope(envelope *e, const fl_conn *c, fl_arena *arena, fl_err *err) {
+    int rc = read_envelope_line(e, c, arena, err);
+    if (rc || !c->count) return rc;
+    return fl_jv_parse(&e->body, arena, c->in.data + c->line, c->body, "body", err);
 }
 
 /* With the lock held; NULL: no memory. */
@@ -340,12 +344,44 @@ bool fl_job_quick(fl_server *s, fl_conn *c) {
     return true;
 }
 
+void fl_job_queue(fl_server *s, fl_conn *c) {
+    fl_arena arena = {0};
+    envelope e = {.op = NULL};
+    /* Without a count the line is the body as well, and too long to be read here. */
+    const bool known = c->count && !read_envelope_line(&e, c, &arena, NULL) && e.key.data;
+    c->queued = NULL;
+    pthread_mutex_lock(&s->lock);
+    c->payer = known ? find_account(s, &e.key) : NULL;
+    *s->todo_end = c;
+    s->todo_end = &c->queued;
+    s->stats.requests++;
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+    fl_arena_free(&arena);
+}
+
+static uint64_t *turn_of(fl_server *s, const fl_conn *c) {
+    return c->payer ? &c->payer->turn : &s->nobodys_turn;
+}
+
+/* Accounts take turns, so that one with many large requests delays another by one of them at most:
+ * the first request of the account that has waited longest for its turn.  With the lock held. */
+static fl_conn *take_job(fl_server *s) {
+    fl_conn **best = &s->todo;
+    for (fl_conn **at = best; *at; at = &(*at)->queued) {
+        if (*turn_of(s, *at) < *turn_of(s, *best)) best = at;
+    }
+    fl_conn *c = *best;
+    if (!(*best = c->queued)) s->todo_end = best;
+    *turn_of(s, c) = ++s->turn;
+    return c;
+}
+
 /* Waits for a connection with a request; NULL: the server ends. */
 static fl_conn *next_job(fl_server *s) {
     pthread_mutex_lock(&s->lock);
     while (!s->todo && !s->quit) pthread_cond_wait(&s->work, &s->lock);
-    fl_conn *c = s->quit ? NULL : s->todo;
-    if (c && !(s->todo = c->queued)) s->todo_end = &s->todo;
+    fl_conn *c = s->quit ? NULL : take_job(s);
     pthread_mutex_unlock(&s->lock);
     return c;
 }

@@ -20,6 +20,7 @@ typedef struct fl_account { /* of a key; under the lock */
     int64_t running;     /* completions */
     double minute_began; /* the minute in which `tokens` were used */
     int64_t tokens;
+    uint64_t turn; /* of the worker's, the last in which it read a request of this account */
     char name[];
 } fl_account;
 
@@ -43,6 +44,7 @@ typedef enum {
 typedef struct fl_conn {
     struct fl_conn *next, *prev; /* of the server's list */
     struct fl_conn *queued;      /* in todo or done; later among the dead */
+    fl_account *payer;           /* whose turn it waits for in todo; NULL: nobody's */
     int fd;
     uint32_t events; /* what epoll watches; 0: not in epoll */
     fl_conn_state state;
@@ -83,8 +85,9 @@ struct fl_server {
 
     pthread_mutex_t lock; /* covers what follows up to `accounts` */
     pthread_cond_t work;
-    fl_conn *todo, **todo_end, *done;
-    bool quit; /* the worker's */
+    fl_conn *todo, **todo_end, *done; /* todo: as they came; see fl_job_thread */
+    uint64_t turn, nobodys_turn;      /* how many requests the worker has taken */
+    bool quit;                        /* the worker's */
     fl_server_stats stats;
     fl_account *accounts;
 
@@ -119,6 +122,8 @@ void fl_job_run(fl_server *s, fl_conn *c);
 void *fl_job_thread(void *server);
 /* Health and figures, which never wait behind others: answered here.  false: the worker's. */
 bool fl_job_quick(fl_server *s, fl_conn *c);
+/* Puts c, which has a whole request, into `todo`. */
+void fl_job_queue(fl_server *s, fl_conn *c);
 void fl_generation_end(fl_server *s, fl_generation *g); /* cancels; idempotent */
 
 /* reply.c: JSON on the wire. */
