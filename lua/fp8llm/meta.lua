@@ -794,6 +794,7 @@ function safetensors:close() end
 ---@field num_speculative_tokens? integer guesses a step by prompt lookup, 0 to 32; results stay the same (default 0)
 ---@field prompt_lookup_min? integer equal tokens a guess needs (default 2)
 ---@field prompt_lookup_max? integer tokens compared at most (default 4)
+---@field priority_between_keys? boolean a request's priority counts before the keys' turns; else within its key only
 
 ---Many requests in one batch, computed by a thread of its own. One at a time or hundreds: each gets
 ---the tokens it would get alone. Engines and sequences of one model share its KV pages: a request

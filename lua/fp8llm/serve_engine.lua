@@ -46,6 +46,7 @@ return function(dir, socket, names, opt)
   local model = common.load(dir, opt)
   local engine = must(model:engine {
     max_running = opt.max_running, max_queued = opt.max_queued, policy_timeout_ms = opt.policy_timeout_ms,
+    priority_between_keys = opt.priority_between_keys,
   })
   must(engine:listen(socket, {
     names = names, policies = policy_names, row_policies = row_policies, signals = true,

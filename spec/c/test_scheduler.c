@@ -170,6 +170,15 @@ static void test_shares(void) {
     for (int i = 1; i < 9; i++) e[i] = of(1, running(5, 1));
     fl_schedule(e, 9, &narrow);
     check(e[0].rows > 0, "decodes of one key leave rows to the prompt of another");
+
+    const fl_sched_limits one = {64, 1, 1, 100, P};
+    fl_sched_item f[2] = {of(2, waiting(5)), of(1, running(5, 1))};
+    fl_schedule(f, 2, &one);
+    check(f[1].rows == 1, "but not to one for which there is no place");
+    const fl_sched_limits dry = {1, 1, 8, 0, P};
+    fl_sched_item g[2] = {of(2, waiting(5 * P)), of(1, running(5, 1))};
+    fl_schedule(g, 2, &dry);
+    check(g[1].rows == 1, "or for which there are no pages");
 }
 
 static uint64_t draws;
@@ -192,7 +201,8 @@ static void test_random(void) {
         fl_sched_item it[12];
         const int64_t n = 1 + pick(12);
         const fl_sched_limits l = {1 + pick(80), 1 + pick(12), 1 + pick(12), pick(12), P};
-        int64_t rows = 0, seqs = 0, taken = 0, given = 0, running_now = 0, runnable = 0;
+        int64_t rows = 0, seqs = 0, taken = 0, given = 0, running_now = 0;
+        bool able = false; /* one runs and has a page for its next token */
         for (int64_t i = 0; i < n; i++) {
             it[i] = pick(2) ? running(1 + pick(100), pick(3) ? 1 : 1 + pick(60))
                             : waiting(1 + pick(90));
@@ -217,13 +227,15 @@ static void test_random(void) {
                 running_now += !it[i].running;
             }
             running_now -= it[i].preempt;
-            runnable += !it[i].parked && !it[i].preempt;
+            fl_sched_item next = it[i];
+            next.rows = 1;
+            able |= it[i].running && !it[i].parked && pages_taken(&next) <= l.free_pages;
         }
         bool admitted = false;
         for (int64_t i = 0; i < n; i++) admitted |= it[i].rows && !it[i].running;
         if (rows > l.max_rows || seqs > l.max_seqs || taken > l.free_pages + given) broken++;
         if (admitted && running_now > l.max_running) broken++;
-        idle += !rows && runnable && l.free_pages + given > 12 * 4;
+        idle += !rows && !given && able;
     }
     check(!broken, "20000 random states: rows, sequences and pages within their limits");
     check(!idle, "and nobody idles while there is room");

@@ -67,10 +67,19 @@ static const char *const *names_option(lua_State *L, int idx, const char *key) {
     return fl_check_strings(L, -1, key, MAX_NAMES, &n);
 }
 
-static const char *const engine_options[] = {
-    "max_running",       "max_queued",        "max_step_tokens", "max_unread",
-    "page_timeout_ms",   "policy_timeout_ms", "max_policy_rows", "num_speculative_tokens",
-    "prompt_lookup_min", "prompt_lookup_max", "names",           NULL};
+static const char *const engine_options[] = {"max_running",
+                                             "max_queued",
+                                             "max_step_tokens",
+                                             "max_unread",
+                                             "page_timeout_ms",
+                                             "policy_timeout_ms",
+                                             "max_policy_rows",
+                                             "num_speculative_tokens",
+                                             "prompt_lookup_min",
+                                             "prompt_lookup_max",
+                                             "priority_between_keys",
+                                             "names",
+                                             NULL};
 
 static int open_desk(lua_engine *b, const char *const *names, fl_err *err) {
     const fl_server_options o = {.names = names,
@@ -93,6 +102,7 @@ int fl_l_engine_new(lua_State *L) {
     fl_opt_only(L, 2, engine_options);
     for (size_t i = 0; i < sizeof(field) / sizeof(field[0]); i++)
         fl_opt_int(L, 2, engine_options[i], field[i]);
+    fl_opt_bool(L, 2, "priority_between_keys", &o.priority_between_keys);
     const char *const *names = names_option(L, 2, "names");
     void **box = fl_box_new(L, FL_MT_ENGINE);
     const int at = lua_gettop(L);

@@ -40,6 +40,7 @@ static int set_options(fl_engine *e, const fl_engine_options *o, fl_err *err) {
                            (long long)fields[i].given, (long long)fields[i].max);
         *fields[i].out = fields[i].given ? fields[i].given : fields[i].fallback;
     }
+    e->options.priority_between_keys = g->priority_between_keys;
     if (e->options.prompt_lookup_min > e->options.prompt_lookup_max)
         return fl_fail(err, FL_E_ARG, "prompt_lookup_min: %lld is more than prompt_lookup_max %lld",
                        (long long)e->options.prompt_lookup_min,

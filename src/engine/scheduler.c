@@ -91,12 +91,18 @@ static void share_out(state *s) {
     s->free_pages = before;
 }
 
-/* The first prompt; decodes of other shares after it keep clear of the last rows. */
+static bool has_room(const state *s, int64_t pages) {
+    return s->running < s->limits->max_running && s->free_pages >= pages;
+}
+
+/* The first prompt; decodes of other shares after it keep clear of the last rows, if it can use
+ * them in this step. */
 static int64_t first_prompt(const state *s) {
     int64_t i = 0;
     while (i < s->n && (s->items[i].parked || (s->items[i].running && s->items[i].pending == 1)))
         i++;
-    return i;
+    if (i == s->n || s->items[i].running) return i;
+    return has_room(s, cost(s, &s->items[i], s->items[i].pending)) ? i : s->n;
 }
 
 static void decode(state *s) {
@@ -134,10 +140,6 @@ static void prefill(state *s) {
         int64_t rows = chunk(s, it);
         if (rows > 0) grant(s, it, rows);
     }
-}
-
-static bool has_room(const state *s, int64_t pages) {
-    return s->running < s->limits->max_running && s->free_pages >= pages;
 }
 
 /* Branches that wait for their readers leave to one that could run; true when any did. */

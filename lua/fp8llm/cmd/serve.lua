@@ -18,7 +18,8 @@ replaced. To take over without a pause, start on another path and rename the soc
 On a loopback address, requests must name it as their Host (localhost, 127.0.0.1, [::1]) or a --allowed-host:
 a web page whose name is made to lead here does not. Started by root, nginx's workers run as www-data or nobody.
 
---api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit. A line that ends in
+--api-keys: a file with one "key name max_running tokens_per_minute" a line; 0 is no limit. max_running counts
+completions: n of each prompt of a request. Keys take turns, whatever priority their requests have. A line that ends in
 parse_special=off is of a key whose prompts hold no special tokens: they are read as text.
 --policy: MODULE, a file X.lua or an installed module, returns a function that gets each step of a request that
 chose NAME, see step in meta.lua, and the model.]],
@@ -40,6 +41,8 @@ chose NAME, see step in meta.lua, and the model.]],
       "tokens of all sequences together (default: four times --context; on a GPU what its memory holds)"},
     {"max-running", "integer", "N", "completions computed at a time (default 256)"},
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
+    {"priority-between-keys", "flag", "",
+      "a request's priority counts before the keys' turns (default: within its key only)"},
     {"timeout", "integer", "S", "seconds for a request (default 3600)", min = 1, max = 1e6},
     {"drain", "integer", "S", "seconds a stop waits for generations (default 30)", min = 0, max = 1e6},
     {"announce", "string", "URL", "with --listen: the address to print when the model is loaded"},
@@ -148,7 +151,9 @@ local function engine_command(model, socket, user, opt, url)
     "device", "gpu-memory-utilization", "sparse-prefill", "threads", "context", "kv", "kv-tokens",
     "max-running", "max-queued", "policy-timeout-ms", "drain",
   } do add(name, opt[name:gsub("-", "_")]) end
-  if opt.batch_invariant then command[#command + 1] = "--batch-invariant" end
+  for _, name in ipairs {"batch-invariant", "priority-between-keys"} do
+    if opt[name:gsub("-", "_")] then command[#command + 1] = "--" .. name end
+  end
   return command
 end
 
