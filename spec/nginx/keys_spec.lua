@@ -65,7 +65,8 @@ describe("a key that asks for much", function()
     local function ask(body) return http.ask(process.port, "POST", "/v1/completions", json.encode(body), headers) end
     local status, text = ask {prompt = prompts, n = 128, max_tokens = 100, ignore_eos = true}
     assert.equal(429, status)
-    assert.equal("key: 0 completions of 'one' are running, 8192 more asked for, limit 1", json.decode(text).error.message)
+    assert.equal("key: 0 completions of 'one' are running, 8192 more asked for, limit 1",
+      json.decode(text).error.message)
     assert.equal(429, (ask {prompt = "a", n = 2}))
     assert.equal(200, (ask {prompt = "a", max_tokens = 1}))
     headers.Authorization = "Bearer many"
