@@ -1,4 +1,5 @@
---- Where a model is: a directory, or org/name in the local Hugging Face cache.
+--- Where a model is: a directory, or org/name of the local Hugging Face cache, where `org/name@revision` is another
+-- branch, tag or commit than main. Layout: models--ORG--NAME/refs/REVISION holds a commit, snapshots/COMMIT its files.
 local hub = {}
 
 local function exists(path)
@@ -7,25 +8,61 @@ local function exists(path)
   return f ~= nil
 end
 
-local function cache_dir()
-  local hub_cache, home = os.getenv "HF_HUB_CACHE", os.getenv "HF_HOME"
-  if hub_cache then return hub_cache end
-  if home then return home .. "/hub" end
-  return (os.getenv "XDG_CACHE_HOME" or (os.getenv "HOME" or "") .. "/.cache") .. "/huggingface/hub"
+-- An environment variable that says something.
+local function variable(name)
+  local value = os.getenv(name)
+  return value ~= "" and value or nil
 end
 
---- The directory of a model, or nil and a message.
-function hub.find(name)
-  if exists(name .. "/config.json") or exists(name .. "/tokenizer.json") then return name end
-  if exists(name .. "/.") then return nil, name .. ": a directory without config.json" end
-  local org, model = name:match "^([%w._-]+)/([%w._-]+)$"
-  if not org then return nil, name .. ": no such directory" end
-  local repo = cache_dir() .. "/models--" .. org .. "--" .. model
-  local ref = io.open(repo .. "/refs/main")
-  local revision = ref and ref:read "*l"
+--- The directory with the models of the cache, which need not be there.
+function hub.cache_dir()
+  local cache, home = variable "HF_HUB_CACHE" or variable "HUGGINGFACE_HUB_CACHE", variable "HF_HOME"
+  if cache then return cache end
+  if home then return home .. "/hub" end
+  return (variable "XDG_CACHE_HOME" or (variable "HOME" or "") .. "/.cache") .. "/huggingface/hub"
+end
+
+--- "org/name@revision" -> "org/name", "revision" or nil | nothing: no name that the hub could have.
+function hub.split(name)
+  local repo, at, revision = name:match "^([%w][%w._-]*/[%w][%w._-]*)(@?)(.*)$"
+  if not repo or (at == "") ~= (revision == "") then return nil end
+  if at == "" then return repo, nil end
+  if not revision:match "^[%w][%w._/-]*$" or revision:find("..", 1, true) then return nil end
+  return repo, revision
+end
+
+--- The directory of a repository in the cache, which need not be there.
+function hub.repo_dir(repo) return hub.cache_dir() .. "/models--" .. repo:gsub("/", "--") end
+
+--- How a message tells the way to a model that is not here.
+function hub.advice(name) return "get it with: fp8llm pull " .. name end
+
+-- The commit that a branch or tag is at; a commit is its own.
+local function commit_of(dir, revision)
+  local ref = io.open(dir .. "/refs/" .. revision)
+  local commit = ref and ref:read "*l"
   if ref then ref:close() end
-  if not revision then return nil, name .. ": neither a directory nor in the Hugging Face cache (" .. repo .. ")" end
-  return repo .. "/snapshots/" .. revision
+  commit = commit and commit:match "^%s*(%x+)%s*$"
+  return commit or (exists(dir .. "/snapshots/" .. revision .. "/.") and revision or nil)
+end
+
+local function is_model(dir) return exists(dir .. "/config.json") or exists(dir .. "/tokenizer.json") end
+
+--- The directory of a model | nil, message, code
+function hub.find(name)
+  if is_model(name) then return name end
+  if exists(name .. "/.") then return nil, name .. ": a directory without config.json", "FORMAT" end
+  local repo, revision = hub.split(name)
+  if not repo then return nil, name .. ": no such directory, and no org/name of the Hugging Face hub", "IO" end
+  local dir = hub.repo_dir(repo)
+  local commit = commit_of(dir, revision or "main")
+  if not commit then
+    local message = "%s: neither a directory nor in the Hugging Face cache (%s); %s"
+    return nil, message:format(name, dir, hub.advice(name)), "IO"
+  end
+  local snapshot = dir .. "/snapshots/" .. commit
+  if is_model(snapshot) then return snapshot end
+  return nil, ("%s: %s has no config.json; %s"):format(name, snapshot, hub.advice(name)), "IO"
 end
 
 return hub

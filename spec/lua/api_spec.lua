@@ -34,7 +34,7 @@ describe("the API reference", function()
     if class and metatable.__index and not hidden[class] then
       local methods = metatable.__index
       if type(methods) == "function" then -- a C closure over the table of methods
-        methods = select(2, debug.getupvalue(methods, 1))
+        methods = select(2, debug.getupvalue(methods, 2))
       end
       if methods then -- Lua 5.1 does not show what a C function closes over
         it("names every method of " .. class, function()

@@ -33,9 +33,13 @@
 #define FL_MT_TENSOR      "fp8llm.tensor"
 #define FL_MT_SAFETENSORS "fp8llm.safetensors"
 
+enum { FL_DESCRIPTION = 256 };
+
 typedef struct fl_class_type {
     const char *name;              /* of the metatable in the registry */
     void (*destroy)(void *object); /* NULL: no close, and a __gc of its own; no fl_call either */
+    /* What tostring says of an open object behind the name of its class; NULL: nothing more. */
+    void (*describe)(void *object, char out[FL_DESCRIPTION]);
 } fl_class_type;
 
 /* A box is a full userdata holding one object, NULL until it exists and again after close().
@@ -47,6 +51,7 @@ void *fl_box_test(lua_State *L, int idx, const char *mt);  /* NULL: another type
 /* Empty the box at idx, if it holds anything: the object is destroyed now, or with the last call
  * that holds it. */
 void fl_box_close(lua_State *L, int idx, const char *mt);
+void fl_box_empty(void *userdata); /* the same for any box */
 
 /* One call of a method: it keeps the object of the box at idx alive, closed or not, and frees what
  * it owns.  fl_call_begin pushes it and raises as fl_box_check does; fl_call_end ends it, and where
@@ -78,8 +83,25 @@ int fl_push_err(lua_State *L, const fl_err *err); /* nil, message, "CODE"; retur
  * callers never see.  type: static. */
 void fl_class(lua_State *L, const fl_class_type *type, const luaL_Reg *methods,
               const luaL_Reg *meta);
-/* Add functions to the table on top of the stack. */
+/* Add functions of the module to the table on top of the stack. */
 void fl_set_functions(lua_State *L, const luaL_Reg *functions);
+/* Push any other function: name as users know it, "request:pieces". */
+void fl_push_function(lua_State *L, lua_CFunction fn, const char *name);
+const char *fl_class_name(const char *mt); /* "fp8llm.model" -> "model" */
+
+/* Raising (raise.c).  What is wrong in the caller's program raises, and the message begins with where
+ * and with the name of the function, which each function of ours has as its first upvalue.  These
+ * return never; int is for `return`. */
+int fl_raise(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int fl_arg_error(lua_State *L, int idx, const char *what); /* idx counts the self of a method */
+/* Arguments: of exactly that type, or they raise. */
+void fl_check_type(lua_State *L, int idx, int type);
+const char *fl_check_text(lua_State *L, int idx, size_t *n); /* any bytes */
+double fl_check_number(lua_State *L, int idx);
+bool fl_check_bool(lua_State *L, int idx, bool absent); /* nil or none: `absent` */
+void *fl_check_udata(lua_State *L, int idx, const char *mt);
+/* Which of the words (NULL-terminated) it is; nil or none: `absent`. */
+int fl_check_option(lua_State *L, int idx, const char *absent, const char *const *words);
 
 /* Members of the options table at idx (nil or none: all absent); an __index of the caller's may run,
  * see above.  Wrong types raise and name the member; absent members leave *out alone and return
@@ -106,6 +128,10 @@ void fl_push_ids(lua_State *L, const int32_t *ids, size_t n);
 /* List of at most `most` strings at idx, called `what` in errors -> a NULL-terminated array, which with
  * its strings lives in a userdata pushed on the stack; *n of them.  Raises on anything else. */
 const char **fl_check_strings(lua_State *L, int idx, const char *what, size_t most, size_t *n);
+
+/* The name of a model at idx, a string that names something on the disk or org/name of the hub's
+ * cache, becomes its directory; false: nil, message, code are pushed.  Runs Lua (lua/fp8llm/hub.lua). */
+bool fl_find_model(lua_State *L, int idx);
 
 /* Push a tokenizer object with a new reference to t; raises when there is no memory.  The caller
  * holds t. */

@@ -153,7 +153,8 @@ static void push_warnings(lua_State *L, const fl_bytes *b) {
 
 /* fp8llm.describe(dir) -> table | nil, message, CODE */
 static int l_describe(lua_State *L) {
-    const char *dir = fl_check_string(L, 1);
+    if (!fl_find_model(L, 1)) return 3;
+    const char *dir = lua_tostring(L, 1);
     fl_err err;
     int rc;
     void **box = fl_box_new(L, FL_MT_DESCRIPTION);
@@ -189,7 +190,7 @@ done:
 
 void fl_register_describe(lua_State *L) {
     static const luaL_Reg functions[] = {{"describe", l_describe}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_DESCRIPTION, description_free};
+    static const fl_class_type type = {FL_MT_DESCRIPTION, description_free, NULL};
     fl_class(L, &type, NULL, NULL);
     fl_set_functions(L, functions);
 }

@@ -80,7 +80,7 @@ static const luaL_Reg functions[] = {{"devices", l_devices}, {NULL, NULL}};
 
 void fl_register_devices(lua_State *L) {
     fl_set_functions(L, functions);
-    static const fl_class_type type = {FL_MT_DEVICE, destroy};
+    static const fl_class_type type = {FL_MT_DEVICE, destroy, NULL};
     fl_class(L, &type, NULL, NULL);
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, OPEN_DEVICES);

@@ -1,4 +1,5 @@
 /* Class engine: many requests of one model, and what its policies park. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/l_engine.h"
@@ -22,7 +23,7 @@ typedef struct lua_engine {
 fl_engine *fl_check_engine(lua_State *L, int idx) {
     lua_engine *b = fl_box_check(L, idx, FL_MT_ENGINE);
     fl_err err;
-    if (fl_engine_check_owner(b->engine, &err)) luaL_error(L, "%s", err.msg);
+    if (fl_engine_check_owner(b->engine, &err)) fl_raise(L, "%s", err.msg);
     return b->engine;
 }
 
@@ -31,6 +32,7 @@ static void destroy(void *engine) {
     if (!b) return;
     fl_server_free(b->server, false);
     if (b->engine) fl_engine_close(b->engine, false);
+    if (b->engine) fl_engine_leave(b->engine);
     fl_desk_unref(b->desk);
     fl_model_unref(b->model);
     fl_engine_unref(b->engine);
@@ -63,7 +65,7 @@ static const char *const *names_option(lua_State *L, int idx, const char *key) {
     static const char *const none[] = {NULL};
     size_t n;
     if (!fl_opt_push(L, idx, key)) return none;
-    if (!lua_istable(L, -1)) luaL_error(L, "option '%s': list of strings expected", key);
+    if (!lua_istable(L, -1)) fl_raise(L, "option '%s': list of strings expected", key);
     return fl_check_strings(L, -1, key, MAX_NAMES, &n);
 }
 
@@ -106,6 +108,7 @@ int fl_l_engine_new(lua_State *L) {
     const char *const *names = names_option(L, 2, "names");
     void **box = fl_box_new(L, FL_MT_ENGINE);
     const int at = lua_gettop(L);
+    fl_model_child(L, at, fl_check_model(L, 1));
     fl_model *m = fl_check_model(L, 1);
     if (fl_model_tokenizer(L, 1, &t, &err) && err.code != FL_E_IO) return fl_push_err(L, &err);
     lua_engine *b = fl_alloc(sizeof(*b));
@@ -267,9 +270,9 @@ static int submit_openai(lua_State *L, const char *kind) {
  * Both as tables, or as JSON text. */
 static int l_submit(lua_State *L) {
     static const char *const kinds[] = {"own", "completion", "chat", NULL};
-    const int kind = luaL_checkoption(L, 3, "own", kinds);
-    if (lua_type(L, 2) != LUA_TSTRING) luaL_checktype(L, 2, LUA_TTABLE);
-    if (!lua_isnoneornil(L, 4)) luaL_checktype(L, 4, LUA_TTABLE);
+    const int kind = fl_check_option(L, 3, "own", kinds);
+    if (lua_type(L, 2) != LUA_TSTRING) fl_check_type(L, 2, LUA_TTABLE);
+    if (!lua_isnoneornil(L, 4)) fl_check_type(L, 4, LUA_TTABLE);
     lua_settop(L, 4);
     return kind ? submit_openai(L, kinds[kind]) : submit_own(L);
 }
@@ -410,7 +413,8 @@ static int l_clear_fd(lua_State *L) {
 /* eng:close([drain]) */
 static int l_close(lua_State *L) {
     lua_engine *b = *fl_box_raw(L, 1, FL_MT_ENGINE);
-    if (b && lua_toboolean(L, 2)) {
+    const bool drain = fl_check_bool(L, 2, false);
+    if (b && drain) {
         fl_server_free(b->server, true);
         b->server = NULL;
         fl_engine_close(b->engine, true);
@@ -422,8 +426,8 @@ static int l_close(lua_State *L) {
 /* eng:map(list, fn): fp8llm.batch, in Lua, does it. */
 static int l_map(lua_State *L) {
     fl_check_engine(L, 1);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    luaL_checktype(L, 3, LUA_TFUNCTION);
+    fl_check_type(L, 2, LUA_TTABLE);
+    fl_check_type(L, 3, LUA_TFUNCTION);
     lua_settop(L, 3);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "fp8llm.batch");
@@ -435,6 +439,14 @@ static int l_map(lua_State *L) {
     return 1;
 }
 
+static void describe(void *engine, char out[FL_DESCRIPTION]) {
+    const lua_engine *b = engine;
+    fl_engine_stats s;
+    fl_engine_stats_get(b->engine, &s);
+    snprintf(out, FL_DESCRIPTION, "%lld running, %lld queued%s", (long long)s.running,
+             (long long)s.queued, b->server ? ", listening" : "");
+}
+
 static const luaL_Reg methods[] = {
     {"submit", l_submit},         {"listen", l_listen},     {"map", l_map},
     {"steps", fl_l_engine_steps}, {"stats", l_stats},       {"fd", l_fd},
@@ -443,6 +455,6 @@ static const luaL_Reg methods[] = {
 void fl_register_engine(lua_State *L) {
     static const luaL_Reg functions[] = {{"request_fields", l_request_fields}, {NULL, NULL}};
     fl_set_functions(L, functions);
-    static const fl_class_type type = {FL_MT_ENGINE, destroy};
+    static const fl_class_type type = {FL_MT_ENGINE, destroy, describe};
     fl_class(L, &type, methods, NULL);
 }

@@ -11,7 +11,7 @@ static void destroy(void *x) {
 static fl_call *begin(lua_State *L) {
     fl_call *c = fl_call_begin(L, 1, FL_MT_EXCHANGE);
     fl_err err;
-    if (fl_exchange_check_owner(c->object, &err)) luaL_error(L, "%s", err.msg);
+    if (fl_exchange_check_owner(c->object, &err)) fl_raise(L, "%s", err.msg);
     return c;
 }
 
@@ -55,6 +55,6 @@ static const luaL_Reg methods[] = {
     {"read", l_read}, {"wait", l_wait}, {"rewind", l_rewind}, {"cancel", l_cancel}, {NULL, NULL}};
 
 void fl_register_exchange(lua_State *L) {
-    static const fl_class_type type = {FL_MT_EXCHANGE, destroy};
+    static const fl_class_type type = {FL_MT_EXCHANGE, destroy, NULL};
     fl_class(L, &type, methods, NULL);
 }

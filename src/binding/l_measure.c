@@ -26,7 +26,7 @@ static int open_device(fl_backend **be, const fl_backend_ops **ops, const char *
 static int read_threads(lua_State *L) {
     int64_t threads = 0;
     fl_opt_int(L, 1, "threads", &threads);
-    if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
+    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
     return (int)threads;
 }
 
@@ -43,7 +43,7 @@ static int l_read_bandwidth(lua_State *L) {
     const int threads = read_threads(L);
     fl_opt_int(L, 1, "bytes", &bytes);
     fl_opt_string(L, 1, "device", &device);
-    if (bytes < 0) luaL_error(L, "option 'bytes': a positive number expected");
+    if (bytes < 0) fl_raise(L, "option 'bytes': a positive number expected");
     int rc = open_device(&be, &ops, device, 1, &err);
     if (!rc) {
         rc = be ? fl_device_bandwidth(&rate, ops, be, (uint64_t)bytes, &err)
@@ -71,9 +71,9 @@ static int l_flop_peak(lua_State *L) {
     fl_opt_string(L, 1, "dtype", &dtype);
     fl_opt_int(L, 1, "size", &size);
     const bool fp8 = !strcmp(dtype, "fp8");
-    if (!fp8 && strcmp(dtype, "bf16")) luaL_error(L, "option 'dtype': fp8 or bf16 expected");
+    if (!fp8 && strcmp(dtype, "bf16")) fl_raise(L, "option 'dtype': fp8 or bf16 expected");
     if (size < 16 || size > FL_DEVICE_PEAK_MAX || size % 16)
-        luaL_error(L, "option 'size': a multiple of 16 up to %d expected", FL_DEVICE_PEAK_MAX);
+        fl_raise(L, "option 'size': a multiple of 16 up to %d expected", FL_DEVICE_PEAK_MAX);
     int rc = open_device(&be, &ops, device, size, &err);
     if (!rc) {
         rc = be ? fl_device_flop_peak(&rate, ops, be, fp8 ? FL_DTYPE_E4M3 : FL_DTYPE_BF16, size,
@@ -103,9 +103,9 @@ static int l_handover_cost(lua_State *L) {
     fl_err err;
     fl_opt_only(L, 1, known);
     fl_opt_int(L, 1, "rounds", &rounds);
-    if (rounds < 1 || rounds > 1000000) luaL_error(L, "option 'rounds': 1 to 1000000 expected");
+    if (rounds < 1 || rounds > 1000000) fl_raise(L, "option 'rounds': 1 to 1000000 expected");
     fl_opt_number(L, 1, "work", &work);
-    if (!(work >= 0 && work <= 1)) luaL_error(L, "option 'work': 0 to 1 second expected");
+    if (!(work >= 0 && work <= 1)) fl_raise(L, "option 'work': 0 to 1 second expected");
     const fl_handover h = {(int)rounds, work};
     if (fl_handover_cost(&cost, &h, &err)) return fl_push_err(L, &err);
     lua_pushnumber(L, (lua_Number)cost);

@@ -1,4 +1,5 @@
 /* Class model: fp8llm.load and what a loaded model offers. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/binding.h"
@@ -59,7 +60,8 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_only(L, 2, load_options);
     if (!fl_opt_push(L, 2, "progress")) lua_pushnil(L);
     if (!lua_isnil(L, PROGRESS)) {
-        luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
+        if (!lua_isfunction(L, PROGRESS))
+            fl_raise(L, "option 'progress': function expected, got %s", luaL_typename(L, PROGRESS));
         o->progress = on_progress;
         o->progress_ctx = L;
     }
@@ -81,34 +83,36 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
     o->no_graphs = !graphs;
-    if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
-    if (tp != 1) luaL_error(L, "option 'tp': a model runs on one device, 1 expected");
+    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
+    if (tp != 1) fl_raise(L, "option 'tp': a model runs on one device, 1 expected");
     o->threads = (int)threads;
     if (!strcmp(kv, "bf16"))
         o->kv = FL_KV_BF16;
     else if (!strcmp(kv, "fp8"))
         o->kv = FL_KV_FP8;
     else if (strcmp(kv, "auto"))
-        luaL_error(L, "option 'kv': auto, bf16 or fp8 expected");
+        fl_raise(L, "option 'kv': auto, bf16 or fp8 expected");
     if (!strcmp(sparse, "dense"))
         o->sparse_dense = true;
     else if (strcmp(sparse, "compressed"))
-        luaL_error(L, "option 'sparse_prefill': compressed or dense expected");
+        fl_raise(L, "option 'sparse_prefill': compressed or dense expected");
     if (!strcmp(format, "dummy"))
         o->load_format = FL_LOAD_DUMMY;
     else if (strcmp(format, "auto"))
-        luaL_error(L, "option 'load_format': auto or dummy expected");
+        fl_raise(L, "option 'load_format': auto or dummy expected");
     if (o->config_json && !o->load_format)
-        luaL_error(L, "option 'config_json': needs load_format dummy");
+        fl_raise(L, "option 'config_json': needs load_format dummy");
 }
 
 /* fp8llm.load(dir, options) -> model | nil, message, CODE */
 static int l_load(lua_State *L) {
-    const char *dir = fl_check_string(L, 1);
     fl_model_options options = {0};
     fl_err err;
+    fl_check_string(L, 1);
     lua_settop(L, 2);
     read_load_options(L, &options);
+    if (!options.config_json && !fl_find_model(L, 1)) return 3;
+    const char *dir = lua_tostring(L, 1);
     void **box = fl_box_new(L, FL_MT_MODEL);
     lua_model *m = fl_alloc(sizeof(*m));
     if (!m) {
@@ -128,6 +132,41 @@ static void destroy(void *model) {
     fl_tokenizer_unref(m->tokenizer);
     fl_model_unref(m->model);
     fl_free(m);
+}
+
+/* The directory's name, or the hub's for one in its cache: .../models--ORG--NAME/snapshots/COMMIT */
+static void name_of(const char *dir, char *out, size_t n) {
+    const char *in_cache = strstr(dir, "/models--"), *end = dir + strlen(dir);
+    while (end > dir + 1 && end[-1] == '/') end--;
+    const char *begin = end;
+    while (begin > dir && begin[-1] != '/') begin--;
+    if (in_cache && strstr(in_cache, "/snapshots/")) {
+        begin = in_cache + strlen("/models--");
+        end = strchr(begin, '/');
+    }
+    snprintf(out, n, "%.*s", (int)(end - begin), begin);
+    char *dashes = in_cache ? strstr(out, "--") : NULL;
+    if (!dashes) return;
+    *dashes = '/';
+    memmove(dashes + 1, dashes + 2, strlen(dashes + 2) + 1);
+}
+
+/* "SmolLM2-135M-Instruct-FP8, 135M, autofp8 static, cpu" */
+static void describe(void *object, char out[FL_DESCRIPTION]) {
+    const fl_model *m = ((lua_model *)object)->model;
+    fl_model_info info;
+    char name[128], count[32];
+    fl_model_info_get(m, &info);
+    name_of(fl_model_dir(m), name, sizeof(name));
+    const double n = (double)info.n_parameters;
+    if (n < 1e9)
+        snprintf(count, sizeof(count), "%.3gM", n / 1e6);
+    else
+        snprintf(count, sizeof(count), "%.3gB", n / 1e9);
+    const bool plain = !strcmp(info.quantization, "none");
+    snprintf(out, FL_DESCRIPTION, "%s, %s, %s, %s", name, count,
+             plain ? fl_dtype_name(fl_model_config(m)->dtype) : info.quantization,
+             info.backend.name);
 }
 
 /* One more element of the array on the top of the stack. */
@@ -218,6 +257,57 @@ static int l_generation_config(lua_State *L) {
     if (g->has_max_new_tokens) fl_set_number(L, "max_new_tokens", g->max_new_tokens);
     if (g->has_do_sample) fl_set_bool(L, "do_sample", g->do_sample);
     return 1;
+}
+
+/* registry[&children] = {[fl_model *] = set of the boxes that closing the model closes}; sets are weak. */
+static const char children;
+
+static void push_weak_table(lua_State *L) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "k");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+}
+
+static void push_children(lua_State *L) {
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&children);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+}
+
+void fl_model_child(lua_State *L, int idx, fl_model *m) {
+    idx = lua_absindex(L, idx);
+    push_children(L);
+    lua_pushlightuserdata(L, m);
+    lua_rawget(L, -2);
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        push_weak_table(L);
+        lua_pushlightuserdata(L, m);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -4);
+    }
+    lua_pushvalue(L, idx);
+    lua_pushboolean(L, true);
+    lua_rawset(L, -3);
+    lua_pop(L, 2);
+}
+
+/* model:close(): with the sequences and engines made of it, so that its memory goes back now. */
+static int l_close(lua_State *L) {
+    lua_model *m = *fl_box_raw(L, 1, FL_MT_MODEL);
+    if (!m) return 0;
+    push_children(L);
+    lua_pushlightuserdata(L, m->model);
+    lua_rawget(L, -2);
+    if (lua_istable(L, -1)) {
+        for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) fl_box_empty(lua_touserdata(L, -2));
+        lua_pushlightuserdata(L, m->model);
+        lua_pushnil(L);
+        lua_rawset(L, -4);
+    }
+    fl_box_close(L, 1, FL_MT_MODEL);
+    return 0;
 }
 
 static int need_tokenizer(lua_model *m, fl_err *err) {
@@ -321,12 +411,16 @@ static const luaL_Reg methods[] = {{"info", l_info},
                                    {"sequence", fl_l_sequence_new},
                                    {"engine", fl_l_engine_new},
                                    {"score", fl_l_score},
+                                   {"close", l_close},
                                    {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
 
 void fl_register_model(lua_State *L) {
-    static const fl_class_type type = {FL_MT_MODEL, destroy};
+    static const fl_class_type type = {FL_MT_MODEL, destroy, describe};
     fl_class(L, &type, methods, NULL);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&children);
+    lua_newtable(L);
+    lua_rawset(L, LUA_REGISTRYINDEX);
     fl_set_functions(L, functions);
 }

@@ -10,6 +10,9 @@ fl_model *fl_check_model(lua_State *L, int idx); /* raises on wrong type or clos
 /* The model's tokenizer, loaded on first use and kept; borrowed. */
 int fl_model_tokenizer(lua_State *L, int idx, fl_tokenizer **out, fl_err *err);
 
+/* The box at idx, of a sequence or an engine, is closed with the model.  Runs the collector. */
+void fl_model_child(lua_State *L, int idx, fl_model *m);
+
 int fl_l_sequence_new(lua_State *L); /* model:sequence() */
 int fl_l_score(lua_State *L);        /* model:score(context, choices) */
 

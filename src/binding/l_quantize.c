@@ -33,7 +33,7 @@ static void read_ignore(lua_State *L, fl_quantize_options *o) {
         lua_insert(L, -2);
         lua_rawseti(L, -2, 1);
     }
-    if (!lua_istable(L, -1)) luaL_error(L, "option 'ignore': string or list of strings expected");
+    if (!lua_istable(L, -1)) fl_raise(L, "option 'ignore': string or list of strings expected");
     o->ignore = fl_check_strings(L, -1, "option 'ignore'", MAX_IGNORED, &o->n_ignore);
 }
 
@@ -71,18 +71,22 @@ static int l_quantize(lua_State *L) {
     const char *src = NULL, *dst = NULL;
     int64_t threads = 0, shard = 0;
     fl_err err;
-    luaL_checktype(L, 1, LUA_TTABLE);
+    fl_check_type(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
     lua_pushcfunction(L, l_report);
     if (!fl_opt_push(L, 1, "progress")) lua_pushnil(L);
     if (!lua_isnil(L, PROGRESS)) {
-        luaL_checktype(L, PROGRESS, LUA_TFUNCTION);
+        if (!lua_isfunction(L, PROGRESS))
+            fl_raise(L, "option 'progress': function expected, got %s", luaL_typename(L, PROGRESS));
         o.progress = on_progress;
         o.progress_ctx = L;
     }
     fl_opt_only(L, 1, known);
-    if (!fl_opt_string(L, 1, "src", &src)) luaL_error(L, "option 'src': string expected");
-    if (!fl_opt_string(L, 1, "dst", &dst)) luaL_error(L, "option 'dst': string expected");
+    if (!fl_opt_string(L, 1, "src", &src)) fl_raise(L, "option 'src': string expected");
+    if (!fl_opt_string(L, 1, "dst", &dst)) fl_raise(L, "option 'dst': string expected");
+    lua_pushstring(L, src);
+    if (!fl_find_model(L, lua_gettop(L))) return 3;
+    src = lua_tostring(L, -1);
     const struct {
         const char *key, **word;
     } words[] = {{"scheme", &o.scheme},
@@ -103,9 +107,9 @@ static int l_quantize(lua_State *L) {
     fl_opt_int(L, 1, "max_length", &o.max_length);
     fl_opt_int(L, 1, "threads", &threads);
     fl_opt_int(L, 1, "max_shard_bytes", &shard);
-    if (shard < 0) luaL_error(L, "option 'max_shard_bytes': a positive number expected");
+    if (shard < 0) fl_raise(L, "option 'max_shard_bytes': a positive number expected");
     o.max_shard_bytes = (uint64_t)shard;
-    if (threads < 0 || threads > 4096) luaL_error(L, "option 'threads': 0 to 4096 expected");
+    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
     o.threads = (int)threads;
     if (fl_quantize(&report, src, dst, &o, &err)) return fl_push_err(L, &err);
     lua_createtable(L, 0, 6);
@@ -123,6 +127,6 @@ static int l_quantize(lua_State *L) {
 }
 
 void fl_register_quantize(lua_State *L) {
-    lua_pushcfunction(L, l_quantize);
-    lua_setfield(L, -2, "quantize");
+    static const luaL_Reg functions[] = {{"quantize", l_quantize}, {NULL, NULL}};
+    fl_set_functions(L, functions);
 }

@@ -1,5 +1,6 @@
 /* Class request: reading what an engine makes of it. */
 #include <math.h>
+#include <stdio.h>
 
 #include "binding/l_engine.h"
 #include "util/mem.h"
@@ -22,7 +23,7 @@ void fl_l_request_fill(void *state, fl_request *r) {
 static lua_request *check_at(lua_State *L, int idx) {
     lua_request *s = fl_box_check(L, idx, FL_MT_REQUEST);
     fl_err err;
-    if (fl_engine_check_owner(fl_request_engine(s->request), &err)) luaL_error(L, "%s", err.msg);
+    if (fl_engine_check_owner(fl_request_engine(s->request), &err)) fl_raise(L, "%s", err.msg);
     return s;
 }
 
@@ -157,11 +158,11 @@ static int next_piece(lua_State *L) {
     for (;;) {
         lua_request *s = check_state(L);
         fl_request_wait(s->request, -1);
-        lua_pushcfunction(L, l_poll);
+        fl_push_function(L, l_poll, "request:pieces");
         lua_pushvalue(L, 1);
         lua_call(L, 1, 3);
         if (!lua_istable(L, 2)) {
-            if (lua_isstring(L, 3)) return luaL_error(L, "%s", lua_tostring(L, 3));
+            if (lua_isstring(L, 3)) return fl_raise(L, "%s", lua_tostring(L, 3));
             if (lua_isnil(L, 2)) return 0;
             lua_settop(L, 1);
             continue;
@@ -176,7 +177,7 @@ static int next_piece(lua_State *L) {
 /* for piece, event in req:pieces() do */
 static int l_pieces(lua_State *L) {
     check_state(L);
-    lua_pushcfunction(L, next_piece);
+    fl_push_function(L, next_piece, "request:pieces");
     lua_pushvalue(L, 1);
     return 2;
 }
@@ -238,12 +239,20 @@ static void destroy(void *request) {
     fl_free(s);
 }
 
+static void describe(void *request, char out[FL_DESCRIPTION]) {
+    fl_request *r = ((lua_request *)request)->request;
+    fl_usage u;
+    fl_request_usage(r, &u);
+    snprintf(out, FL_DESCRIPTION, "%lld tokens after %lld, %s", (long long)u.completion_tokens,
+             (long long)u.prompt_tokens, fl_request_ended(r) ? "ended" : "running");
+}
+
 static const luaL_Reg methods[] = {{"poll", l_poll},     {"wait", l_wait},
                                    {"pieces", l_pieces}, {"result", l_result},
                                    {"usage", l_usage},   {"steps", fl_l_request_steps},
                                    {"cancel", l_cancel}, {NULL, NULL}};
 
 void fl_register_request(lua_State *L) {
-    static const fl_class_type type = {FL_MT_REQUEST, destroy};
+    static const fl_class_type type = {FL_MT_REQUEST, destroy, describe};
     fl_class(L, &type, methods, NULL);
 }

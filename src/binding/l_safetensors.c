@@ -1,5 +1,6 @@
 /* .safetensors files.  Tensors are copies: a file may change while its mapping is read, and what is
  * handed out must not. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/l_tensor.h"
@@ -118,12 +119,17 @@ static int l_len(lua_State *L) {
     return 1;
 }
 
+static void describe(void *object, char out[FL_DESCRIPTION]) {
+    const file *f = object;
+    snprintf(out, FL_DESCRIPTION, "%.200s, %zu tensors", f->path, fl_safetensors_count(f->st));
+}
+
 void fl_register_safetensors(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"tensor", l_file_tensor}, {"names", l_names}, {"info", l_info}, {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"safetensors", l_safetensors}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_SAFETENSORS, destroy};
+    static const fl_class_type type = {FL_MT_SAFETENSORS, destroy, describe};
     fl_class(L, &type, methods, meta);
     fl_set_functions(L, functions);
 }

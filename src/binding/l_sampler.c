@@ -1,4 +1,5 @@
 /* Samplers. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/l_tensor.h"
@@ -27,7 +28,7 @@ static int read_top_k(lua_State *L, fl_sampler_params *p, fl_err *err) {
 static bool push_table(lua_State *L, const char *key) {
     if (!fl_opt_push(L, 1, key)) return false;
     if (!lua_istable(L, -1))
-        luaL_error(L, "option '%s': table expected, got %s", key, luaL_typename(L, -1));
+        fl_raise(L, "option '%s': table expected, got %s", key, luaL_typename(L, -1));
     return true;
 }
 
@@ -38,14 +39,14 @@ static int read_bias(lua_State *L, fl_sampler_params *p, fl_err *err) {
     size_t n = 0;
     for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TNUMBER || lua_type(L, -1) != LUA_TNUMBER)
-            luaL_error(L, "option 'logit_bias': [token id] = number expected, got [%s] = %s",
+            fl_raise(L, "option 'logit_bias': [token id] = number expected, got [%s] = %s",
                        luaL_typename(L, -2), luaL_typename(L, -1));
         n++;
     }
     p->bias = lua_newuserdata(L, (n + 1) * sizeof(*p->bias));
     for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TNUMBER || p->n_bias == n)
-            luaL_error(L, "option 'logit_bias': changed while it was read");
+            fl_raise(L, "option 'logit_bias': changed while it was read");
         double id = (double)lua_tonumber(L, -2);
         if (!(id >= 0 && id <= INT32_MAX) || id != (double)(int32_t)id)
             return fl_fail(err, FL_E_ARG, "logit_bias: %.17g is not a token id", id);
@@ -67,7 +68,7 @@ static int read_order(lua_State *L, fl_sampler_params *p, fl_err *err) {
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, -1, (int)i + 1);
         if (lua_type(L, -1) != LUA_TSTRING)
-            luaL_error(L, "option 'order': names expected, got %s", luaL_typename(L, -1));
+            fl_raise(L, "option 'order': names expected, got %s", luaL_typename(L, -1));
         if (!fl_stage_from_name(lua_tostring(L, -1), &p->order[i]))
             return fl_fail(err, FL_E_ARG, "order: no stage '%s'", lua_tostring(L, -1));
         lua_pop(L, 1);
@@ -156,7 +157,7 @@ static int l_process(lua_State *L) {
     const fl_history *h = check_history(L, 3, &room);
     fl_sampler *s = check_sampler(L, 1);
     fl_array *t = fl_tensor_check_row(L, 2);
-    if (fl_array_writable(t, &err)) return luaL_error(L, "%s", err.msg);
+    if (fl_array_writable(t, &err)) return fl_raise(L, "%s", err.msg);
     if (fl_sampler_process(s, t->t.data, (int32_t)t->t.dim[0], h, &err))
         return fl_push_err(L, &err);
     lua_settop(L, 2);
@@ -174,11 +175,17 @@ static void destroy(void *s) {
     fl_sampler_free(s);
 }
 
+static void describe(void *sampler, char out[FL_DESCRIPTION]) {
+    const fl_sampler_params *p = fl_sampler_settings(sampler);
+    snprintf(out, FL_DESCRIPTION, "temperature %g, top_p %g, top_k %d, seed %llu",
+             (double)p->temperature, (double)p->top_p, (int)p->top_k, (unsigned long long)p->seed);
+}
+
 void fl_register_sampler(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"sample", l_sample}, {"process", l_process}, {"clone", l_clone}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"sampler", l_sampler}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_SAMPLER, destroy};
+    static const fl_class_type type = {FL_MT_SAMPLER, destroy, describe};
     fl_class(L, &type, methods, NULL);
     fl_set_functions(L, functions);
 }

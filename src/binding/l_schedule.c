@@ -6,7 +6,7 @@
 static int64_t get_int(lua_State *L, int idx, const char *key) {
     int64_t v = 0;
     fl_opt_int(L, idx, key, &v);
-    if (v > INT32_MAX / 2) luaL_error(L, "'%s': at most %d expected", key, INT32_MAX / 2);
+    if (v > INT32_MAX / 2) fl_raise(L, "'%s': at most %d expected", key, INT32_MAX / 2);
     return v;
 }
 
@@ -19,7 +19,7 @@ static bool get_bool(lua_State *L, int idx, const char *key) {
 /* The item on top of the stack. */
 static fl_sched_item read_item(lua_State *L) {
     const int i = lua_gettop(L);
-    luaL_checktype(L, i, LUA_TTABLE);
+    fl_check_type(L, i, LUA_TTABLE);
     return (fl_sched_item){.share = get_int(L, i, "share"),
                            .running = get_bool(L, i, "running"),
                            .parked = get_bool(L, i, "parked"),
@@ -38,7 +38,7 @@ static fl_sched_limits read_limits(lua_State *L, int idx) {
                          .page_tokens = get_int(L, idx, "page_tokens")};
     if (l.max_rows < 0 || l.max_seqs < 0 || l.max_running < 0 || l.free_pages < 0 ||
         l.page_tokens < 1)
-        luaL_argerror(L, idx,
+        fl_arg_error(L, idx,
                       "max_rows, max_seqs, max_running, free_pages >= 0 and page_tokens "
                       ">= 1 expected");
     return l;
@@ -46,8 +46,8 @@ static fl_sched_limits read_limits(lua_State *L, int idx) {
 
 /* fp8llm.schedule(items, limits) -> items, each with rows and preempt of the next step */
 static int l_schedule(lua_State *L) {
-    luaL_checktype(L, 1, LUA_TTABLE);
-    luaL_checktype(L, 2, LUA_TTABLE);
+    fl_check_type(L, 1, LUA_TTABLE);
+    fl_check_type(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
     const fl_sched_limits limits = read_limits(L, 2);
     const int n = (int)lua_rawlen(L, 1);
@@ -56,7 +56,7 @@ static int l_schedule(lua_State *L) {
         lua_rawgeti(L, 1, i + 1);
         items[i] = read_item(L);
         if (items[i].length < 0 || items[i].pages < 0 || items[i].pending < 1)
-            luaL_error(L, "item %d: length and pages >= 0, pending >= 1 expected", i + 1);
+            fl_raise(L, "item %d: length and pages >= 0, pending >= 1 expected", i + 1);
         lua_pop(L, 1);
     }
     fl_schedule(items, n, &limits);

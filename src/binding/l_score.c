@@ -129,7 +129,7 @@ static int score_all(job *j, fl_err *err) {
 static bool prepare(lua_State *L, size_t *n) {
     size_t unused;
     bool text = lua_type(L, 2) == LUA_TSTRING;
-    luaL_checktype(L, 3, LUA_TTABLE);
+    fl_check_type(L, 3, LUA_TTABLE);
     lua_settop(L, 3);
     *n = lua_rawlen(L, 3);
     if (!text) fl_check_ids(L, 2, &unused);
@@ -138,7 +138,7 @@ static bool prepare(lua_State *L, size_t *n) {
         int top = lua_gettop(L);
         lua_rawgeti(L, 3, (int)i);
         if (text) {
-            if (lua_type(L, -1) != LUA_TSTRING) luaL_argerror(L, 3, "choices must be strings");
+            if (lua_type(L, -1) != LUA_TSTRING) fl_arg_error(L, 3, "choices must be strings");
             lua_pushvalue(L, 2);
             lua_insert(L, -2);
             lua_concat(L, 2);

@@ -1,4 +1,6 @@
 /* Class sequence: one growing list of tokens, fed by hand. */
+#include <stdio.h>
+
 #include "binding/l_model.h"
 #include "binding/l_tensor.h"
 #include "engine/score.h"
@@ -12,6 +14,7 @@ int fl_l_sequence_new(lua_State *L) {
     fl_sequence *s;
     fl_err err;
     void **box = fl_box_new(L, FL_MT_SEQUENCE);
+    fl_model_child(L, -1, fl_check_model(L, 1));
     if (fl_sequence_new(&s, fl_check_model(L, 1), &err)) return fl_push_err(L, &err);
     *box = s;
     return 1;
@@ -21,6 +24,7 @@ static int l_fork(lua_State *L) {
     fl_sequence *copy;
     fl_err err;
     void **box = fl_box_new(L, FL_MT_SEQUENCE);
+    fl_model_child(L, -1, fl_sequence_model(check_sequence(L)));
     if (fl_sequence_fork(&copy, check_sequence(L), &err)) return fl_push_err(L, &err);
     *box = copy;
     return 1;
@@ -107,6 +111,10 @@ static void destroy(void *s) {
     fl_sequence_unref(s);
 }
 
+static void describe(void *s, char out[FL_DESCRIPTION]) {
+    snprintf(out, FL_DESCRIPTION, "%lld tokens", (long long)fl_sequence_length(s));
+}
+
 static const luaL_Reg methods[] = {{"feed", l_feed},
                                    {"score", l_score},
                                    {"fork", l_fork},
@@ -118,6 +126,6 @@ static const luaL_Reg methods[] = {{"feed", l_feed},
 static const luaL_Reg meta[] = {{"__len", l_length}, {NULL, NULL}};
 
 void fl_register_sequence(lua_State *L) {
-    static const fl_class_type type = {FL_MT_SEQUENCE, destroy};
+    static const fl_class_type type = {FL_MT_SEQUENCE, destroy, describe};
     fl_class(L, &type, methods, meta);
 }

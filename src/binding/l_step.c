@@ -1,4 +1,5 @@
 /* Class step: a parked completion that a policy in Lua decides. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/l_engine.h"
@@ -17,7 +18,7 @@ static lua_step *check_step(lua_State *L) {
 /* What it shows is gone with the answer: using it then is a mistake of the caller's. */
 static lua_step *check_open(lua_State *L) {
     lua_step *s = check_step(L);
-    if (!s->parked.request) luaL_error(L, "stale step: it has been answered");
+    if (!s->parked.request) fl_raise(L, "stale step: it has been answered");
     return s;
 }
 
@@ -25,7 +26,7 @@ static lua_step *check_open(lua_State *L) {
 static int next_step(lua_State *L) {
     void **box = fl_box_new(L, FL_MT_STEP);
     lua_step *s = fl_alloc(sizeof(*s));
-    if (!s) return luaL_error(L, "no memory for a step");
+    if (!s) return fl_raise(L, "no memory for a step");
     s->logits = LUA_NOREF;
     *box = s;
     fl_request *only = fl_box_test(L, 1, FL_MT_REQUEST) ? fl_check_request(L, 1) : NULL;
@@ -36,7 +37,7 @@ static int next_step(lua_State *L) {
 /* for step in req:steps() do */
 int fl_l_request_steps(lua_State *L) {
     fl_check_request(L, 1);
-    lua_pushcfunction(L, next_step);
+    fl_push_function(L, next_step, "request:steps");
     lua_pushvalue(L, 1);
     return 2;
 }
@@ -44,7 +45,7 @@ int fl_l_request_steps(lua_State *L) {
 /* for step in eng:steps() do ... until no request is left */
 int fl_l_engine_steps(lua_State *L) {
     fl_check_engine(L, 1);
-    lua_pushcfunction(L, next_step);
+    fl_push_function(L, next_step, "engine:steps");
     lua_pushvalue(L, 1);
     return 2;
 }
@@ -81,7 +82,7 @@ static int answer(lua_State *L, lua_step *s, const fl_parked_choice *a) {
 static int l_accept(lua_State *L) {
     lua_step *s = check_open(L);
     int64_t id = fl_check_int(L, 2);
-    if (id < 0 || id > INT32_MAX) luaL_argerror(L, 2, "token id expected");
+    if (id < 0 || id > INT32_MAX) fl_arg_error(L, 2, "token id expected");
     const fl_parked_choice a = {(int32_t)id, NULL};
     return answer(L, s, &a);
 }
@@ -94,12 +95,12 @@ static int l_sample(lua_State *L) {
     const int32_t n = s->parked.candidates.n;
     fl_parked_choice a = {-1, NULL};
     if (!lua_isnoneornil(L, 2)) {
-        luaL_checktype(L, 2, LUA_TTABLE);
+        fl_check_type(L, 2, LUA_TTABLE);
         if (!n || (int32_t)lua_rawlen(L, 2) != n)
-            return luaL_error(L, "sample: %d logits for %d candidates", (int)lua_rawlen(L, 2), n);
+            return fl_raise(L, "%d logits for %d candidates", (int)lua_rawlen(L, 2), n);
         for (int32_t i = 0; i < n; i++) {
             lua_rawgeti(L, 2, i + 1);
-            if (lua_type(L, -1) != LUA_TNUMBER) return luaL_error(L, "sample: logit %d", i + 1);
+            if (lua_type(L, -1) != LUA_TNUMBER) return fl_raise(L, "logit %d: number expected, got %s", i + 1, luaL_typename(L, -1));
             logit[i] = (float)lua_tonumber(L, -1);
             lua_pop(L, 1);
         }
@@ -134,7 +135,7 @@ static int l_candidates(lua_State *L) {
     float logit[FL_MAX_CANDIDATES];
     const fl_top_list *c = &check_open(L)->parked.candidates;
     const int32_t n = c->n;
-    if (!n) return luaL_error(L, "candidates: the request has policy_logits: see step.logits");
+    if (!n) return fl_raise(L, "the request has policy_logits: see step.logits");
     memcpy(id, c->id, (size_t)n * sizeof(*id));
     memcpy(logit, c->logit, (size_t)n * sizeof(*logit));
     fl_push_ids(L, id, (size_t)n);
@@ -154,14 +155,14 @@ static void release_row(void *row) {
 static int l_logits(lua_State *L) {
     fl_err err;
     if (!check_open(L)->parked.row)
-        return luaL_error(L, "logits: the request has no policy_logits");
+        return fl_raise(L, "logits: the request has no policy_logits");
     if (check_open(L)->logits != LUA_NOREF) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, check_open(L)->logits);
         return 1;
     }
     fl_array **box = fl_tensor_box_new(L);
     lua_step *s = check_open(L); /* here: to make the box may have run a finalizer that answers */
-    if (s->logits != LUA_NOREF) return luaL_error(L, "logits: shown to a finalizer meanwhile");
+    if (s->logits != LUA_NOREF) return fl_raise(L, "logits: shown to a finalizer meanwhile");
     lua_pushvalue(L, -1);
     int ref = luaL_ref(L, LUA_REGISTRYINDEX);
     fl_tensor row = fl_tensor_1d(fl_row_logits(s->parked.row), FL_DTYPE_F32, s->parked.vocab);
@@ -231,10 +232,20 @@ static int l_gc(lua_State *L) {
 
 /* logits is a member, everything else a method. */
 static int l_get(lua_State *L) {
-    const char *key = luaL_checkstring(L, 2);
+    const char *key = fl_check_string(L, 2);
     if (!strcmp(key, "logits")) return l_logits(L);
-    lua_getfield(L, lua_upvalueindex(1), key);
+    lua_getfield(L, lua_upvalueindex(2), key);
     return 1;
+}
+
+static void describe(void *step, char out[FL_DESCRIPTION]) {
+    const lua_step *s = step;
+    if (s->parked.request)
+        snprintf(out, FL_DESCRIPTION, "completion %lld of request %llu, waits for its answer",
+                 (long long)s->parked.index,
+                 (unsigned long long)fl_request_arrival(s->parked.request));
+    else
+        snprintf(out, FL_DESCRIPTION, "answered");
 }
 
 static const luaL_Reg methods[] = {{"accept", l_accept},   {"sample", l_sample},
@@ -245,11 +256,12 @@ static const luaL_Reg methods[] = {{"accept", l_accept},   {"sample", l_sample},
 static const luaL_Reg meta[] = {{"__gc", l_gc}, {NULL, NULL}};
 
 void fl_register_step(lua_State *L) {
-    static const fl_class_type type = {FL_MT_STEP, NULL};
+    static const fl_class_type type = {FL_MT_STEP, NULL, describe};
     fl_class(L, &type, methods, meta);
     luaL_getmetatable(L, FL_MT_STEP);
-    lua_getfield(L, -1, "__index");
-    lua_pushcclosure(L, l_get, 1);
+    lua_pushliteral(L, "step.__index");
+    lua_getfield(L, -2, "__index");
+    lua_pushcclosure(L, l_get, 2);
     lua_setfield(L, -2, "__index");
     lua_pop(L, 1);
 }

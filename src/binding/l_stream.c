@@ -29,7 +29,7 @@ static int l_write(lua_State *L) {
     fl_sink *s = fl_box_check(L, 1, MT_SINK);
     size_t n;
     fl_err err;
-    const char *text = luaL_checklstring(L, 2, &n);
+    const char *text = fl_check_text(L, 2, &n);
     return answer(L, fl_sink_put(s, text, n, &err), &err);
 }
 
@@ -38,7 +38,7 @@ static int l_cut(lua_State *L) {
     fl_sink *s = fl_box_check(L, 1, MT_SINK);
     const int64_t bytes = fl_check_int(L, 2);
     fl_err err;
-    luaL_argcheck(L, bytes >= 0, 2, "not negative expected");
+    if (!(bytes >= 0)) fl_arg_error(L, 2, "not negative expected");
     return answer(L, fl_sink_cut(s, (uint64_t)bytes, &err), &err);
 }
 
@@ -81,7 +81,7 @@ static int l_lines(lua_State *L) {
 /* lines:next([wait = true]) -> line | false, none yet | nil, no further one | nil, message, CODE */
 static int l_next(lua_State *L) {
     fl_lines *l = fl_box_check(L, 1, MT_LINES);
-    const bool wait = lua_isnoneornil(L, 2) || lua_toboolean(L, 2);
+    const bool wait = fl_check_bool(L, 2, true);
     const char *line;
     size_t n;
     fl_line_result result;
@@ -147,8 +147,8 @@ void fl_register_stream(lua_State *L) {
                                          {"catch_interrupts", l_catch_interrupts},
                                          {NULL, NULL}};
     fl_set_functions(L, functions);
-    static const fl_class_type sink_type = {MT_SINK, free_sink},
-                               lines_type = {MT_LINES, free_lines};
+    static const fl_class_type sink_type = {MT_SINK, free_sink, NULL},
+                               lines_type = {MT_LINES, free_lines, NULL};
     fl_class(L, &sink_type, sink, NULL);
     fl_class(L, &lines_type, lines, NULL);
 }

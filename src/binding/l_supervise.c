@@ -11,20 +11,20 @@ enum { MAX_PROCESSES = 64, MAX_ARGS = 128 };
 static int signal_number(lua_State *L, const char *name) {
     if (!strcmp(name, "TERM")) return SIGTERM;
     if (!strcmp(name, "QUIT")) return SIGQUIT;
-    return luaL_error(L, "stop: TERM or QUIT expected, got '%s'", name);
+    return fl_raise(L, "stop: TERM or QUIT expected, got '%s'", name);
 }
 
 /* The command at the top of the stack: {word, ..., stop = "TERM"}.  Its words live in a userdata
  * that takes its place. */
 static void read_command(lua_State *L, fl_process *p) {
-    luaL_checktype(L, -1, LUA_TTABLE);
+    fl_check_type(L, -1, LUA_TTABLE);
     const int command = lua_gettop(L);
     size_t n;
     const char *stop = "TERM";
     fl_opt_string(L, command, "stop", &stop);
     p->stop_signal = signal_number(L, stop);
     const char **argv = fl_check_strings(L, command, "command", MAX_ARGS, &n);
-    if (!n) luaL_error(L, "a command has 1 to %d words", MAX_ARGS);
+    if (!n) fl_raise(L, "a command has 1 to %d words", MAX_ARGS);
     p->argv = (char *const *)argv;
     lua_replace(L, command);
     lua_settop(L, command);
@@ -36,11 +36,11 @@ static int l_supervise(lua_State *L) {
     fl_process p[MAX_PROCESSES] = {{0}};
     fl_err err;
     int first;
-    luaL_checktype(L, 1, LUA_TTABLE);
+    fl_check_type(L, 1, LUA_TTABLE);
     const int64_t grace_s = fl_check_int(L, 2);
     const size_t n = lua_rawlen(L, 1);
-    if (n > MAX_PROCESSES) luaL_error(L, "at most %d processes", MAX_PROCESSES);
-    luaL_argcheck(L, grace_s >= 0 && grace_s <= 86400, 2, "0 to 86400 seconds expected");
+    if (n > MAX_PROCESSES) fl_raise(L, "at most %d processes", MAX_PROCESSES);
+    if (!(grace_s >= 0 && grace_s <= 86400)) fl_arg_error(L, 2, "0 to 86400 seconds expected");
     luaL_checkstack(L, MAX_PROCESSES + 8, NULL);
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, 1, (int)i + 1);
@@ -57,7 +57,7 @@ static int l_supervise(lua_State *L) {
 /* fp8llm.lock(path) -> true | nil, message, CODE */
 static int l_lock(lua_State *L) {
     fl_err err;
-    if (fl_process_lock(luaL_checkstring(L, 1), &err)) return fl_push_err(L, &err);
+    if (fl_process_lock(fl_check_string(L, 1), &err)) return fl_push_err(L, &err);
     lua_pushboolean(L, 1);
     return 1;
 }

@@ -1,4 +1,5 @@
 /* Class template: chat templates, alone or with the tokenizer that they were made for. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/binding.h"
@@ -164,21 +165,21 @@ static int read_options(lua_State *L, call *c, fl_err *err) {
 
 /* Wrong types raise, before anything is allocated. */
 static void check_options(lua_State *L) {
-    if (lua_type(L, 2) != LUA_TSTRING) luaL_checktype(L, 2, LUA_TTABLE);
+    if (lua_type(L, 2) != LUA_TSTRING) fl_check_type(L, 2, LUA_TTABLE);
     if (lua_isnoneornil(L, 3)) return;
-    luaL_checktype(L, 3, LUA_TTABLE);
+    fl_check_type(L, 3, LUA_TTABLE);
     for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) {
         const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
-        if (!key) luaL_error(L, "option name expected, got %s", luaL_typename(L, -2));
-        if (!strcmp(key, "messages")) luaL_error(L, "option 'messages': it is the first argument");
+        if (!key) fl_raise(L, "option name expected, got %s", luaL_typename(L, -2));
+        if (!strcmp(key, "messages")) fl_raise(L, "option 'messages': it is the first argument");
         if (!strcmp(key, "now") && lua_type(L, -1) != LUA_TNUMBER)
-            luaL_error(L, "option 'now': number expected, got %s", luaL_typename(L, -1));
+            fl_raise(L, "option 'now': number expected, got %s", luaL_typename(L, -1));
         if (!strcmp(key, "now") &&
             !(lua_tonumber(L, -1) >= -0x1p53 && lua_tonumber(L, -1) <= 0x1p53))
-            luaL_error(L, "option 'now': seconds since 1970 expected");
+            fl_raise(L, "option 'now': seconds since 1970 expected");
         if (strcmp(key, "continue_final_message") && strcmp(key, "add_generation_prompt")) continue;
         if (!lua_isboolean(L, -1))
-            luaL_error(L, "option '%s': boolean expected, got %s", key, luaL_typename(L, -1));
+            fl_raise(L, "option '%s': boolean expected, got %s", key, luaL_typename(L, -1));
     }
 }
 
@@ -234,7 +235,7 @@ static int l_encode(lua_State *L) {
     const template_box *of = own->object;
     fl_err err;
     int n_results = 1;
-    if (!of->tokenizer) luaL_argerror(L, 1, "the template has no tokenizer");
+    if (!of->tokenizer) fl_arg_error(L, 1, "the template has no tokenizer");
     int rc = render(L, own, &err);
     if (!rc) {
         const fl_encode_options o = {.special = FL_SPECIAL_ALL,
@@ -252,12 +253,18 @@ static int l_encode(lua_State *L) {
     return n_results;
 }
 
+static void describe(void *template, char out[FL_DESCRIPTION]) {
+    const template_box *b = template;
+    snprintf(out, FL_DESCRIPTION, "%s tokenizer%s", b->tokenizer ? "with a" : "without a",
+             b->with_tools ? ", another one for tools" : "");
+}
+
 static const luaL_Reg methods[] = {{"render", l_render}, {"encode", l_encode}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"template", l_new}, {NULL, NULL}};
 
 void fl_register_template(lua_State *L) {
-    static const fl_class_type type = {FL_MT_TEMPLATE, destroy};
+    static const fl_class_type type = {FL_MT_TEMPLATE, destroy, describe};
     fl_class(L, &type, methods, NULL);
     fl_set_functions(L, functions);
 }

@@ -37,8 +37,8 @@ static fl_dtype dtype_from(const char *name) {
 }
 
 fl_dtype fl_check_dtype(lua_State *L, int idx) {
-    fl_dtype dtype = dtype_from(luaL_checkstring(L, idx));
-    if (!dtype) luaL_argerror(L, idx, "element type expected: f32, bf16, f16, e4m3 or i32");
+    fl_dtype dtype = dtype_from(fl_check_string(L, idx));
+    if (!dtype) fl_arg_error(L, idx, "element type expected: f32, bf16, f16, e4m3 or i32");
     return dtype;
 }
 
@@ -49,7 +49,7 @@ fl_array *fl_tensor_check(lua_State *L, int idx) {
 fl_array *fl_tensor_check_beside(lua_State *L, int idx, const fl_array *t) {
     fl_array *b = fl_tensor_check(L, idx);
     if (fl_array_device(b) != fl_array_device(t))
-        luaL_error(L, "tensors on %s and on %s: bring both to one device with to()",
+        fl_raise(L, "tensors on %s and on %s: bring both to one device with to()",
                    fl_array_device_name(t), fl_array_device_name(b));
     return b;
 }
@@ -58,7 +58,7 @@ fl_array *fl_tensor_check_beside(lua_State *L, int idx, const fl_array *t) {
 static fl_array *check_host(lua_State *L, int idx) {
     fl_array *t = fl_tensor_check(L, idx);
     if (fl_array_device(t))
-        luaL_error(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
+        fl_raise(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
                    fl_array_device_name(t));
     return t;
 }
@@ -72,18 +72,18 @@ int fl_tensor_result(lua_State *L, int rc, fl_array *const *box, const fl_err *e
 
 /* The end of an in-place method: the tensor itself, at index 1.  Misuse raises. */
 static int in_place(lua_State *L, int rc, const fl_err *err) {
-    if (rc == FL_E_ARG) return luaL_error(L, "%s", err->msg);
+    if (rc == FL_E_ARG) return fl_raise(L, "%s", err->msg);
     if (rc) return fl_push_err(L, err);
     lua_settop(L, 1);
     return 1;
 }
 
-/* luaL_error knows no 64-bit integers. */
+/* fl_raise knows no 64-bit integers. */
 static int raise_range(lua_State *L, const char *what, int64_t value, int64_t min, int64_t max) {
     fl_err err;
     fl_fail(&err, FL_E_ARG, "%s %lld is not in [%lld, %lld]", what, (long long)value,
             (long long)min, (long long)max);
-    return luaL_error(L, "%s", err.msg);
+    return fl_raise(L, "%s", err.msg);
 }
 
 static void push_number(lua_State *L, fl_dtype dtype, double v) {
@@ -103,7 +103,7 @@ static void push_element(lua_State *L, const fl_array *t, int64_t at) {
 fl_array *fl_tensor_check_row(lua_State *L, int idx) {
     fl_array *t = check_host(L, idx);
     if (t->t.ndim != 1 || t->t.dtype != FL_DTYPE_F32 || t->t.dim[0] > INT32_MAX)
-        luaL_argerror(L, idx, "a vector of f32 expected");
+        fl_arg_error(L, idx, "a vector of f32 expected");
     return t;
 }
 
@@ -117,12 +117,12 @@ typedef struct shape {
 /* {2, 3} */
 static shape check_shape(lua_State *L, int idx) {
     shape s = {.ndim = (int32_t)lua_rawlen(L, idx)};
-    if (s.ndim > FL_MAX_DIMS) luaL_argerror(L, idx, "at most 4 dimensions");
+    if (s.ndim > FL_MAX_DIMS) fl_arg_error(L, idx, "at most 4 dimensions");
     for (int i = 0; i < s.ndim; i++) {
         lua_rawgeti(L, idx, i + 1);
         double v = lua_type(L, -1) == LUA_TNUMBER ? (double)lua_tonumber(L, -1) : 0.5;
         if (v != floor(v) || fabs(v) > 0x1p53)
-            luaL_argerror(L, idx, "dimensions are whole numbers");
+            fl_arg_error(L, idx, "dimensions are whole numbers");
         s.dim[i] = (int64_t)v;
         lua_pop(L, 1);
     }
@@ -135,7 +135,7 @@ static shape infer_shape(lua_State *L, int idx) {
     int top = lua_gettop(L);
     lua_pushvalue(L, idx);
     while (lua_istable(L, -1)) {
-        if (s.ndim == FL_MAX_DIMS) luaL_argerror(L, idx, "at most 4 dimensions");
+        if (s.ndim == FL_MAX_DIMS) fl_arg_error(L, idx, "at most 4 dimensions");
         s.dim[s.ndim++] = (int64_t)lua_rawlen(L, -1);
         lua_rawgeti(L, -1, 1);
     }
@@ -145,11 +145,11 @@ static shape infer_shape(lua_State *L, int idx) {
 
 static void store_numbers(lua_State *L, int idx, fl_array *t, int64_t first, int64_t n) {
     if ((int64_t)lua_rawlen(L, idx) != n)
-        luaL_error(L, "%d values where the shape has %d", (int)lua_rawlen(L, idx), (int)n);
+        fl_raise(L, "%d values where the shape has %d", (int)lua_rawlen(L, idx), (int)n);
     for (int64_t i = 0; i < n; i++) {
         lua_rawgeti(L, idx, (int)i + 1);
         if (lua_type(L, -1) != LUA_TNUMBER)
-            luaL_error(L, "value %d: number expected, got %s", (int)i + 1, luaL_typename(L, -1));
+            fl_raise(L, "value %d: number expected, got %s", (int)i + 1, luaL_typename(L, -1));
         double v = (double)lua_tonumber(L, -1);
         fl_tensor_store(&t->t, &v, first + i, 1);
         lua_pop(L, 1);
@@ -159,14 +159,14 @@ static void store_numbers(lua_State *L, int idx, fl_array *t, int64_t first, int
 /* Fill [first, first + n) from the nested table at idx, n elements at dimension d. */
 static void store_nested(lua_State *L, int idx, fl_array *t, int d, int64_t first, int64_t n) {
     if (!lua_istable(L, idx))
-        luaL_error(L, "dimension %d: table expected, got %s", d + 1, luaL_typename(L, idx));
+        fl_raise(L, "dimension %d: table expected, got %s", d + 1, luaL_typename(L, idx));
     if (d == t->t.ndim - 1) {
         store_numbers(L, idx, t, first, n);
         return;
     }
     int64_t rows = t->t.dim[d];
     if ((int64_t)lua_rawlen(L, idx) != rows)
-        luaL_error(L, "dimension %d: %d tables where the shape has %d", d + 1,
+        fl_raise(L, "dimension %d: %d tables where the shape has %d", d + 1,
                    (int)lua_rawlen(L, idx), (int)rows);
     for (int64_t i = 0; i < rows; i++) {
         lua_rawgeti(L, idx, (int)i + 1);
@@ -187,8 +187,8 @@ static bool first_is_table(lua_State *L, int idx) {
 static int l_tensor(lua_State *L) {
     fl_err err;
     fl_dtype dtype = fl_check_dtype(L, 1);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    if (!lua_isnoneornil(L, 3)) luaL_checktype(L, 3, LUA_TTABLE);
+    fl_check_type(L, 2, LUA_TTABLE);
+    if (!lua_isnoneornil(L, 3)) fl_check_type(L, 3, LUA_TTABLE);
     lua_settop(L, 3);
     bool nested = first_is_table(L, 2);
     shape s = nested ? infer_shape(L, 2) : check_shape(L, 2);
@@ -229,7 +229,7 @@ static int l_to(lua_State *L) {
     if (!strncmp(what, "cuda", 4)) {
         if (fl_find_device(L, what, &d, &err)) return fl_push_err(L, &err);
     } else if (strcmp(what, "cpu")) {
-        luaL_argerror(L, 2, "element type or device expected");
+        fl_arg_error(L, 2, "element type or device expected");
     }
     return copied(L, FL_DTYPE_NONE, &d);
 }
@@ -240,7 +240,7 @@ static int l_row(lua_State *L) {
     fl_array **box = fl_tensor_box_new(L);
     int rc = fl_array_row(box, fl_tensor_check(L, 1), i - 1, &err);
     if (rc == FL_E_NOMEM) return fl_push_err(L, &err);
-    if (rc) luaL_argerror(L, 2, err.msg);
+    if (rc) fl_arg_error(L, 2, err.msg);
     return 1;
 }
 
@@ -280,24 +280,19 @@ static int l_address(lua_State *L) {
     return 1;
 }
 
-static int l_tostring(lua_State *L) {
+static void describe(void *tensor, char out[FL_DESCRIPTION]) {
     char dims[96], name[16], device[DEVICE_NAME] = "";
-    const fl_array *t = *fl_box_raw(L, 1, FL_MT_TENSOR);
-    if (!t) {
-        lua_pushliteral(L, "tensor (closed)");
-        return 1;
-    }
+    const fl_array *t = tensor;
     if (fl_array_device(t)) snprintf(device, sizeof(device), " on %s", fl_array_device_name(t));
     const char *dtype = fl_lua_dtype(t->t.dtype, name);
-    lua_pushfstring(L, "tensor %s %s%s", dtype, fl_array_shape(dims, t), device);
-    return 1;
+    snprintf(out, FL_DESCRIPTION, "%s %s%s", dtype, fl_array_shape(dims, t), device);
 }
 
 /* The element that arguments 2, 3, ... name: one index for each dimension. */
 static int64_t check_index(lua_State *L, const fl_tensor *t, int n_args) {
     int64_t at = 0;
     if (n_args != t->ndim)
-        luaL_error(L, "%d indices for a tensor of %d dimensions", n_args, (int)t->ndim);
+        fl_raise(L, "%d indices for a tensor of %d dimensions", n_args, (int)t->ndim);
     for (int d = 0; d < t->ndim; d++) {
         int64_t i = fl_check_int(L, d + 2);
         if (i < 1 || i > t->dim[d]) raise_range(L, "index", i, 1, t->dim[d]);
@@ -320,7 +315,7 @@ static int l_set(lua_State *L) {
     fl_err err;
     fl_array *t = fl_tensor_check(L, 1);
     int last = lua_gettop(L);
-    double v = (double)luaL_checknumber(L, last < 2 ? 2 : last);
+    double v = fl_check_number(L, last < 2 ? 2 : last);
     int64_t at = check_index(L, &t->t, last - 2);
     return in_place(L, fl_array_apply_at(t, FL_MAP_COPY, at, v, &err), &err);
 }
@@ -363,7 +358,7 @@ static int l_totable(lua_State *L) {
 static const fl_array *vector_as_f32(lua_State *L, const fl_call *c, fl_err *err) {
     const fl_array *t = c->object;
     if (t->t.ndim != 1 || t->t.dim[0] < 1 || t->t.dim[0] > INT32_MAX)
-        luaL_argerror(L, 1, "a vector with elements expected; row(i) takes one out of a matrix");
+        fl_arg_error(L, 1, "a vector with elements expected; row(i) takes one out of a matrix");
     return on_host(L, t, FL_DTYPE_F32, err);
 }
 
@@ -437,10 +432,10 @@ static int l_softmax(lua_State *L) {
 /* t:add_at(id, v): on a row of logits; id is a token id, so it is index - 1 */
 static int l_add_at(lua_State *L) {
     fl_err err;
-    double v = (double)luaL_checknumber(L, 3);
+    double v = fl_check_number(L, 3);
     int64_t id = fl_check_int(L, 2);
     fl_array *t = fl_tensor_check(L, 1);
-    if (t->t.ndim != 1) luaL_argerror(L, 1, "a vector expected");
+    if (t->t.ndim != 1) fl_arg_error(L, 1, "a vector expected");
     if (id < 0 || id >= t->t.dim[0]) raise_range(L, "add_at: token id", id, 0, t->t.dim[0] - 1);
     return in_place(L, fl_array_apply_at(t, FL_MAP_ADD, id, v, &err), &err);
 }
@@ -449,7 +444,7 @@ static int l_add_at(lua_State *L) {
 static int l_mask_fill(lua_State *L) {
     fl_err err;
     fl_array *t = fl_tensor_check(L, 1);
-    double value = (double)luaL_checknumber(L, 3);
+    double value = fl_check_number(L, 3);
     if (!lua_istable(L, 2)) {
         const fl_array *mask = fl_tensor_check_beside(L, 2, t);
         return in_place(L, fl_array_apply(t, FL_MAP_FILL, mask, value, &err), &err);
@@ -495,9 +490,9 @@ void fl_register_tensor(lua_State *L) {
                                        {"dequantize", fl_l_dequantize},
                                        {"linear", fl_l_linear},
                                        {NULL, NULL}};
-    static const luaL_Reg meta[] = {{"__len", l_len}, {"__tostring", l_tostring}, {NULL, NULL}};
+    static const luaL_Reg meta[] = {{"__len", l_len}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"tensor", l_tensor}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_TENSOR, destroy};
+    static const fl_class_type type = {FL_MT_TENSOR, destroy, describe};
     fl_class(L, &type, methods, meta);
     fl_set_functions(L, functions);
 }

@@ -9,7 +9,7 @@ static int one_of(lua_State *L, int opts, const char *key, const char *const *na
     for (int i = 0; names[i]; i++) {
         if (!strcmp(names[i], value)) return i;
     }
-    return luaL_error(L, "option '%s': '%s' is none of its values", key, value);
+    return fl_raise(L, "option '%s': '%s' is none of its values", key, value);
 }
 
 /* t:quantize{scheme="token"|"tensor"|"channel"|"group"} -> e4m3 tensor, f32 scales */
@@ -49,7 +49,7 @@ int fl_l_dequantize(lua_State *L) {
     const fl_array *q = fl_tensor_check(L, 1);
     const fl_array *scale = tensor_or_number(L, 2, q, number, &err, &rc);
     if (rc) return fl_push_err(L, &err);
-    if (!scale) luaL_argerror(L, 2, "scale expected: a tensor or a number");
+    if (!scale) fl_arg_error(L, 2, "scale expected: a tensor or a number");
     return fl_tensor_result(L, fl_array_dequantize(box, q, scale, dtype, &err), box, &err);
 }
 
@@ -58,7 +58,7 @@ static int tensor_option(lua_State *L, int opts, const char *key) {
     if (!fl_opt_push(L, opts, key)) lua_pushnil(L);
     int idx = lua_gettop(L), type = lua_type(L, idx);
     if (type != LUA_TNIL && type != LUA_TNUMBER && !fl_box_test(L, idx, FL_MT_TENSOR))
-        luaL_error(L, "option '%s': tensor expected, got %s", key, luaL_typename(L, idx));
+        fl_raise(L, "option '%s': tensor expected, got %s", key, luaL_typename(L, idx));
     return idx;
 }
 
@@ -80,7 +80,7 @@ int fl_l_linear(lua_State *L) {
     l.out = out_dtypes[one_of(L, 3, "out", outs, 0)];
     bool has_scale = fl_opt_number(L, 3, "x_scale", &x_scale);
     if (has_scale != (l.act == FL_ACT_STATIC))
-        return luaL_error(L, "option 'x_scale' goes with act = 'static', and only with it");
+        return fl_raise(L, "option 'x_scale' goes with act = 'static', and only with it");
     l.x_scale = (float)x_scale;
     const int scale = tensor_option(L, 3, "scale"), bias = tensor_option(L, 3, "bias");
     fl_device *d = fl_array_device(fl_tensor_check(L, 1));

@@ -1,4 +1,5 @@
 /* Classes tokenizer and stream. */
+#include <stdio.h>
 #include <string.h>
 
 #include "binding/binding.h"
@@ -39,7 +40,8 @@ static int box_fill(void **box, fl_tokenizer *t, fl_err *err) {
 
 /* fp8llm.tokenizer(dir) -> tokenizer */
 static int l_load(lua_State *L) {
-    const char *dir = fl_check_string(L, 1);
+    if (!fl_find_model(L, 1)) return 3;
+    const char *dir = lua_tostring(L, 1);
     void **box = fl_box_new(L, FL_MT_TOKENIZER);
     fl_tokenizer *t;
     fl_err err;
@@ -51,7 +53,7 @@ static int l_load(lua_State *L) {
 void fl_push_tokenizer(lua_State *L, fl_tokenizer *t) {
     void **box = fl_box_new(L, FL_MT_TOKENIZER);
     fl_err err;
-    if (box_fill(box, fl_tokenizer_ref(t), &err)) luaL_error(L, "%s", err.msg);
+    if (box_fill(box, fl_tokenizer_ref(t), &err)) fl_raise(L, "%s", err.msg);
 }
 
 fl_tokenizer *fl_check_tokenizer(lua_State *L, int idx) {
@@ -70,7 +72,7 @@ static int32_t special_entry(lua_State *L, const fl_tokenizer *t, int i) {
         return fl_tokenizer_id(t, s, n);
     }
     if (lua_type(L, -1) != LUA_TNUMBER)
-        luaL_error(L, "option 'parse_special': entry %d: id or string expected, got %s", i,
+        fl_raise(L, "option 'parse_special': entry %d: id or string expected, got %s", i,
                    luaL_typename(L, -1));
     int64_t id = fl_check_int(L, -1);
     return id >= 0 && id < fl_tokenizer_size(t) ? (int32_t)id : -1;
@@ -82,7 +84,7 @@ static fl_special_policy check_policy(lua_State *L, const char *name) {
                                                  FL_SPECIAL_REJECT};
     for (int i = 0; i < 3; i++)
         if (!strcmp(name, names[i])) return policies[i];
-    luaL_error(L,
+    fl_raise(L,
                "option 'parse_special': \"none\", \"all\", \"reject\" or a list expected, got '%s'",
                name);
     return FL_SPECIAL_NONE;
@@ -97,7 +99,7 @@ static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *
         return FL_OK;
     }
     if (!lua_istable(L, -1))
-        luaL_error(L, "option 'parse_special': string or list expected, got %s",
+        fl_raise(L, "option 'parse_special': string or list expected, got %s",
                    luaL_typename(L, -1));
     int list = lua_gettop(L);
     size_t n = lua_rawlen(L, list);
@@ -119,7 +121,7 @@ static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *
 static int l_encode(lua_State *L) {
     static const char *const known[] = {"add_special_tokens", "parse_special", "strict", NULL};
     size_t n;
-    const char *text = luaL_checklstring(L, 2, &n);
+    const char *text = fl_check_text(L, 2, &n);
     lua_settop(L, 3);
     fl_call *c = fl_call_begin(L, 1, FL_MT_TOKENIZER);
     const tokenizer_box *b = c->object;
@@ -164,7 +166,7 @@ static int push_id(lua_State *L, int32_t id) {
 /* tok:id(piece) -> id or nil */
 static int l_id(lua_State *L) {
     size_t n;
-    const char *s = luaL_checklstring(L, 2, &n);
+    const char *s = fl_check_text(L, 2, &n);
     return push_id(L, fl_tokenizer_id(check(L)->t, s, n));
 }
 
@@ -287,6 +289,11 @@ static void destroy_stream(void *object) {
     fl_free(s);
 }
 
+static void describe(void *tokenizer, char out[FL_DESCRIPTION]) {
+    const tokenizer_box *b = tokenizer;
+    snprintf(out, FL_DESCRIPTION, "%d tokens", (int)fl_tokenizer_size(b->t));
+}
+
 void fl_register_tokenizer(lua_State *L) {
     static const luaL_Reg methods[] = {{"encode", l_encode}, {"decode", l_decode},
                                        {"id", l_id},         {"piece", l_piece},
@@ -297,8 +304,8 @@ void fl_register_tokenizer(lua_State *L) {
     static const luaL_Reg stream_methods[] = {
         {"push", l_stream_push}, {"finish", l_stream_finish}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"tokenizer", l_load}, {NULL, NULL}};
-    static const fl_class_type type = {FL_MT_TOKENIZER, destroy};
-    static const fl_class_type stream_type = {FL_MT_STREAM, destroy_stream};
+    static const fl_class_type type = {FL_MT_TOKENIZER, destroy, describe};
+    static const fl_class_type stream_type = {FL_MT_STREAM, destroy_stream, NULL};
     fl_class(L, &type, methods, meta);
     fl_class(L, &stream_type, stream_methods, NULL);
     fl_set_functions(L, functions);

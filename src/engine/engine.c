@@ -103,6 +103,7 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     collect_eos(e);
     int rc = set_options(e, o, err);
     const size_t vocab = (size_t)fl_model_config(m)->vocab_size;
+    e->vocab = (int32_t)vocab;
     if (!rc) rc = new_sampling(e, vocab, err);
     if (!rc) rc = fl_sampler_work_new(&e->answering, (int32_t)vocab, err);
     if (!rc && fl_step_draws(m) && !(e->edits = fl_alloc_array(FL_STEP_EDITS, sizeof(*e->edits))))
@@ -121,6 +122,14 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
     return FL_OK;
 }
 
+void fl_engine_leave(fl_engine *e) {
+    fl_model *m = e->model;
+    if (!m) return;
+    if (e->owner == getpid()) fl_holder_leave(m, &e->holder);
+    e->model = NULL;
+    fl_model_unref(m);
+}
+
 fl_engine *fl_engine_ref(fl_engine *e) {
     atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
     return e;
@@ -135,8 +144,7 @@ void fl_engine_unref(fl_engine *e) {
         pthread_cond_destroy(&e->parked);
     }
     fl_tokenizer_unref(e->tokenizer);
-    if (e->owner == getpid()) fl_holder_leave(e->model, &e->holder);
-    fl_model_unref(e->model);
+    fl_engine_leave(e);
     fl_free(e->active);
     fl_free(e->items);
     fl_free(e->scheduled);
@@ -239,7 +247,7 @@ int64_t fl_engine_capacity(const fl_engine *e) {
 
 static int check_submission(const fl_engine *e, const fl_submission *s, const fl_params *p,
                             fl_err *err) {
-    const int64_t vocab = fl_model_config(e->model)->vocab_size, most = e->capacity - 1;
+    const int64_t vocab = e->vocab, most = e->capacity - 1;
     if (!s->n_ids) return fl_fail(err, FL_E_ARG, "prompt: no tokens");
     if ((int64_t)s->n_ids > most)
         return fl_fail(

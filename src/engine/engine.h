@@ -41,6 +41,8 @@ void fl_engine_unref(fl_engine *e); /* requests count one each; close comes befo
 /* No further submits; drain: finish what there is, else cancel it.  Joins the thread.
  * Idempotent; requests stay readable. */
 void fl_engine_close(fl_engine *e, bool drain);
+/* After close, when no call on the engine runs: the model goes back at once, though requests live. */
+void fl_engine_leave(fl_engine *e);
 int fl_engine_check_owner(const fl_engine *e, fl_err *err); /* FL_E_DEVICE: see above */
 /* FL_E_DEVICE once a step has found the device broken: all requests have failed with that, and no
  * further one is taken. */

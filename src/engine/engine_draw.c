@@ -73,7 +73,7 @@ static bool may_draw(const fl_step_entry *entry, const fl_choice *c) {
 }
 
 void fl_engine_plan_draws(fl_engine *e, int64_t n) {
-    const int32_t vocab = (int32_t)fl_model_config(e->model)->vocab_size;
+    const int32_t vocab = e->vocab;
     int32_t used = 0;
     if (!e->edits) return;
     for (int64_t i = 0; i < n; i++) {

@@ -30,7 +30,7 @@ float *fl_row_logits(fl_row *r) {
 }
 
 static int32_t vocab_of(const fl_request *r) {
-    return (int32_t)fl_model_config(r->engine->model)->vocab_size;
+    return r->engine->vocab;
 }
 
 /* Log-probabilities of any id need the row, candidates do not. */
@@ -39,7 +39,7 @@ static bool needs_row(const fl_params *p) {
 }
 
 static int row_new(fl_row **out, fl_engine *e, fl_err *err) {
-    const size_t vocab = (size_t)fl_model_config(e->model)->vocab_size;
+    const size_t vocab = (size_t)e->vocab;
     if (atomic_fetch_add(&e->n_rows, 1) >= e->options.max_policy_rows) {
         atomic_fetch_sub(&e->n_rows, 1);
         return fl_fail(err, FL_E_BUSY, "policy: %lld rows of logits are in use, limit %lld",

@@ -6,7 +6,7 @@
 #include "util/num.h"
 
 static int32_t vocab_of(const fl_request *r) {
-    return (int32_t)fl_model_config(r->engine->model)->vocab_size;
+    return r->engine->vocab;
 }
 
 static void put_top(const fl_scored_row *row, const fl_top_list *top, fl_top *out, int64_t k) {

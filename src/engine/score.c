@@ -18,7 +18,9 @@ static void score_row(void *ctx, int64_t i, const float *logits) {
 
 int fl_score(fl_sequence *s, const int32_t *ids, int64_t n, float *logprob, bool *greedy,
              fl_err *err) {
-    const fl_config *config = fl_model_config(fl_sequence_model(s));
+    const fl_model *m = fl_sequence_model(s);
+    if (!m) return fl_fail(err, FL_E_ARG, "sequence is closed");
+    const fl_config *config = fl_model_config(m);
     score_job j = {ids, (int32_t)config->vocab_size, logprob, greedy};
     if (n > 0) {
         logprob[0] = 0.0f;

@@ -50,15 +50,17 @@ void fl_sequence_close(fl_sequence *s) {
     if (s->closed) return;
     truncate_to(s, 0);
     s->closed = true;
-    pthread_mutex_lock(&s->model->lock);
+    fl_model *m = s->model;
+    pthread_mutex_lock(&m->lock);
     fl_sequence_delist(s);
-    pthread_mutex_unlock(&s->model->lock);
+    pthread_mutex_unlock(&m->lock);
+    s->model = NULL;
+    fl_model_unref(m);
 }
 
 void fl_sequence_unref(fl_sequence *s) {
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     fl_sequence_close(s);
-    fl_model_unref(s->model);
     fl_free(s->ids);
     fl_free(s->pages);
     fl_free(s->chain);

@@ -7,8 +7,8 @@
 
 typedef struct fl_sequence fl_sequence;
 
-/* Reference-counted; holds a reference on the model.  close gives the pages back at once
- * (feeding is then FL_E_ARG); ids and logits stay readable until the last unref. */
+/* Reference-counted; holds a reference on the model until it is closed.  close gives the pages back
+ * at once (feeding is then FL_E_ARG); ids and logits stay readable until the last unref. */
 int fl_sequence_new(fl_sequence **out, fl_model *m, fl_err *err);
 fl_sequence *fl_sequence_ref(fl_sequence *s);
 void fl_sequence_unref(fl_sequence *s);
@@ -21,7 +21,7 @@ int64_t fl_sequence_length(const fl_sequence *s);
 /* Tokens of the first feed, which penalties treat as the prompt; the rest is output. */
 int64_t fl_sequence_prompt_length(const fl_sequence *s);
 const int32_t *fl_sequence_ids(const fl_sequence *s); /* length ids; valid until the next call */
-fl_model *fl_sequence_model(const fl_sequence *s);    /* borrowed */
+fl_model *fl_sequence_model(const fl_sequence *s);    /* borrowed; NULL: closed */
 
 typedef struct fl_prefix { /* what a sequence begins with */
     const int32_t *ids;    /* [n] */

@@ -31,7 +31,7 @@ static int answer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusa
     fl_bytes_printf(
         out, ",\"context\":%lld,\"kv_tokens\":%lld,\"parameters\":%lld,\"vocab_size\":%lld}\n",
         (long long)s->info.context, (long long)s->info.kv_tokens, (long long)s->info.n_parameters,
-        (long long)fl_model_config(s->model)->vocab_size);
+        (long long)s->vocab);
     return FL_OK;
 }
 

@@ -67,8 +67,10 @@ typedef struct fl_server_stats { /* under the lock */
 
 struct fl_server {
     fl_engine *engine;
-    fl_model *model;
     fl_model_info info; /* asked once: the model's lock is busy while the engine steps */
+    char quantization[64]; /* what info says of it */
+    fl_generation_config generation;
+    int64_t vocab;
     fl_tokenizer *tokenizer;
     fl_template *chat, *chat_with_tools;
     fl_prompter prompter; /* over these; its ctx is the worker's */

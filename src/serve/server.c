@@ -274,8 +274,11 @@ int fl_server_new(fl_server **out, fl_engine *e, fl_model *m, const fl_server_op
     s->todo_end = &s->todo;
     s->owner = getpid();
     s->engine = fl_engine_ref(e);
-    s->model = fl_model_ref(m);
     fl_model_info_get(m, &s->info);
+    snprintf(s->quantization, sizeof(s->quantization), "%s", s->info.quantization);
+    s->info.quantization = s->quantization;
+    s->generation = *fl_model_generation_config(m);
+    s->vocab = fl_model_config(m)->vocab_size;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     int rc = copy_options(s, o, err);
@@ -335,7 +338,6 @@ void fl_server_free(fl_server *s, bool drain) {
     fl_free(s->path);
     fl_free(s->temporary);
     fl_free(s->notify);
-    fl_model_unref(s->model);
     fl_engine_unref(s->engine);
     fl_free(s);
 }
