@@ -139,7 +139,7 @@ describe("a request", function()
     assert.equal(plain, tokens())
     assert.equal(plain, tokens(false))
     assert.equal(parsed, tokens(true))
-    local none, message = eng:submit{prompt = "a", parse_special = "all"}
+    local none, message = eng:submit '{"prompt": "a", "parse_special": "all"}'
     assert.same({nil, "parse_special: need true or false"}, {none, message})
   end)
 
@@ -244,17 +244,42 @@ describe("a request", function()
       for _, part in ipairs{...} do assert.is_true(message:find(part, 1, true) ~= nil, message) end
     end
     refused("ARG", {ids = {1}, temperature = -1}, "temperature", "[0, 100]", "-1")
-    refused("ARG", {ids = {1}, bogus = 1}, "bogus")
     refused("ARG", {ids = {}}, "prompt")
     refused("ARG", {}, "prompt")
     refused("ARG", {ids = {1}, prompt = "x"}, "prompt")
     refused("ARG", {ids = {100000}}, "100000")
     refused("ARG", {ids = {1}, stop_token_ids = {9999}}, "stop_token_ids", "9999")
-    refused("ARG", {ids = {1}, stop = {5}}, "stop", "5")
     refused("ARG", {ids = {1}, n = 1.5}, "n", "1.5")
     refused("ARG", {ids = {1}, min_tokens = 5, max_tokens = 4}, "min_tokens", "max_tokens")
     refused("LIMIT", {ids = prompt_of(1, 256)}, "256")
     refused("ARG", {ids = {1}, sampler = {order = {"top_k", "nothing"}}}, "order", "nothing")
+  end)
+
+  it("raises with the name of a field that is unknown or of the wrong type", function()
+    local function raises(request, kind, ...)
+      local fine, message = pcall(eng.submit, eng, request, kind)
+      assert.is_true(not fine)
+      for _, part in ipairs{"engine:submit", ...} do assert.is_true(message:find(part, 1, true) ~= nil, message) end
+    end
+    local messages = {{role = "user", content = "x"}}
+    for _, kind in ipairs{"own", "chat", "completion"} do
+      raises({temprature = 1}, kind, "unknown field 'temprature'")
+      raises({temperature = "hot"}, kind, "'temperature': number expected, got string")
+      raises({stop = {5}}, kind, "'stop': element 1: string expected, got number")
+      raises({stop = 5}, kind, "'stop': string or list of strings expected, got number")
+      raises({ignore_eos = 1}, kind, "'ignore_eos': boolean expected, got number")
+      raises({5}, kind, "number is no name")
+    end
+    raises({ids = {1}, sampler = {stopp = 1}}, nil, "unknown field 'stopp'")
+    raises({messages = messages, max_completion_tokens = 5}, "own", "unknown field")
+    raises({prompt = "x"}, "chat", "unknown field 'prompt'")
+    raises({ids = {1}}, "chat", "unknown field 'ids'")
+    local json = require "fp8llm.json"
+    local body = {prompt = "x", temperature = json.null, stop = json.null, user = "me", max_tokens = 1}
+    assert(eng:submit(body, "completion")):close()
+    local r, message, code = eng:submit('{"ids": [1], "bogus": 1}') -- text comes from elsewhere
+    assert.same({nil, "ARG"}, {r, code})
+    assert.is_true(message:find("bogus", 1, true) ~= nil)
   end)
 
   it("waits for its reader when max_unread tokens are ahead", function()

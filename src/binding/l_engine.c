@@ -265,16 +265,22 @@ static int submit_openai(lua_State *L, const char *kind) {
     return lua_gettop(L) - 4;
 }
 
+const char *const fl_request_kinds[] = {"own", "completion", "chat", NULL};
+
 /* eng:submit(request, "own", defaults) -> request | nil, message, CODE
  * eng:submit(body of an OpenAI request, "completion" | "chat") -> answer | nil, message, CODE, param
  * Both as tables, or as JSON text. */
 static int l_submit(lua_State *L) {
-    static const char *const kinds[] = {"own", "completion", "chat", NULL};
-    const int kind = fl_check_option(L, 3, "own", kinds);
+    char what[FL_DESCRIPTION];
+    const int kind = fl_check_option(L, 3, fl_request_kinds[0], fl_request_kinds);
     if (lua_type(L, 2) != LUA_TSTRING) fl_check_type(L, 2, LUA_TTABLE);
     if (!lua_isnoneornil(L, 4)) fl_check_type(L, 4, LUA_TTABLE);
     lua_settop(L, 4);
-    return kind ? submit_openai(L, kinds[kind]) : submit_own(L);
+    for (int i = 2; i <= 4; i += 2) {
+        if (lua_istable(L, i) && !fl_request_fits(L, i, (fl_request_kind)kind, what))
+            return fl_raise(L, "%s", what);
+    }
+    return kind ? submit_openai(L, fl_request_kinds[kind]) : submit_own(L);
 }
 
 static const char *const listen_options[] = {
@@ -453,7 +459,8 @@ static const luaL_Reg methods[] = {
     {"close", l_close},           {"clear_fd", l_clear_fd}, {NULL, NULL}};
 
 void fl_register_engine(lua_State *L) {
-    static const luaL_Reg functions[] = {{"request_fields", l_request_fields}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"request_fields", l_request_fields}, {"_misuse", fl_l_misuse}, {NULL, NULL}};
     fl_set_functions(L, functions);
     static const fl_class_type type = {FL_MT_ENGINE, destroy, describe};
     fl_class(L, &type, methods, NULL);

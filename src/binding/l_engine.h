@@ -16,6 +16,12 @@ fl_engine *fl_check_engine(lua_State *L, int idx);
 void *fl_l_request_state(fl_err *err);
 void fl_l_request_fill(void *state, fl_request *r); /* takes over the reference */
 
+typedef enum { FL_REQUEST_OWN, FL_REQUEST_COMPLETION, FL_REQUEST_CHAT } fl_request_kind;
+extern const char *const fl_request_kinds[]; /* their names, NULL-terminated */
+/* Whether the table at idx has known fields of the right types only; else what is wrong. */
+bool fl_request_fits(lua_State *L, int idx, fl_request_kind kind, char out[FL_DESCRIPTION]);
+int fl_l_misuse(lua_State *L); /* fp8llm._misuse(request, kind) */
+
 int fl_l_engine_new(lua_State *L);    /* model:engine{...} */
 int fl_l_engine_steps(lua_State *L);  /* eng:steps() */
 int fl_l_request_steps(lua_State *L); /* req:steps() */

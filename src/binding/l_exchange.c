@@ -37,6 +37,17 @@ static int l_wait(lua_State *L) {
     return 1;
 }
 
+/* exchange:fd() -> readable while there is something to read, or nothing will come */
+static int l_fd(lua_State *L) {
+    int fd;
+    fl_err err;
+    fl_call *c = begin(L);
+    if (fl_exchange_fd(c->object, &fd, &err)) return fl_push_err(L, &err);
+    lua_pushinteger(L, fd);
+    fl_call_end(c);
+    return 1;
+}
+
 static int l_rewind(lua_State *L) {
     fl_call *c = begin(L);
     fl_exchange_rewind(c->object);
@@ -52,7 +63,7 @@ static int l_cancel(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"read", l_read}, {"wait", l_wait}, {"rewind", l_rewind}, {"cancel", l_cancel}, {NULL, NULL}};
+    {"read", l_read}, {"wait", l_wait}, {"rewind", l_rewind}, {"cancel", l_cancel}, {"fd", l_fd}, {NULL, NULL}};
 
 void fl_register_exchange(lua_State *L) {
     static const fl_class_type type = {FL_MT_EXCHANGE, destroy, NULL};

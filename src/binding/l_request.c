@@ -1,18 +1,24 @@
 /* Class request: reading what an engine makes of it. */
 #include <math.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "binding/l_engine.h"
 #include "util/mem.h"
+#include "util/notice.h"
 
 typedef struct lua_request {
     fl_request *request; /* NULL until submitted */
     fl_update update;    /* reused by every read */
+    int fd;              /* of fd(), or -1 */
 } lua_request;
 
 void *fl_l_request_state(fl_err *err) {
     lua_request *s = fl_alloc(sizeof(*s));
-    if (!s) fl_fail(err, FL_E_NOMEM, "request");
+    if (s)
+        s->fd = -1;
+    else
+        fl_fail(err, FL_E_NOMEM, "request");
     return s;
 }
 
@@ -134,7 +140,9 @@ static int l_poll(lua_State *L) {
     fl_err err;
     fl_call *c = begin_read(L);
     lua_request *s = c->object;
+    fl_notice_clear(s->fd);
     if (fl_request_read(s->request, &c->update, &result, &err)) return fl_push_err(L, &err);
+    if (result != FL_READ_NONE) fl_notice_set(s->fd);
     if (result == FL_READ_UPDATE)
         push_update(L, s->request, &c->update);
     else if (result == FL_READ_NONE)
@@ -222,6 +230,16 @@ static int l_result(lua_State *L) {
     return 1;
 }
 
+/* req:fd() -> a file descriptor, readable while poll would not say false */
+static int l_fd(lua_State *L) {
+    lua_request *s = check_state(L);
+    fl_err err;
+    if (s->fd < 0 && fl_notice_open(&s->fd, &err)) return fl_push_err(L, &err);
+    fl_request_watch(s->request, s->fd);
+    lua_pushinteger(L, s->fd);
+    return 1;
+}
+
 static int l_usage(lua_State *L) {
     push_usage(L, fl_check_request(L, 1));
     return 1;
@@ -234,6 +252,10 @@ static int l_cancel(lua_State *L) {
 
 static void destroy(void *request) {
     lua_request *s = request;
+    if (s->fd >= 0) {
+        fl_request_watch(s->request, -1);
+        close(s->fd);
+    }
     fl_request_unref(s->request);
     fl_update_free(&s->update);
     fl_free(s);
@@ -250,7 +272,7 @@ static void describe(void *request, char out[FL_DESCRIPTION]) {
 static const luaL_Reg methods[] = {{"poll", l_poll},     {"wait", l_wait},
                                    {"pieces", l_pieces}, {"result", l_result},
                                    {"usage", l_usage},   {"steps", fl_l_request_steps},
-                                   {"cancel", l_cancel}, {NULL, NULL}};
+                                   {"cancel", l_cancel}, {"fd", l_fd}, {NULL, NULL}};
 
 void fl_register_request(lua_State *L) {
     static const fl_class_type type = {FL_MT_REQUEST, destroy, describe};

@@ -2,13 +2,13 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/engine_priv.h"
 #include "util/clock.h"
 #include "util/mem.h"
+#include "util/notice.h"
 #include "util/num.h"
 #include "util/thread.h"
 
@@ -112,8 +112,7 @@ int fl_engine_new(fl_engine **out, fl_model *m, fl_tokenizer *t, const fl_engine
         int64_t seqs = fl_min_i64(e->options.max_running, e->options.max_step_tokens);
         rc = fl_step_reserve_seqs(m, seqs, err);
     }
-    if (!rc && (e->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
-        rc = fl_fail(err, FL_E_IO, "eventfd: %s", strerror(errno));
+    if (!rc) rc = fl_notice_open(&e->fd, err);
     if (rc) {
         fl_engine_unref(e);
         return rc;
@@ -161,18 +160,10 @@ int fl_engine_fd(const fl_engine *e) {
 }
 
 void fl_engine_clear_fd(fl_engine *e) {
-    uint64_t count;
     pthread_mutex_lock(&e->lock);
-    while (read(e->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
-    }
+    fl_notice_clear(e->fd);
     e->fd_set = false;
     pthread_mutex_unlock(&e->lock);
-}
-
-static void signal_fd(int fd) {
-    const uint64_t one = 1;
-    while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-    }
 }
 
 void fl_engine_call(fl_engine *e) {
@@ -182,10 +173,11 @@ void fl_engine_call(fl_engine *e) {
 
 void fl_engine_notify(fl_engine *e, fl_request *r) {
     pthread_cond_broadcast(&r->news);
-    if (e->attached >= 0) signal_fd(e->attached);
+    fl_notice_set(e->attached);
+    fl_notice_set(r->watch);
     if (e->fd_set) return; /* one call for all the news until somebody looks */
     e->fd_set = true;
-    signal_fd(e->fd);
+    fl_notice_set(e->fd);
 }
 
 void fl_engine_attach(fl_engine *e, int fd) {
@@ -535,6 +527,15 @@ void fl_request_collect(fl_request *r) {
     r->wants_all = true;
     fl_engine_call(r->engine);
     pthread_mutex_unlock(&r->engine->lock);
+}
+
+void fl_request_watch(fl_request *r, int fd) {
+    fl_engine *e = r->engine;
+    if (e->owner != getpid()) return; /* in a forked child the lock may be held for ever */
+    pthread_mutex_lock(&e->lock);
+    r->watch = fd;
+    pthread_mutex_unlock(&e->lock);
+    fl_notice_set(fd);
 }
 
 bool fl_request_ended(fl_request *r) {

@@ -118,6 +118,9 @@ bool fl_request_wait(fl_request *r, int64_t ms);
 void fl_request_wait_end(fl_request *r); /* until every completion has ended; counts as reading */
 void fl_request_collect(
     fl_request *r);                   /* nobody reads before the end: it never waits for a reader */
+/* From now on news of r also set that notice (util/notice.h), which whoever reads clears before; it is
+ * set now.  -1: none, after which the fd may be closed. */
+void fl_request_watch(fl_request *r, int fd);
 bool fl_request_ended(fl_request *r); /* every completion has */
 
 typedef struct fl_usage {

@@ -73,6 +73,7 @@ int fl_request_new(fl_request **out, fl_engine *e, const fl_submission *s, fl_er
         return fl_fail(err, FL_E_NOMEM, "request");
     }
     atomic_init(&r->refs, 1);
+    r->watch = -1;
     r->arena = arena;
     r->like = s->like;
     if (r->like) atomic_fetch_add(&r->like->refs, 1);

@@ -3,9 +3,11 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "serve/serve_priv.h"
 #include "util/mem.h"
+#include "util/notice.h"
 
 enum { SLICE_MS = 20 }; /* of waiting for one of several requests */
 
@@ -18,6 +20,7 @@ struct fl_exchange {
     fl_desk *desk;
     fl_conn conn;  /* fd -1 */
     bool answered; /* everything has been written into conn.out */
+    int fd;        /* of fl_exchange_fd, or -1 */
 };
 
 int fl_desk_new(fl_desk **out, fl_engine *e, fl_model *m, const fl_server_options *o, fl_err *err) {
@@ -47,6 +50,7 @@ int fl_exchange_new(fl_exchange **out, fl_desk *d, const char *op, const char *b
     if (!x) return fl_fail(err, FL_E_NOMEM, "request");
     fl_conn *c = &x->conn;
     c->fd = -1;
+    x->fd = -1;
     c->state = FL_CONN_PREPARING;
     fl_bytes_puts(&c->in, "0 "); /* the number is read by the socket's side only */
     c->count = c->in.len;
@@ -72,6 +76,22 @@ int fl_exchange_new(fl_exchange **out, fl_desk *d, const char *op, const char *b
     return FL_OK;
 }
 
+static void watch(fl_exchange *x, int fd) {
+    const fl_generation *g = &x->conn.generation;
+    for (int64_t i = 0; i < g->n_requests; i++) fl_request_watch(g->requests[i], fd);
+}
+
+int fl_exchange_fd(fl_exchange *x, int *fd, fl_err *err) {
+    if (x->fd < 0) {
+        int rc = fl_notice_open(&x->fd, err);
+        if (rc) return rc;
+        fl_notice_set(x->fd);
+        watch(x, x->fd);
+    }
+    *fd = x->fd;
+    return FL_OK;
+}
+
 /* In a child after a fork the engine may only be let go of. */
 static void leave(fl_generation *g) {
     for (int64_t i = 0; i < g->n_requests; i++) fl_request_unref(g->requests[i]);
@@ -82,6 +102,10 @@ static void leave(fl_generation *g) {
 
 void fl_exchange_free(fl_exchange *x) {
     if (!x) return;
+    if (x->fd >= 0) {
+        watch(x, -1);
+        close(x->fd);
+    }
     if (fl_engine_check_owner(x->desk->server->engine, NULL))
         leave(&x->conn.generation);
     else
@@ -107,8 +131,10 @@ static int write_news(fl_exchange *x, fl_err *err) {
 }
 
 int fl_exchange_read(fl_exchange *x, fl_bytes *lines, bool *over, fl_err *err) {
+    fl_notice_clear(x->fd);
     int rc = write_news(x, err);
     if (rc) return rc;
+    if (x->conn.out.len || x->answered) fl_notice_set(x->fd);
     fl_bytes_free(lines);
     *lines = x->conn.out;
     x->conn.out = (fl_bytes){0};
@@ -145,4 +171,5 @@ void fl_exchange_rewind(fl_exchange *x) {
     g->n_unfinished = g->n_requests * g->n;
     g->stream = false;
     x->answered = false;
+    fl_notice_set(x->fd);
 }

@@ -29,6 +29,8 @@ int fl_exchange_check_owner(const fl_exchange *x, fl_err *err); /* as fl_engine_
 int fl_exchange_read(fl_exchange *x, fl_bytes *lines, bool *over, fl_err *err);
 /* Until there is something to read or nothing will come, or ms passed (< 0: for ever): which? */
 bool fl_exchange_wait(fl_exchange *x, int64_t ms);
+/* *fd: readable while there is something to read, or nothing will come; the exchange's. */
+int fl_exchange_fd(fl_exchange *x, int *fd, fl_err *err);
 /* Waits for the end; then the events are read anew, one for each completion, whole. */
 void fl_exchange_rewind(fl_exchange *x);
 

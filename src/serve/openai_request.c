@@ -124,6 +124,13 @@ static int read_names(const reading *r) {
     return FL_OK;
 }
 
+static bool listed(const char *const *names, const char *name) {
+    for (; *names; names++) {
+        if (!strcmp(*names, name)) return true;
+    }
+    return false;
+}
+
 /* Whether the member is copied as it is: known, and not called differently here. */
 static bool same(const char *name, fl_openai_kind kind) {
     static const char *const ours[] = {"logprobs", "max_tokens",        "echo",          "ids",
@@ -136,17 +143,44 @@ static bool same(const char *name, fl_openai_kind kind) {
                                        "chat_template_kwargs",
                                        NULL};
     fl_param_info info;
-    for (const char *const *own = ours; *own; own++) {
-        if (!strcmp(name, *own)) return false;
-    }
-    for (const char *const *m = chat; *m; m++) {
-        if (!strcmp(name, *m)) return kind == FL_OPENAI_CHAT;
-    }
+    if (listed(ours, name)) return false;
+    if (listed(chat, name)) return kind == FL_OPENAI_CHAT;
     if (!strcmp(name, "add_special_tokens")) return kind == FL_OPENAI_COMPLETION;
     for (int i = 0; fl_params_field(i, &info); i++) {
         if (!strcmp(name, info.name)) return true;
     }
     return false;
+}
+
+bool fl_openai_knows(fl_openai_kind kind, const char *name) {
+    /* Read here, or without a meaning for one who asks a model of their own. */
+    static const char *const others[] = {"model",
+                                         "stream",
+                                         "stream_options",
+                                         "logprobs",
+                                         "max_tokens",
+                                         "n",
+                                         "best_of",
+                                         "policy",
+                                         "request_id",
+                                         "return_token_ids",
+                                         "return_tokens_as_token_ids",
+                                         "response_format",
+                                         "user",
+                                         "metadata",
+                                         "store",
+                                         "service_tier",
+                                         "safety_identifier",
+                                         "prompt_cache_key",
+                                         NULL};
+    static const char *const chat[] = {"top_logprobs",        "max_completion_tokens",
+                                       "tool_choice",         "parallel_tool_calls",
+                                       "reasoning_effort",    "modalities",
+                                       "prediction",          "verbosity",
+                                       "web_search_options",  NULL};
+    static const char *const completion[] = {"prompt", "echo", "add_special_tokens", NULL};
+    return same(name, kind) || listed(others, name) || listed(not_offered, name) ||
+           listed(kind == FL_OPENAI_CHAT ? chat : completion, name);
 }
 
 static void copy_same(reading *r) {

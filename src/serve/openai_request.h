@@ -33,6 +33,10 @@ int fl_openai_read(fl_openai_request *out, fl_openai_kind kind, const fl_jv *bod
                    const fl_generation_config *defaults, fl_arena *arena, const char **field,
                    fl_err *err);
 
+/* Whether a body may have the member: others are nobody's, and a body that a program wrote itself
+ * should have none. */
+bool fl_openai_knows(fl_openai_kind kind, const char *name);
+
 /* Prompt i as a submission; params is the caller's storage, the arena in s the caller's until
  * it is submitted.  Parameters are read with prompt 0 only: the others are `like` its request.
  * Errors as above. */
