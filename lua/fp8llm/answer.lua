@@ -6,6 +6,10 @@ local openai = require "fp8llm.openai"
 local answer = {}
 answer.__index = answer
 
+function answer:__tostring()
+  return ("fp8llm.answer: %s, %d completions"):format(self.kind, self.start and self.start.choices or 0)
+end
+
 -- The next line as a table | false, none has come yet | nil, there is none | nil, message, code
 local function next_line(self)
   while true do
@@ -28,13 +32,66 @@ function answer:poll() return next_line(self) end
 --- true when poll would not say false; waits for that, at most ms.
 function answer:wait(ms) return self.at <= #self.lines or self.exchange:wait(ms) end
 
+--- A file descriptor that is readable while poll would not say false.
+function answer:fd() return self.exchange:fd() end
+
+-- The next event, for which wait(self) is called as long as there is none | nil | nil, message, code
+local function await(self, wait)
+  while true do
+    local event, message, code = self:poll()
+    if event ~= false then return event, message, code end
+    if wait then wait(self) else self:wait() end
+  end
+end
+
+--- The text of the next event, and the event; nothing at the end. What goes wrong raises.
+function answer:next_piece(wait)
+  local event, message = await(self, wait)
+  if message or (event and event.fin == "error") then error(message or event.message, 0) end
+  if event then return event.d, event end
+end
+
 --- for piece, event in answer:pieces() do: the text of each event as it comes.
 function answer:pieces()
-  return function()
-    self:wait()
-    local event, message = self:poll()
-    if message then error(message, 0) end
-    if event then return event.d, event end
+  return function() return self:next_piece() end
+end
+
+local function tell(self, on_piece, event)
+  local fine, go_on = pcall(on_piece, event.d, event)
+  if not fine or go_on == false then self:cancel() end
+  if not fine then error(go_on, 0) end
+  return go_on ~= false
+end
+
+-- Texts, ids and the last event of a single completion -> what read gives | nil, message, code
+local function sum_up(texts, ids, last, stopped)
+  if last.fin == "error" then return nil, last.message, last.code end
+  if last.fin == "cancelled" and not stopped then return nil, "the request was cancelled", "CANCELLED" end
+  local u = last.usage
+  return {
+    text = table.concat(texts), ids = ids,
+    finish_reason = stopped and "cancelled" or last.fin, stop_reason = last.reason,
+    prompt_tokens = u.prompt_tokens, cached_tokens = u.cached_tokens, completion_tokens = u.completion_tokens,
+    prompt_seconds = u.first_token_s, decode_steps = math.max(0, u.completion_tokens - 1),
+    decode_seconds = math.max(0, u.total_s - u.first_token_s),
+  }
+end
+
+--- Everything that is to come of a single completion, as it comes. hooks: on_piece(piece, event), which ends it by
+-- returning false; wait(self), called while there is nothing yet. -> {text =, ids =, finish_reason =, ...}
+-- | nil, message, code
+function answer:read(hooks)
+  hooks = hooks or {}
+  local texts, ids, stopped = {}, {}, false
+  while true do
+    local event, message, code = await(self, hooks.wait)
+    if message then return nil, message, code end
+    if not event then return nil, "the completion has been read before", "ARG" end
+    texts[#texts + 1] = event.d
+    for _, id in ipairs(event.t) do ids[#ids + 1] = id end
+    local shown = hooks.on_piece and (event.d ~= "" or event.fin) and not stopped
+    if shown and not tell(self, hooks.on_piece, event) then stopped = true end
+    if event.fin then return sum_up(texts, ids, event, stopped) end
   end
 end
 

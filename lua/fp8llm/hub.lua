@@ -53,7 +53,10 @@ function hub.find(name)
   if is_model(name) then return name end
   if exists(name .. "/.") then return nil, name .. ": a directory without config.json", "FORMAT" end
   local repo, revision = hub.split(name)
-  if not repo then return nil, name .. ": no such directory, and no org/name of the Hugging Face hub", "IO" end
+  if not repo then
+    local message = "%s: no such directory; a model of the Hugging Face hub has a name like org/name: %s"
+    return nil, message:format(name, hub.advice "org/name"), "IO"
+  end
   local dir = hub.repo_dir(repo)
   local commit = commit_of(dir, revision or "main")
   if not commit then

@@ -2,11 +2,27 @@
 -- The whole Lua interface in one place: signatures for editors (LuaCATS), prose for people.
 -- spec/lua/api_spec.lua compares it with the module. Nothing requires this file.
 --
--- A wrong argument type raises. Everything the world can cause returns nil, a message and a
--- code: ARG NOMEM IO FORMAT UNSUPPORTED DEVICE LIMIT CANCELLED BUSY. close() may be called twice,
--- and collecting the object does the same; any later use raises "object is closed". Objects hold
--- what they need: a sequence keeps its model alive. Token ids and positions are the model's own
--- numbers and count from 0; tensor indices count from 1.
+-- Errors, by one rule:
+--
+-- | what                                                              | what happens                               |
+-- |-------------------------------------------------------------------|--------------------------------------------|
+-- | an argument, option or field of the wrong type                    | raises                                     |
+-- | an option or field that nobody knows                              | raises                                     |
+-- | an option outside what this file gives for it (threads = -1)      | raises                                     |
+-- | use of an object that is closed, stale, or another process's      | raises                                     |
+-- | an index or shape that does not fit a tensor                      | raises                                     |
+-- | a value of a request or sampler that is out of range              | nil, message, "ARG"                        |
+-- | what files, models, memory, devices, queues or time bring         | nil, message, code                         |
+-- | the same in the middle of a loop: pieces(), model:stream()        | raises: a loop has no place for a message  |
+-- | JSON text in place of a table (submit), whatever is wrong with it | nil, message, code                        |
+--
+-- What raises begins with the name of the function, "engine:submit: unknown field 'temprature'", and names the
+-- option or field. Messages that are returned name the file or field at fault. Codes: ARG NOMEM IO FORMAT
+-- UNSUPPORTED DEVICE LIMIT CANCELLED BUSY.
+--
+-- close() may be called twice, and collecting the object does the same. Objects hold what they need: a sequence keeps
+-- its model alive, until somebody closes the model, which closes all sequences and engines made of it. tostring says
+-- what an object is. Token ids and positions are the model's own numbers and count from 0; tensor indices count from 1.
 
 ---@alias fp8llm.code "ARG"|"NOMEM"|"IO"|"FORMAT"|"UNSUPPORTED"|"DEVICE"|"LIMIT"|"CANCELLED"|"BUSY"
 ---@alias fp8llm.ids integer[]
@@ -39,8 +55,9 @@ local fp8llm = {}
 ---@field time_ops? boolean count what each op of the backend takes, for model:op_times() (default false)
 ---@field progress? fun(part: number) called while loading, 0 <= part <= 1
 
----Load a checkpoint directory: config.json, tokenizer.json, *.safetensors; BF16, F16, F32 or FP8.
----@param dir string
+---Load a checkpoint: config.json, tokenizer.json, *.safetensors; BF16, F16, F32 or FP8.
+---@param dir string a directory; or org/name, org/name@revision of the Hugging Face cache (HF_HUB_CACHE, HF_HOME),
+---  where `fp8llm pull org/name` puts it. tokenizer, describe and quantize take the same
 ---@param options? fp8llm.load_options
 ---@return fp8llm.model? model
 ---@return string? message
@@ -296,6 +313,12 @@ function fp8llm.handover_cost(options) end
 ---@return fp8llm.schedule_item[] items
 function fp8llm.schedule(items, limits) end
 
+---What is wrong with the fields of a table as a request of that kind, for modules of this library; nil: nothing.
+---@param request table
+---@param kind? "own"|"completion"|"chat" (default "own")
+---@return string?
+function fp8llm._misuse(request, kind) end
+
 ---C blocks alive now: for leak tests.
 ---@return integer
 function fp8llm._live() end
@@ -304,10 +327,9 @@ function fp8llm._live() end
 
 ---A loaded Llama. May be shared by any number of sequences.
 ---
----Objects keep what they need: a sequence or an engine its model, a stream its tokenizer, a row its tensor. close()
----gives back at once what nothing else needs; a method that runs meanwhile (its option's __index or a finalizer
----closed the object) still ends well. Closing twice is fine, using what is closed raises. Objects belong to the Lua
----state, and thread, that made them; only an engine computes on a thread of its own.
+---Objects keep what they need: a sequence or an engine its model, a stream its tokenizer, a row its tensor. A method
+---that runs while its object is closed (by its option's __index or a finalizer) still ends well. Objects belong to the
+---Lua state, and thread, that made them; only an engine computes on a thread of its own.
 ---@class fp8llm.model
 local model = {}
 
@@ -411,7 +433,120 @@ function model:sequence() end
 ---@return fp8llm.code? code
 function model:score(context, choices) end
 
+---The memory goes back now: sequences and engines of the model are closed with it, running requests end cancelled.
+---Rows of logits stay readable, they have a copy of their own; so do requests, with what they have got.
 function model:close() end
+
+-- ---- text in, text out -----------------------------------------------------------------------
+--
+-- Over one engine that the model gets on first use. A request is read by the code that serves /v1/chat/completions and
+-- /v1/completions: fields mean the same, and what they leave out comes from the model's generation_config.json. Where
+-- that is silent, too: temperature 0.7, top_p 0.95, max_tokens 1024 for an answer and 256 for a prompt.
+
+---@class (exact) fp8llm.chat_options: fp8llm.sampling_fields
+---@field [1]? string the same as text
+---@field text? string what the user says: one message
+---@field system? string what the system says, before the messages
+---@field messages? table[] the whole conversation, in place of text: {role =, content =}
+---@field on_piece? fun(piece: string, event: fp8llm.event): boolean? called with each piece of text; false ends it here
+---@field wait? fun(answer: fp8llm.answer) called instead of blocking when there is nothing yet: coroutine.yield
+---@field tools? table[] for the chat template
+---@field tool_choice? "auto"|"none"
+---@field documents? table[] for the chat template
+---@field chat_template_kwargs? table further variables of the chat template
+---@field add_generation_prompt? boolean (default true)
+---@field continue_final_message? boolean go on writing the last message (default false)
+---@field max_completion_tokens? integer OpenAI's newer name of max_tokens
+---@field logprobs? boolean log-probabilities in events
+---@field top_logprobs? integer with logprobs: of so many alternatives
+---@field response_format? table only {type = "text"}
+---@field return_token_ids? boolean
+
+---@class (exact) fp8llm.generate_options: fp8llm.sampling_fields
+---@field [1]? string the same as prompt
+---@field prompt? string|fp8llm.ids the text to continue
+---@field on_piece? fun(piece: string, event: fp8llm.event): boolean? called with each piece of text; false ends it here
+---@field wait? fun(answer: fp8llm.answer) called instead of blocking when there is nothing yet: coroutine.yield
+---@field echo? boolean the completion begins with the prompt (default false)
+---@field logprobs? integer log-probability of each token and of so many alternatives
+---@field add_special_tokens? boolean BOS and the like before a text (default true)
+---@field parse_special? boolean see special tokens in the text (default true)
+---@field return_token_ids? boolean
+
+---The answer to a text, a message or a conversation: print(model:chat "What is the capital of France?")
+---@param request string|fp8llm.chat_options
+---@return string?
+---@return string? message
+---@return fp8llm.code? code
+function model:chat(request) end
+
+---What follows a prompt, which no template is put around.
+---@param request string|fp8llm.generate_options
+---@return string?
+---@return string? message
+---@return fp8llm.code? code
+function model:generate(request) end
+
+---for piece, event in model:stream {text = "..."} do: chat, or generate where there is a prompt, piece by piece. What
+---goes wrong raises.
+---@param request string|fp8llm.chat_options|fp8llm.generate_options
+---@return fun(): string?, fp8llm.event?
+function model:stream(request) end
+
+---The same for event loops: an answer that is still to come. It has fd(), poll() and read().
+---@param request string|fp8llm.chat_options|fp8llm.generate_options
+---@return fp8llm.answer?
+---@return string? message
+---@return fp8llm.code? code
+function model:submit(request) end
+
+---A conversation with the model. What it has read already is found in the prefix cache: each turn computes only what
+---is new.
+---@param options? fp8llm.chat_options fields of all its turns, without text and messages
+---@return fp8llm.conversation
+function model:conversation(options) end
+
+---@class fp8llm.conversation
+---@field last? fp8llm.read_result of the last answer
+local conversation = {}
+
+---@param request string|fp8llm.chat_options text, and fields of this turn
+---@return string? answer nil: nothing has been said
+---@return string? message
+---@return fp8llm.code? code
+function conversation:say(request) end
+
+---Another answer in place of the last one, which stays when that fails.
+---@param options? fp8llm.chat_options fields of this turn
+---@return string?
+---@return string? message
+---@return fp8llm.code? code
+function conversation:again(options) end
+
+---Takes the last question and its answer back.
+---@return string? question nil: there is none
+function conversation:undo() end
+
+---Nothing has been said, but what is the system's.
+function conversation:reset() end
+
+---What has been said, oldest first, without the system's: a copy.
+---@return {role: string, content: any}[]
+function conversation:messages() end
+
+---Into a JSON file, whole or not at all.
+---@param path string
+---@return true?
+---@return string? message
+---@return fp8llm.code? code
+function conversation:save(path) end
+
+---What save has written, in place of what has been said.
+---@param path string
+---@return fp8llm.conversation? self
+---@return string? message
+---@return fp8llm.code? code
+function conversation:load(path) end
 
 -- ---- sequence --------------------------------------------------------------------------------
 
@@ -809,19 +944,8 @@ function model:engine(options) end
 ---@class fp8llm.engine
 local engine = {}
 
----What a request may ask for. Exactly one of messages, prompt, ids. Sampling parameters may also stand
----in a table `sampler`.
----@class fp8llm.request_options
----@field messages? table[] a conversation, through the model's chat template
----@field prompt? string|fp8llm.ids text, or ids
----@field ids? fp8llm.ids
----@field tools? table[] for the chat template
----@field documents? table[] for the chat template
----@field chat_template_kwargs? table further variables of the chat template
----@field add_generation_prompt? boolean (default true)
----@field continue_final_message? boolean go on writing the last message (default false)
----@field add_special_tokens? boolean BOS and the like before a text (default true)
----@field parse_special? boolean see special tokens in the text (default false; in bodies of /v1/completions true)
+---What the requests of all kinds may ask for.
+---@class fp8llm.sampling_fields
 ---@field n? integer completions of the one prompt (default 1)
 ---@field max_tokens? integer else to the end of the context; 0 only to echo or score the prompt
 ---@field min_tokens? integer no end of text before so many tokens (default 0)
@@ -842,8 +966,6 @@ local engine = {}
 ---@field include_stop_str_in_output? boolean keep the stop text or the token that ends the text (default false)
 ---@field ignore_eos? boolean end-of-text ids do not end it (default false)
 ---@field skip_special_tokens? boolean not in the text (default true)
----@field echo? boolean the completion begins with the prompt (default false)
----@field logprobs? integer log-probability of each token and of so many alternatives
 ---@field prompt_logprobs? integer the same for the prompt
 ---@field truncate_prompt_tokens? integer keep only the last so many of the prompt
 ---@field timeout_ms? integer end after so long
@@ -852,9 +974,25 @@ local engine = {}
 ---@field num_speculative_tokens? integer guesses a step of what followed the same tokens; else as the engine has it
 ---@field prompt_lookup_min? integer equal tokens a guess needs; else as the engine has it
 ---@field prompt_lookup_max? integer tokens compared at most; else as the engine has it
+
+---Exactly one of messages, prompt, ids. Sampling parameters may also stand in a table `sampler`.
+---@class (exact) fp8llm.request_options: fp8llm.sampling_fields
+---@field messages? table[] a conversation, through the model's chat template
+---@field prompt? string|fp8llm.ids text, or ids
+---@field ids? fp8llm.ids
+---@field tools? table[] for the chat template
+---@field documents? table[] for the chat template
+---@field chat_template_kwargs? table further variables of the chat template
+---@field add_generation_prompt? boolean (default true)
+---@field continue_final_message? boolean go on writing the last message (default false)
+---@field add_special_tokens? boolean BOS and the like before a text (default true)
+---@field parse_special? boolean see special tokens in the text (default false; in bodies of /v1/completions true)
+---@field echo? boolean the completion begins with the prompt (default false)
+---@field logprobs? integer log-probability of each token and of so many alternatives
 ---@field policy? boolean a policy chooses the tokens (default false)
 ---@field policy_candidates? integer the likeliest tokens that a policy is shown (default 20)
 ---@field policy_logits? boolean a policy is given whole rows of logits instead (default false)
+---@field sampler? fp8llm.sampling_fields
 
 ---Never blocks. BUSY: the queue is full; LIMIT: the prompt does not fit, or all rows of policies are lent.
 ---A request is a table or its JSON text, where a custom_id is ignored. With a kind, `request` is the body of an OpenAI
@@ -888,9 +1026,40 @@ function answer:poll() end
 function answer:wait(ms) end
 
 ---for piece, event in answer:pieces() do ... end: the text of each event as it comes; event.i tells of which
----completion.
+---completion. What goes wrong raises.
 ---@return fun(): string?, table?
 function answer:pieces() end
+
+---What pieces gives next; nothing at the end.
+---@param wait? fun(answer: fp8llm.answer) called instead of blocking
+---@return string? piece
+---@return table? event
+function answer:next_piece(wait) end
+
+---A file descriptor, for poll, epoll and event loops: readable while poll() would not say false. It is the answer's.
+---@return integer?
+---@return string? message
+---@return fp8llm.code? code
+function answer:fd() end
+
+---@class fp8llm.read_result
+---@field text string
+---@field ids fp8llm.ids
+---@field finish_reason "stop"|"length"|"timeout"|"cancelled" cancelled: on_piece said false
+---@field stop_reason? integer|string the id or the text that ended it, but for the end of text
+---@field prompt_tokens integer
+---@field cached_tokens integer of the prompt, those not computed again
+---@field completion_tokens integer
+---@field prompt_seconds number until the first token
+---@field decode_steps integer
+---@field decode_seconds number
+
+---Waits for all that is to come of a single completion.
+---@param hooks? {on_piece?: fun(piece: string, event: table): boolean?, wait?: fun(answer: fp8llm.answer)}
+---@return fp8llm.read_result?
+---@return string? message
+---@return fp8llm.code? code
+function answer:read(hooks) end
 
 ---Waits for the end; each completion is one event then, whatever has been read before.
 ---@return {choices: table[], usage: table}?
@@ -989,6 +1158,12 @@ function request:poll() end
 ---@param ms? integer (default: as long as it takes)
 ---@return boolean there_is_news
 function request:wait(ms) end
+
+---A file descriptor, for poll, epoll and event loops: readable while poll() would not say false. It is the request's.
+---@return integer?
+---@return string? message
+---@return fp8llm.code? code
+function request:fd() end
 
 ---for piece, event in req:pieces() do ... end
 ---@return fun(): string?, fp8llm.event?

@@ -60,7 +60,7 @@ describe("the command on a model", function()
   it("names what is wrong with a setting", function()
     local _, err, status = cli("generate", dir, "--prompt", "a", "--top-p", "2")
     assert.equal(1, status)
-    assert.is_true(err:find "^fp8llm: top_p: 2 is not in [^\n]+\n$" ~= nil)
+    assert.is_true(err:find "^fp8llm: top_p: need a number in [^\n]+, got 2\n$" ~= nil)
   end)
 
   it("tokenize and back", function()

@@ -255,6 +255,14 @@ describe("a request", function()
     refused("ARG", {ids = {1}, sampler = {order = {"top_k", "nothing"}}}, "order", "nothing")
   end)
 
+  it("looks for stop texts behind min_tokens only", function()
+    local e = assert(tok:id "e")
+    local request = {ids = {1}, allowed_token_ids = {e}, min_tokens = 5, stop = {"e"}, max_tokens = 20}
+    assert.equal("eeeee", assert(eng:submit(request)):result().choices[1].d)
+    request.stop = {"ee"}
+    assert.equal("eeee", assert(eng:submit(request)):result().choices[1].d)
+  end)
+
   it("raises with the name of a field that is unknown or of the wrong type", function()
     local function raises(request, kind, ...)
       local fine, message = pcall(eng.submit, eng, request, kind)

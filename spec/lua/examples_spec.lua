@@ -15,6 +15,25 @@ end
 
 describe("examples on a tiny model", function()
   it("hello.lua", function() assert.equal("\n", succeed("hello.lua", dir, "hi"):sub(-1)) end)
+  it("by_hand.lua says what hello.lua does", function()
+    assert.equal(succeed("hello.lua", dir, "hi"), succeed("by_hand.lua", dir, "hi"))
+  end)
+  it("event_loop.lua answers two questions", function()
+    local out = succeed("event_loop.lua", dir, "hi", "ho")
+    assert.is_true(("\n" .. out):find("\n1\t", 1, true) ~= nil and ("\n" .. out):find("\n2\t", 1, true) ~= nil)
+  end)
+  it("neovim.lua, in Neovim or in what it uses of it", function()
+    local out, err, status = run("spec/support/neovim.lua")("examples/" .. "neovim.lua", dir)
+    assert.equal(0, status, err)
+    local want = succeed("hello.lua", dir, "What is the capital of France?", "100")
+    assert.equal(want, out)
+    local nvim = io.popen "command -v nvim":read "*l"
+    if not nvim or not jit then return end -- luacheck: ignore
+    local pipe = io.popen(([[LUA_CPATH="$PWD/build/?.so" LUA_PATH="$PWD/lua/?.lua" nvim --headless -u NONE \
+      --cmd "let g:model = '%s'" -c "luafile examples/neovim.lua" -c qa! 2>&1]]):format(dir))
+    assert.equal(want, pipe:read "*a")
+    pipe:close()
+  end)
   it("chat.lua", function()
     local out = succeed("chat.lua", {input = "hi\n"}, dir)
     assert.equal("> ", out:sub(1, 2))

@@ -285,8 +285,7 @@ void fl_opt_only(lua_State *L, int idx, const char *const *known) {
         const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
         int i = 0;
         while (key && known[i] && strcmp(known[i], key)) i++;
-        if (!key || !known[i])
-            fl_raise(L, "unknown option '%s'", key ? key : luaL_typename(L, -2));
+        if (!key || !known[i]) fl_raise(L, "unknown option '%s'", key ? key : luaL_typename(L, -2));
     }
 }
 
@@ -330,8 +329,8 @@ int32_t *fl_check_ids(lua_State *L, int idx, size_t *n) {
         lua_rawgeti(L, idx, (int)i + 1);
         double v = lua_type(L, -1) == LUA_TNUMBER ? (double)lua_tonumber(L, -1) : 0.5;
         if (v != floor(v) || v < 0 || v > INT32_MAX) {
-            fl_raise(L, "token id %d: whole number in [0, 2147483647] expected, got %s",
-                       (int)i + 1, luaL_typename(L, -1));
+            fl_raise(L, "token id %d: whole number in [0, 2147483647] expected, got %s", (int)i + 1,
+                     luaL_typename(L, -1));
         }
         ids[i] = (int32_t)v;
         lua_pop(L, 1);

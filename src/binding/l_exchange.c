@@ -62,8 +62,8 @@ static int l_cancel(lua_State *L) {
     return 0;
 }
 
-static const luaL_Reg methods[] = {
-    {"read", l_read}, {"wait", l_wait}, {"rewind", l_rewind}, {"cancel", l_cancel}, {"fd", l_fd}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"read", l_read},     {"wait", l_wait}, {"rewind", l_rewind},
+                                   {"cancel", l_cancel}, {"fd", l_fd},     {NULL, NULL}};
 
 void fl_register_exchange(lua_State *L) {
     static const fl_class_type type = {FL_MT_EXCHANGE, destroy, NULL};

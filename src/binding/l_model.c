@@ -414,11 +414,39 @@ static const luaL_Reg methods[] = {{"info", l_info},
                                    {"close", l_close},
                                    {NULL, NULL}};
 
+/* Methods that fp8llm.text has in Lua: found when one of them is first asked for, and Lua functions, so
+ * that they may yield. */
+static int l_text_method(lua_State *L) {
+    lua_settop(L, 2);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "fp8llm.text");
+    lua_call(L, 1, 1);
+    for (lua_pushnil(L); lua_next(L, 3);) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, 1);
+    }
+    lua_pushvalue(L, 2);
+    lua_rawget(L, 1);
+    return 1;
+}
+
+static void add_text_methods(lua_State *L) {
+    luaL_getmetatable(L, FL_MT_MODEL);
+    lua_getfield(L, -1, "__index");
+    lua_createtable(L, 0, 1);
+    fl_push_function(L, l_text_method, "model");
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_pop(L, 2);
+}
+
 static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
 
 void fl_register_model(lua_State *L) {
     static const fl_class_type type = {FL_MT_MODEL, destroy, describe};
     fl_class(L, &type, methods, NULL);
+    add_text_methods(L);
     lua_pushlightuserdata(L, (void *)(uintptr_t)&children);
     lua_newtable(L);
     lua_rawset(L, LUA_REGISTRYINDEX);

@@ -269,10 +269,10 @@ static void describe(void *request, char out[FL_DESCRIPTION]) {
              (long long)u.prompt_tokens, fl_request_ended(r) ? "ended" : "running");
 }
 
-static const luaL_Reg methods[] = {{"poll", l_poll},     {"wait", l_wait},
-                                   {"pieces", l_pieces}, {"result", l_result},
-                                   {"usage", l_usage},   {"steps", fl_l_request_steps},
-                                   {"cancel", l_cancel}, {"fd", l_fd}, {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"poll", l_poll},     {"wait", l_wait},   {"pieces", l_pieces},
+    {"result", l_result}, {"usage", l_usage}, {"steps", fl_l_request_steps},
+    {"cancel", l_cancel}, {"fd", l_fd},       {NULL, NULL}};
 
 void fl_register_request(lua_State *L) {
     static const fl_class_type type = {FL_MT_REQUEST, destroy, describe};

@@ -40,7 +40,7 @@ static int read_bias(lua_State *L, fl_sampler_params *p, fl_err *err) {
     for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TNUMBER || lua_type(L, -1) != LUA_TNUMBER)
             fl_raise(L, "option 'logit_bias': [token id] = number expected, got [%s] = %s",
-                       luaL_typename(L, -2), luaL_typename(L, -1));
+                     luaL_typename(L, -2), luaL_typename(L, -1));
         n++;
     }
     p->bias = lua_newuserdata(L, (n + 1) * sizeof(*p->bias));

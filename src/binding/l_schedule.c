@@ -39,8 +39,8 @@ static fl_sched_limits read_limits(lua_State *L, int idx) {
     if (l.max_rows < 0 || l.max_seqs < 0 || l.max_running < 0 || l.free_pages < 0 ||
         l.page_tokens < 1)
         fl_arg_error(L, idx,
-                      "max_rows, max_seqs, max_running, free_pages >= 0 and page_tokens "
-                      ">= 1 expected");
+                     "max_rows, max_seqs, max_running, free_pages >= 0 and page_tokens "
+                     ">= 1 expected");
     return l;
 }
 

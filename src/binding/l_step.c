@@ -100,7 +100,9 @@ static int l_sample(lua_State *L) {
             return fl_raise(L, "%d logits for %d candidates", (int)lua_rawlen(L, 2), n);
         for (int32_t i = 0; i < n; i++) {
             lua_rawgeti(L, 2, i + 1);
-            if (lua_type(L, -1) != LUA_TNUMBER) return fl_raise(L, "logit %d: number expected, got %s", i + 1, luaL_typename(L, -1));
+            if (lua_type(L, -1) != LUA_TNUMBER)
+                return fl_raise(L, "logit %d: number expected, got %s", i + 1,
+                                luaL_typename(L, -1));
             logit[i] = (float)lua_tonumber(L, -1);
             lua_pop(L, 1);
         }
@@ -154,8 +156,7 @@ static void release_row(void *row) {
 /* step.logits: the row, writable until the answer */
 static int l_logits(lua_State *L) {
     fl_err err;
-    if (!check_open(L)->parked.row)
-        return fl_raise(L, "logits: the request has no policy_logits");
+    if (!check_open(L)->parked.row) return fl_raise(L, "logits: the request has no policy_logits");
     if (check_open(L)->logits != LUA_NOREF) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, check_open(L)->logits);
         return 1;

@@ -50,7 +50,7 @@ fl_array *fl_tensor_check_beside(lua_State *L, int idx, const fl_array *t) {
     fl_array *b = fl_tensor_check(L, idx);
     if (fl_array_device(b) != fl_array_device(t))
         fl_raise(L, "tensors on %s and on %s: bring both to one device with to()",
-                   fl_array_device_name(t), fl_array_device_name(b));
+                 fl_array_device_name(t), fl_array_device_name(b));
     return b;
 }
 
@@ -59,7 +59,7 @@ static fl_array *check_host(lua_State *L, int idx) {
     fl_array *t = fl_tensor_check(L, idx);
     if (fl_array_device(t))
         fl_raise(L, "a tensor on cpu is needed, argument %d is on %s: to(\"cpu\") copies it", idx,
-                   fl_array_device_name(t));
+                 fl_array_device_name(t));
     return t;
 }
 
@@ -121,8 +121,7 @@ static shape check_shape(lua_State *L, int idx) {
     for (int i = 0; i < s.ndim; i++) {
         lua_rawgeti(L, idx, i + 1);
         double v = lua_type(L, -1) == LUA_TNUMBER ? (double)lua_tonumber(L, -1) : 0.5;
-        if (v != floor(v) || fabs(v) > 0x1p53)
-            fl_arg_error(L, idx, "dimensions are whole numbers");
+        if (v != floor(v) || fabs(v) > 0x1p53) fl_arg_error(L, idx, "dimensions are whole numbers");
         s.dim[i] = (int64_t)v;
         lua_pop(L, 1);
     }
@@ -167,7 +166,7 @@ static void store_nested(lua_State *L, int idx, fl_array *t, int d, int64_t firs
     int64_t rows = t->t.dim[d];
     if ((int64_t)lua_rawlen(L, idx) != rows)
         fl_raise(L, "dimension %d: %d tables where the shape has %d", d + 1,
-                   (int)lua_rawlen(L, idx), (int)rows);
+                 (int)lua_rawlen(L, idx), (int)rows);
     for (int64_t i = 0; i < rows; i++) {
         lua_rawgeti(L, idx, (int)i + 1);
         store_nested(L, lua_gettop(L), t, d + 1, first + i * (n / rows), n / rows);

@@ -73,7 +73,7 @@ static int32_t special_entry(lua_State *L, const fl_tokenizer *t, int i) {
     }
     if (lua_type(L, -1) != LUA_TNUMBER)
         fl_raise(L, "option 'parse_special': entry %d: id or string expected, got %s", i,
-                   luaL_typename(L, -1));
+                 luaL_typename(L, -1));
     int64_t id = fl_check_int(L, -1);
     return id >= 0 && id < fl_tokenizer_size(t) ? (int32_t)id : -1;
 }
@@ -85,8 +85,8 @@ static fl_special_policy check_policy(lua_State *L, const char *name) {
     for (int i = 0; i < 3; i++)
         if (!strcmp(name, names[i])) return policies[i];
     fl_raise(L,
-               "option 'parse_special': \"none\", \"all\", \"reject\" or a list expected, got '%s'",
-               name);
+             "option 'parse_special': \"none\", \"all\", \"reject\" or a list expected, got '%s'",
+             name);
     return FL_SPECIAL_NONE;
 }
 
@@ -100,7 +100,7 @@ static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *
     }
     if (!lua_istable(L, -1))
         fl_raise(L, "option 'parse_special': string or list expected, got %s",
-                   luaL_typename(L, -1));
+                 luaL_typename(L, -1));
     int list = lua_gettop(L);
     size_t n = lua_rawlen(L, list);
     int32_t *ids = lua_newuserdata(L, (n + 1) * sizeof(*ids));

@@ -75,13 +75,10 @@ static int types_of(const char *name, fl_request_kind kind) {
 }
 
 static const char *type_words(int types, char out[64]) {
-    static const typed words[] = {{"boolean", BOOL},
-                                  {"number", NUMBER},
-                                  {"string", STRING},
-                                  {"table", TABLE},
-                                  {"list of numbers", NUMBERS},
-                                  {"list of strings", STRINGS},
-                                  {NULL, 0}};
+    static const typed words[] = {
+        {"boolean", BOOL}, {"number", NUMBER},           {"string", STRING},
+        {"table", TABLE},  {"list of numbers", NUMBERS}, {"list of strings", STRINGS},
+        {NULL, 0}};
     int at = 0;
     out[0] = '\0';
     for (const typed *w = words; w->name; w++) {
@@ -114,7 +111,8 @@ static bool is_null(lua_State *L) {
 
 /* The value on top of the stack against what its field may be. */
 static bool fits(lua_State *L, const char *name, int types, char out[FL_DESCRIPTION]) {
-    static const int bit[] = {[LUA_TBOOLEAN] = BOOL, [LUA_TNUMBER] = NUMBER, [LUA_TSTRING] = STRING};
+    static const int bit[] = {
+        [LUA_TBOOLEAN] = BOOL, [LUA_TNUMBER] = NUMBER, [LUA_TSTRING] = STRING};
     char words[64];
     const int type = lua_type(L, -1), lists = types & (NUMBERS | STRINGS);
     int odd = 0;

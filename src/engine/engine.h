@@ -117,7 +117,7 @@ int fl_request_read(fl_request *r, fl_update *u, fl_read_result *result, fl_err 
 bool fl_request_wait(fl_request *r, int64_t ms);
 void fl_request_wait_end(fl_request *r); /* until every completion has ended; counts as reading */
 void fl_request_collect(
-    fl_request *r);                   /* nobody reads before the end: it never waits for a reader */
+    fl_request *r); /* nobody reads before the end: it never waits for a reader */
 /* From now on news of r also set that notice (util/notice.h), which whoever reads clears before; it is
  * set now.  -1: none, after which the fd may be closed. */
 void fl_request_watch(fl_request *r, int fd);

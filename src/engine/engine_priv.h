@@ -19,8 +19,8 @@ typedef struct fl_sampling { /* where a thread samples */
 
 struct fl_engine {
     atomic_int refs;
-    fl_model *model; /* NULL after fl_engine_leave */
-    int32_t vocab;   /* the model's */
+    fl_model *model;         /* NULL after fl_engine_leave */
+    int32_t vocab;           /* the model's */
     fl_tokenizer *tokenizer; /* NULL: ids only */
     fl_engine_options options;
     int32_t eos[FL_MAX_EOS + 1]; /* ids that end a text: the model's and the tokenizer's */

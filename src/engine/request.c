@@ -183,13 +183,15 @@ bool fl_choice_room(fl_choice *c, int64_t n) {
     return true;
 }
 
-/* First stop text that ends in the text from byte `from` on; the earliest match wins. */
+/* First stop text that ends behind byte `from` of the text; the earliest match wins.  What stands before
+ * was looked at, or is not to be (min_tokens), and may have been read. */
 static const fl_text *find_stop(const fl_choice *c, size_t from, size_t *at) {
     const fl_text_list *stops = &c->request->params.stop;
     const fl_text *found = NULL;
     for (size_t i = 0; i < stops->n; i++) {
         const fl_text *s = &stops->items[i];
-        size_t begin = from > c->text_start + s->len ? from - s->len : c->text_start;
+        const size_t before = s->len - 1;
+        size_t begin = from > c->text_start + before ? from - before : c->text_start;
         if (c->text.len < begin + s->len) continue;
         const char *hit = memmem(c->text.data + begin, c->text.len - begin, s->data, s->len);
         size_t offset = hit ? (size_t)(hit - c->text.data) : 0;

@@ -66,7 +66,7 @@ struct fl_request {
     fl_choice *choice;  /* [params.n] */
     int64_t n_done;
     int64_t n_active; /* completions among the engine's active ones */
-    int watch;      /* an eventfd for its news, or -1 */
+    int watch;        /* an eventfd for its news, or -1 */
     bool wants_all;   /* a reader waits for the end: never ahead of it */
     bool begun;       /* has had rows: no longer counts as queued */
     uint64_t arrival;

@@ -215,8 +215,7 @@ static int generate(fl_server *s, fl_conn *c, fl_openai_kind kind, const envelop
     fl_generation *g = &c->generation;
     fl_openai_request o;
     if (!e->has_body) return fl_fail(&why->err, FL_E_ARG, "body: need a JSON object");
-    int rc = fl_openai_read(&o, kind, &e->body, &s->generation, arena,
-                            &why->param, &why->err);
+    int rc = fl_openai_read(&o, kind, &e->body, &s->generation, arena, &why->param, &why->err);
     if (!rc) rc = check_names(s, &o, why);
     if (!rc) rc = charge(s, g, e, o.completions, why);
     if (rc) return rc;

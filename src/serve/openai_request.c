@@ -173,12 +173,13 @@ bool fl_openai_knows(fl_openai_kind kind, const char *name) {
                                          "safety_identifier",
                                          "prompt_cache_key",
                                          NULL};
-    static const char *const chat[] = {"top_logprobs",        "max_completion_tokens",
-                                       "tool_choice",         "parallel_tool_calls",
-                                       "reasoning_effort",    "modalities",
-                                       "prediction",          "verbosity",
-                                       "web_search_options",  NULL};
-    static const char *const completion[] = {"prompt", "echo", "add_special_tokens", NULL};
+    static const char *const chat[] = {"top_logprobs",       "max_completion_tokens",
+                                       "tool_choice",        "parallel_tool_calls",
+                                       "reasoning_effort",   "modalities",
+                                       "prediction",         "verbosity",
+                                       "web_search_options", NULL};
+    static const char *const completion[] = {"prompt", "echo", "add_special_tokens",
+                                             "parse_special", NULL};
     return same(name, kind) || listed(others, name) || listed(not_offered, name) ||
            listed(kind == FL_OPENAI_CHAT ? chat : completion, name);
 }

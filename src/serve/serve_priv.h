@@ -67,7 +67,7 @@ typedef struct fl_server_stats { /* under the lock */
 
 struct fl_server {
     fl_engine *engine;
-    fl_model_info info; /* asked once: the model's lock is busy while the engine steps */
+    fl_model_info info;    /* asked once: the model's lock is busy while the engine steps */
     char quantization[64]; /* what info says of it */
     fl_generation_config generation;
     int64_t vocab;

@@ -135,6 +135,16 @@ function common.load(name, opt)
   return must(model, message)
 end
 
+--- What the sampling options say, as fields of a request.
+function common.request_fields(opt)
+  local fields = {}
+  for _, option in ipairs(common.sampling_options) do
+    local name = option[1]:gsub("-", "_")
+    fields[name] = opt[name]
+  end
+  return fields
+end
+
 --- Sampling as the user asked for, else as the model's own generation_config.json has it.
 function common.sampling(model, opt)
   local default = model:generation_config()
@@ -148,8 +158,6 @@ function common.sampling(model, opt)
     seed = opt.seed,
   }
 end
-
-function common.sampler(model, opt) return must(fp8llm.sampler(common.sampling(model, opt))) end
 
 --- "1.23 GB", decimal units as disks and memory bandwidths are sold.
 function common.bytes(n)

@@ -1,7 +1,7 @@
 local batch = require "fp8llm.batch"
 local common = require "fp8llm.cmd.common"
+local defaults = require "fp8llm.defaults"
 local fp8llm = require "fp8llm"
-local generate = require "fp8llm.generate"
 local json = require "fp8llm.json"
 local progress = require "fp8llm.progress"
 local must = common.must
@@ -12,7 +12,8 @@ local M = {
   text = [[
 The prompt is taken as it is, without a chat template; without --prompt it is read from stdin.
 With --input every line of FILE is a prompt, or a JSON object: prompt, messages or ids, and any
-other member of a request. All run together; each answer is a JSON object on a line, in order.]],
+other member of a request. All run together; each answer is a JSON object on a line, in order.
+Where neither options nor the model say: temperature 0.7, top-p 0.95 and at most 256 tokens.]],
   options = common.join({
     {"prompt", "string", "TEXT", "the text to continue"},
     {"input", "string", "FILE", "a file or pipe (-: stdin) of prompts or requests, a line each"},
@@ -37,11 +38,12 @@ local function run_file(opt, name)
   local engine = must(model:engine {max_running = running})
   common.empty(out, opt.output)
   local bar, start = progress(), fp8llm.clock()
-  local defaults = common.sampling(model, opt)
-  defaults.max_tokens = opt.max_tokens or 256
+  local fields = common.sampling(model, opt)
+  fields.max_tokens = opt.max_tokens
+  defaults.fill(fields, model:generation_config(), defaults.text_tokens)
   local report, message = batch.run_prompts(engine, lines, function(object)
     must(out:write(json.encode(object) .. "\n"))
-  end, {defaults = defaults, progress = common.batch_progress(bar, start)})
+  end, {defaults = fields, progress = common.batch_progress(bar, start)})
   bar()
   engine:close()
   must(report, message)
@@ -57,16 +59,12 @@ function M.run(opt, words)
   if opt.input then return run_file(opt, name) end
   local model = common.load(name, opt)
   local prompt = opt.prompt or common.read_stdin()
-  local tokenizer = must(model:tokenizer())
-  local ids = must(tokenizer:encode(prompt, {
-    add_special_tokens = true, parse_special = opt.special and "all" or "none",
-  }))
-  if #ids == 0 then common.fail "the prompt is empty" end
+  if prompt == "" then common.fail "the prompt is empty" end
   if opt.echo and not opt.json then common.write(prompt) end
-  local result = must(generate(must(model:sequence()), ids, {
-    tokenizer = tokenizer, sampler = common.sampler(model, opt), stop = must(model:eos()),
-    max_tokens = opt.max_tokens or 256, on_piece = not opt.json and common.write or nil,
-  }))
+  local fields = common.request_fields(opt)
+  fields.prompt, fields.parse_special = prompt, opt.special or false
+  local answer = must(model:submit(fields))
+  local result = must(answer:read {on_piece = not opt.json and common.write or nil})
   if opt.json then
     common.write(json.encode(common.result_object(result)) .. "\n")
   else
