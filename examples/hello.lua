@@ -3,4 +3,5 @@
 local fp8llm = require "fp8llm"
 
 local model = assert(fp8llm.load(arg[1] or "build/models/SmolLM2-135M-Instruct-FP8"))
-print(assert(model:chat {arg[2] or "What is the capital of France?", temperature = 0, max_tokens = tonumber(arg[3]) or 200}))
+local question, tokens = arg[2] or "What is the capital of France?", tonumber(arg[3]) or 200
+print(assert(model:chat {question, temperature = 0, max_tokens = tokens}))

@@ -1,5 +1,6 @@
 -- An answer that comes into a Neovim buffer while one goes on typing: libuv calls when there is something to read.
 --     nvim --headless -u NONE --cmd "let g:model = 'MODEL'" -c "luafile examples/neovim.lua" -c qa!
+-- luacheck: globals vim
 local fp8llm = require "fp8llm"
 local uv = vim.uv or vim.loop
 local model = assert(fp8llm.load(vim.g.model or "build/models/SmolLM2-135M-Instruct-FP8"))
