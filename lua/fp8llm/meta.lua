@@ -1094,6 +1094,7 @@ function engine:map(list, make) end
 ---@field max_request_bytes? integer (default 16 MiB)
 ---@field drain_ms? integer how long a stop lets generations finish (default 30000)
 ---@field signals? boolean SIGTERM and SIGINT stop it; call it from the main thread (default false)
+---@field temperature_default? number for requests that say none, where the model says none either (default 1, OpenAI's)
 ---@field notify? string where systemd awaits READY=1: os.getenv "NOTIFY_SOCKET"
 
 ---Serve clients on a unix socket, from threads of the engine's own; the protocol is in src/serve/serve.h, its

@@ -51,6 +51,7 @@ return function(dir, socket, names, opt)
   must(engine:listen(socket, {
     names = names, policies = policy_names, row_policies = row_policies, signals = true,
     notify = os.getenv "NOTIFY_SOCKET", drain_ms = opt.drain and opt.drain * 1000,
+    temperature_default = opt.temperature_default,
   }))
   log("%s listens on %s", names[1], socket)
   if opt.announce then common.write(string.format("ready: %s, model %s\n", opt.announce, printable(names[1]))) end

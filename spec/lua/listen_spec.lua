@@ -66,6 +66,9 @@ describe("eng:listen", function()
     _, message, code = eng:listen(path, {max_connections = -1})
     assert.equal("ARG", code)
     assert.truthy(message:find "max_connections: %-1")
+    _, message, code = eng:listen(path, {temperature_default = -1})
+    assert.equal("ARG", code)
+    assert.truthy(message:find "temperature_default: .*%-1")
     for _, wrong in ipairs {{names = "x"}, {names = {1}}, {unknown = 1}, {drain_ms = "x"}, {signals = 1}} do
       assert.is_false((pcall(eng.listen, eng, path, wrong)))
     end

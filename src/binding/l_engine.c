@@ -284,9 +284,8 @@ static int l_submit(lua_State *L) {
 }
 
 static const char *const listen_options[] = {
-    "names",  "row_policies", "policies",          "max_connections",
-    "notify", "signals",      "max_request_bytes", "drain_ms",
-    NULL};
+    "names",   "row_policies",      "policies", "max_connections",     "notify",
+    "signals", "max_request_bytes", "drain_ms", "temperature_default", NULL};
 
 /* eng:listen(path, {names=, policies=, ...}) -> true | nil, message, CODE */
 static int l_listen(lua_State *L) {
@@ -304,6 +303,7 @@ static int l_listen(lua_State *L) {
     fl_opt_int(L, 3, "drain_ms", &o.drain_ms);
     fl_opt_string(L, 3, "notify", &o.notify);
     fl_opt_bool(L, 3, "signals", &o.signals);
+    o.has_temperature = fl_opt_number(L, 3, "temperature_default", &o.temperature);
     if (!strncmp(path, unix_prefix, sizeof(unix_prefix) - 1)) path += sizeof(unix_prefix) - 1;
     o.path = path;
     fl_check_engine(L, 1); /* raises in a forked child, which has no such engine */

@@ -20,6 +20,31 @@ static void put_names(fl_bytes *out, const char *key, char *const *names) {
     fl_bytes_puts(out, "],");
 }
 
+/* Sampling of requests that say nothing, where that is known. */
+static void put_sampling(fl_bytes *out, const fl_generation_config *g) {
+    const bool greedy = g->has_do_sample && !g->do_sample;
+    const struct {
+        const char *name;
+        bool has;
+        double value;
+    } member[] = {
+        {"temperature", g->has_temperature || greedy, greedy ? 0 : g->temperature},
+        {"top_p", g->has_top_p, g->top_p},
+        {"top_k", g->has_top_k, (double)g->top_k},
+        {"min_p", g->has_min_p, g->min_p},
+        {"repetition_penalty", g->has_repetition_penalty, g->repetition_penalty},
+        {"max_new_tokens", g->has_max_new_tokens, (double)g->max_new_tokens},
+    };
+    const char *comma = "";
+    fl_bytes_puts(out, ",\"sampling\":{");
+    for (size_t i = 0; i < sizeof(member) / sizeof(member[0]); i++) {
+        if (!member[i].has) continue;
+        fl_bytes_printf(out, "%s\"%s\":%.10g", comma, member[i].name, member[i].value);
+        comma = ",";
+    }
+    fl_bytes_puts(out, "}}\n");
+}
+
 static int answer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusal *why) {
     (void)body;
     (void)why;
@@ -28,10 +53,11 @@ static int answer_info(fl_server *s, const fl_jv *body, fl_bytes *out, fl_refusa
     put_names(out, "policies", s->policies);
     fl_bytes_puts(out, "\"quantization\":");
     fl_put_text(out, s->info.quantization, strlen(s->info.quantization));
-    fl_bytes_printf(
-        out, ",\"context\":%lld,\"kv_tokens\":%lld,\"parameters\":%lld,\"vocab_size\":%lld}\n",
-        (long long)s->info.context, (long long)s->info.kv_tokens, (long long)s->info.n_parameters,
-        (long long)s->vocab);
+    fl_bytes_printf(out,
+                    ",\"context\":%lld,\"kv_tokens\":%lld,\"parameters\":%lld,\"vocab_size\":%lld",
+                    (long long)s->info.context, (long long)s->info.kv_tokens,
+                    (long long)s->info.n_parameters, (long long)s->vocab);
+    put_sampling(out, &s->generation);
     return FL_OK;
 }
 

@@ -43,6 +43,8 @@ typedef struct fl_server_options {
     int64_t max_connections;         /* 0: 1024                                               */
     int64_t max_request_bytes;       /* 0: 16 MiB                                             */
     int64_t drain_ms;                /* how long a stop lets generations finish; 0: 30000     */
+    bool has_temperature;            /* where neither a request nor the model says one:       */
+    double temperature;              /* in [0, 100]; else OpenAI's 1                          */
     bool signals;                    /* SIGTERM and SIGINT stop it; blocked in the caller     */
     fl_tokenizer *tokenizer;         /* NULL: requests of ids only; these three are counted   */
     fl_template *chat;               /* of the two, as in fl_prompter */

@@ -221,6 +221,20 @@ static int copy_options(fl_server *s, const fl_server_options *o, fl_err *err) {
     return rc;
 }
 
+/* What requests are given that say nothing: the publisher's words, then the operator's. */
+static int set_sampling(fl_server *s, const fl_model *m, const fl_server_options *o, fl_err *err) {
+    fl_generation_config *g = &s->generation;
+    *g = *fl_model_generation_config(m);
+    if (!o->has_temperature) return FL_OK;
+    if (!(o->temperature >= 0 && o->temperature <= 100))
+        return fl_fail(err, FL_E_ARG, "temperature_default: need a number in [0, 100], got %.10g",
+                       o->temperature);
+    if (g->has_temperature || (g->has_do_sample && !g->do_sample)) return FL_OK;
+    g->has_temperature = true;
+    g->temperature = o->temperature;
+    return FL_OK;
+}
+
 static int copy_text(fl_server *s, const fl_server_options *o, fl_err *err) {
     if (!o->tokenizer) return FL_OK;
     s->tokenizer = fl_tokenizer_ref(o->tokenizer);
@@ -277,11 +291,11 @@ int fl_server_new(fl_server **out, fl_engine *e, fl_model *m, const fl_server_op
     fl_model_info_get(m, &s->info);
     snprintf(s->quantization, sizeof(s->quantization), "%s", s->info.quantization);
     s->info.quantization = s->quantization;
-    s->generation = *fl_model_generation_config(m);
     s->vocab = fl_model_config(m)->vocab_size;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     int rc = copy_options(s, o, err);
+    if (!rc) rc = set_sampling(s, m, o, err);
     if (!rc) rc = copy_text(s, o, err);
     if (!rc && o->path) rc = open_all(s, o->signals, err);
     if (!rc && o->path) rc = start_threads(s, err);

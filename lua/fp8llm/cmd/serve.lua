@@ -43,6 +43,8 @@ chose NAME, see step in meta.lua, and the model.]],
     {"max-queued", "integer", "N", "requests that may wait; further ones are told to come again (default 1024)"},
     {"priority-between-keys", "flag", "",
       "a request's priority counts before the keys' turns (default: within its key only)"},
+    {"temperature-default", "number", "T",
+      "for requests that say none, of models that say none (default 1, as OpenAI's)", min = 0, max = 100},
     {"timeout", "integer", "S", "seconds for a request (default 3600)", min = 1, max = 1e6},
     {"drain", "integer", "S", "seconds a stop waits for generations (default 30)", min = 0, max = 1e6},
     {"announce", "string", "URL", "with --listen: the address to print when the model is loaded"},
@@ -149,7 +151,7 @@ local function engine_command(model, socket, user, opt, url)
   for _, policy in ipairs(opt.policy or {}) do add("policy", policy) end
   for _, name in ipairs {
     "device", "gpu-memory-utilization", "sparse-prefill", "threads", "context", "kv", "kv-tokens",
-    "max-running", "max-queued", "policy-timeout-ms", "drain",
+    "max-running", "max-queued", "policy-timeout-ms", "drain", "temperature-default",
   } do add(name, opt[name:gsub("-", "_")]) end
   for _, name in ipairs {"batch-invariant", "priority-between-keys"} do
     if opt[name:gsub("-", "_")] then command[#command + 1] = "--" .. name end

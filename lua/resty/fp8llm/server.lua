@@ -258,7 +258,7 @@ local function model_object(model, name)
   local info = line and json.decode(line) or {}
   return {
     id = name, object = "model", created = config.started, owned_by = "fp8llm", max_model_len = info.context,
-    policies = info.policies and json.array(info.policies),
+    policies = info.policies and json.array(info.policies), sampling = info.sampling,
   }
 end
 
