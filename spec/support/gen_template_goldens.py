@@ -224,6 +224,7 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {{ range(100001) }}
 {{ raise_exception('roles must alternate: ' ~ i) }}
 {{ strftime_now('%d %b %Y') }} {{ strftime_now('%Y-%m-%d %H:%M:%S') }} {{ strftime_now('%A, %B %-d') }}
+{{ strftime_now('%H:%M:%S.%f|%Z|%z|%%f') }}
 # filters on text
 {{ '  x '|trim }}|{{ 'xxaxx'|trim('x') }}|{{ blank|trim }}|{{ 5|trim }}
 {{ s|upper }} {{ s|lower }} {{ 'hELLO wORLD'|capitalize }} {{ "foo bar-baz (qux)'s"|title }} {{ mixed|upper }} {{ mixed|lower }} {{ mixed|title }} {{ mixed|capitalize }}
@@ -236,6 +237,20 @@ x\n   {{ s }}\n  {{- s -}}  \ny
 {{ '42'|int }} {{ '4.7'|int }} {{ 'x'|int }} {{ 'x'|int(9) }} {{ 3.9|int }} {{ '0x1f'|int(base=16) }} {{ ' -5 '|int }} {{ none|int }} {{ true|int }}
 {{ '2.5'|float }} {{ 'x'|float }} {{ '1e3'|float }} {{ 3|float }} {{ '.5'|float }} {{ -3|abs }} {{ -2.5|abs }}
 {{ 42.55|round }} {{ 42.55|round(1) }} {{ 2.5|round }} {{ 3.5|round }} {{ 42.1|round(0, 'ceil') }} {{ 42.9|round(method='floor') }} {{ 7|round }} {{ 1234.5|round(-2) }}
+{{ 12345|round(-2) }} {{ 250|round(-2) }} {{ 350|round(-2) }} {{ -250|round(-2) }} {{ -251|round(-2) }} {{ 7|round(-1) }} {{ 5|round(-30) }} {{ true|round(-1) }}
+# what a macro tells of itself
+{% macro m(a, b=2) %}{{ a }}{% endmacro %}{{ m.name }}{{ m.arguments }}{{ m.catch_kwargs }}{{ m.catch_varargs }}{{ m.caller }}{{ m.x is defined }}
+{% macro m() %}{{ varargs }}{{ kwargs }}{{ caller is defined }}{% endmacro %}{{ m.arguments }}{{ m.catch_kwargs }}{{ m.catch_varargs }}{{ m.caller }}
+# urlize
+{{ 'see http://example.com/a?b=1&c and www.x.org, (https://a.b:80/x) or <http://a.b>.'|urlize }}
+{{ 'mail a@b.co, @a@b.co, mailto:me@x.org or a@b; localhost, x.com, x.dev, http://localhost:8080/'|urlize }}
+{{ 'http://127.0.0.1/x http://[::1]:80 http://1.2.3 http://xn--p1ai https://é.日本.com www.a http://a.b:123456'|urlize }}
+{{ 'see http://example.com/abcdefghij (http://x.org/(a))'|urlize(15, true) }} {{ 'http://日本.com/日本日本'|urlize(10) }}
+{{ 'https://example.com'|urlize(nofollow=true, target='_"b', rel='me z me a') }} {{ 'www.x.com'|urlize(none, rel='') }}
+{{ 'tel:123 ftp://a tel: x'|urlize(extra_schemes=['tel:', 'ftp://']) }}
+{{ 'x'|urlize(extra_schemes=['tel']) }}
+{{ '<b>http://a.com</b> <x'|urlize }} {{ '<b> http://a.com'|safe|urlize }} {{ 5|urlize }}
+{% autoescape true %}{{ 'http://a.com <x>'|urlize }}{% endautoescape %}
 # tojson
 {{ d|tojson }} {{ rows|tojson }} {{ u|tojson }} {{ [1.0, 1e22, tiny, none, true]|tojson }} {{ (1, 2)|tojson }} {{ el|tojson }} {{ ed|tojson }}
 {{ d|tojson(indent=2) }}

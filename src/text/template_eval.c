@@ -97,6 +97,29 @@ static bool plain_attribute(fl_trun *r, const fl_tv *v, const fl_tstr *name, fl_
     return is;
 }
 
+static bool macro_attribute(fl_trun *r, const fl_tnode *macro, const fl_tstr *name, fl_tv *out,
+                            bool *found) {
+    if (fl_tstr_is(name, "name")) {
+        *out = macro->name ? fl_tv_string(&macro->name->text) : fl_tv_none();
+    } else if (fl_tstr_is(name, "arguments")) {
+        fl_tlist *l = fl_tlist_new(r, macro->n_kids);
+        if (!l) return false;
+        for (uint32_t i = 0; i < macro->n_kids; i++)
+            l->items[i] = fl_tv_string(&macro->kids[i]->name->text);
+        l->n = macro->n_kids;
+        *out = fl_tv_list(FL_TV_TUPLE, l);
+    } else if (fl_tstr_is(name, "caller")) {
+        *out = fl_tv_bool(macro->uses & 1 << FL_T_CALLER);
+    } else if (fl_tstr_is(name, "catch_varargs")) {
+        *out = fl_tv_bool(macro->uses & 1 << FL_T_VARARGS);
+    } else if (fl_tstr_is(name, "catch_kwargs")) {
+        *out = fl_tv_bool(macro->uses & 1 << FL_T_KWARGS);
+    } else {
+        *found = false;
+    }
+    return true;
+}
+
 bool fl_t_python_attribute(fl_trun *r, const fl_tv *v, const fl_tstr *name, fl_tv *out,
                            bool *found) {
     *found = true;
@@ -110,10 +133,7 @@ bool fl_t_python_attribute(fl_trun *r, const fl_tv *v, const fl_tstr *name, fl_t
         *found = value != NULL;
         return true;
     }
-    if (v->kind == FL_TV_MACRO && fl_tstr_is(name, "name")) {
-        *out = v->macro->node->name ? fl_tv_string(&v->macro->node->name->text) : fl_tv_none();
-        return true;
-    }
+    if (v->kind == FL_TV_MACRO) return macro_attribute(r, v->macro->node, name, out, found);
     const fl_tfunction *f = fl_t_method(v, name->data, name->len);
     *found = f != NULL;
     if (!f) return true;

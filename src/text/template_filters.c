@@ -263,6 +263,21 @@ static bool f_abs(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return fl_tv_binary(r, fl_tv_whole(&c->self) < 0 ? '-' : '+', &zero, &c->self, out);
 }
 
+/* Python's round of an int is an int; halves go to the even multiple of the power of ten. */
+static bool round_whole(fl_trun *r, int64_t v, int64_t precision, fl_tv *out) {
+    int64_t unit = 1;
+    *out = fl_tv_int(precision < -18 ? 0 : v);
+    if (precision >= 0 || precision < -18) return true;
+    for (int64_t i = precision; i < 0; i++) unit *= 10;
+    int64_t quotient = v / unit, rest = v % unit;
+    const int64_t sign = rest < 0 ? -1 : 1, twice = rest * sign - (unit - rest * sign);
+    if (twice > 0 || (twice == 0 && quotient % 2)) quotient += sign;
+    if (__builtin_mul_overflow(quotient, unit, &v))
+        return fl_t_fail(r, FL_E_LIMIT, "round: the number does not fit 64 bits");
+    *out = fl_tv_int(v);
+    return true;
+}
+
 static bool f_round(fl_trun *r, fl_tcall *c, fl_tv *out) {
     static const fl_tstr common = {.data = "common", .len = 6};
     int64_t precision = 0;
@@ -282,8 +297,8 @@ static bool f_round(fl_trun *r, fl_tcall *c, fl_tv *out) {
         *out = c->self;
     } else if (up || down) {
         *out = fl_tv_float((up ? ceil(v * scale) : floor(v * scale)) / scale);
-    } else if (fl_tv_is_whole(&c->self) && precision >= 0) {
-        *out = fl_tv_int(fl_tv_whole(&c->self));
+    } else if (fl_tv_is_whole(&c->self)) {
+        return round_whole(r, fl_tv_whole(&c->self), precision, out);
     } else if (precision < 0 || precision > 60) {
         *out = precision > 60 ? c->self : fl_tv_float(nearbyint(v * scale) / scale);
     } else { /* printf rounds the exact value, as Python does */

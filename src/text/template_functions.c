@@ -91,15 +91,33 @@ static bool g_raise_exception(fl_trun *r, fl_tcall *c, fl_tv *out) {
     return fl_t_fail(r, FL_E_ARG, "%.*s", s->len > 800 ? 800 : (int)s->len, s->data);
 }
 
+enum { MAX_DATE_FORMAT = 254 }; /* bytes */
+
+/* What transformers' clock, which knows no time zone, makes of a format, for the C library. The "!" behind it tells an
+ * empty result from one that does not fit. */
+static void strftime_format(const fl_tstr *s, char *out) {
+    for (size_t i = 0; i < s->len; i++) {
+        const char next = s->data[i] == '%' && i + 1 < s->len ? s->data[i + 1] : 0;
+        if (next == 'f') {
+            memcpy(out, "000000", 6);
+            out += 6;
+        } else if (next != 'Z' && next != 'z') {
+            *out++ = s->data[i];
+            if (next) *out++ = next;
+        }
+        i += next != 0;
+    }
+    memcpy(out, "!", 2);
+}
+
 static bool g_strftime_now(fl_trun *r, fl_tcall *c, fl_tv *out) {
     const fl_tstr *s;
-    char format[256], text[4096];
+    char format[3 * MAX_DATE_FORMAT + 2], text[4096];
     struct tm tm;
     if (!fl_tv_need_string(r, &c->arg[0], "strftime_now", &s)) return false;
-    if (s->len > sizeof(format) - 2)
-        return fl_t_fail(r, FL_E_LIMIT, "strftime_now: format longer than %zu", sizeof(format) - 2);
-    memcpy(format, s->data, s->len);
-    memcpy(format + s->len, "!", 2); /* an empty result and none that fits differ then */
+    if (s->len > MAX_DATE_FORMAT)
+        return fl_t_fail(r, FL_E_LIMIT, "strftime_now: format longer than %d", MAX_DATE_FORMAT);
+    strftime_format(s, format);
     size_t n = localtime_r(&r->now, &tm) ? strftime(text, sizeof(text), format, &tm) : 0;
     if (!n)
         return fl_t_fail(r, FL_E_LIMIT, "strftime_now: the date does not fit %zu bytes",

@@ -164,7 +164,8 @@ static bool unescape(lexer *x, const char *s, size_t n, size_t *i, char **out) {
             cp = cp * 8 + (uint32_t)(s[*i] - '0');
         *out += fl_utf8_encode(*out, cp);
     } else if (c == 'N') {
-        return fl_t_syntax(x->p, x->line, "\\N escapes in strings are not supported");
+        return fl_t_syntax(x->p, x->line,
+                           "\\N: characters by name are not supported, write \\uXXXX");
     } else if (c != '\n') {
         *(*out)++ = '\\';
         *(*out)++ = c;

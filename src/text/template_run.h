@@ -184,6 +184,8 @@ bool fl_tv_percent(fl_trun *r, const fl_tstr *format, const fl_tv *args, fl_tv *
 bool fl_t_is_printable(uint32_t cp); /* str.isprintable */
 /* str.format and str.format_map (template_strformat.c). */
 bool fl_t_format_method(fl_trun *r, fl_tcall *c, fl_tv *out);
+/* The filter urlize (template_urlize.c). */
+bool fl_t_urlize(fl_trun *r, fl_tcall *c, fl_tv *out);
 /* pprint.pformat(v) (template_pprint.c). */
 bool fl_t_pformat(fl_trun *r, const fl_tv *v, fl_tv *out);
 

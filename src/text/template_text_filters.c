@@ -410,6 +410,7 @@ const fl_tfunction *fl_t_text_filter(const char *name, size_t n) {
         {"striptags", "", f_striptags},
         {"truncate", "length= killwords= end= leeway=", f_truncate},
         {"urlencode", "", f_urlencode},
+        {"urlize", "trim_url_limit= nofollow= target= rel= extra_schemes=", fl_t_urlize},
         {"wordwrap", "width= break_long_words= wrapstring= break_on_hyphens=", f_wordwrap},
         {"xmlattr", "autospace=", f_xmlattr},
         {NULL, NULL, NULL},
