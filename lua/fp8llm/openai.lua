@@ -133,27 +133,39 @@ local function object_id(kind, options, start)
   return (kind == "chat" and "chatcmpl-" or "cmpl-") .. (own or options.id or "0")
 end
 
+--- A whole event -> its choice in the response | nil, message, code. start: of the generation's first line.
+function openai.choice(kind, event, start)
+  local message, code = openai.trouble(event)
+  if message then return nil, message, code end
+  local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
+  choice.logprobs = logprobs_of(kind, event, start, 0)
+  for name, value in pairs(extras(event, start)) do choice[name] = value end
+  if kind == "chat" then
+    choice.message = {role = "assistant", content = event.d}
+  else
+    choice.text = event.d
+  end
+  return choice
+end
+
+--- The response object of some choices, a list of json.array; nil: without them.
+-- options: model_name; id; start, of the generation's first line.
+function openai.response_object(kind, choices, usage, options)
+  return {
+    id = object_id(kind, options, options.start), object = kind == "chat" and "chat.completion" or "text_completion",
+    created = os.time(), model = options.model_name, choices = choices, usage = usage_object(usage),
+  }
+end
+
 --- The events of all choices, each whole, and the usage -> a response object | nil, message, code.
--- options: model_name; id; start, of a generation's first line.
 function openai.response(kind, result, options)
   local choices = json.array {}
   for _, event in ipairs(result.choices) do
-    local message, code = openai.trouble(event)
-    if message then return nil, message, code end
-    local choice = {index = event.i, finish_reason = finish_reasons[event.fin], stop_reason = stop_reason(event)}
-    choice.logprobs = logprobs_of(kind, event, options.start, 0)
-    for name, value in pairs(extras(event, options.start)) do choice[name] = value end
-    if kind == "chat" then
-      choice.message = {role = "assistant", content = event.d}
-    else
-      choice.text = event.d
-    end
+    local choice, message, code = openai.choice(kind, event, options.start)
+    if not choice then return nil, message, code end
     choices[event.i + 1] = choice
   end
-  return {
-    id = object_id(kind, options, options.start), object = kind == "chat" and "chat.completion" or "text_completion",
-    created = os.time(), model = options.model_name, choices = choices, usage = usage_object(result.usage),
-  }
+  return openai.response_object(kind, choices, result.usage, options)
 end
 
 -- Streams. -----------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ main() {
     done
     suite spec-nginx luajit spec/support/busted.lua -o TAP spec/nginx
     suite serve-fuzz luajit spec/nginx/fuzz.lua 500
+    suite serve-request-fuzz luajit spec/nginx/request_fuzz.lua 8
+    suite submit-fuzz luajit spec/nginx/request_fuzz.lua submit 4
     suite serve-soak luajit spec/nginx/soak.lua 60
     suite serve-load luajit spec/nginx/load.lua 3
     suite serve-flood luajit spec/nginx/flood.lua 12 15 2

@@ -141,6 +141,26 @@ static void write_news(fl_server *s, fl_conn *c, int64_t k) {
     }
 }
 
+/* One whole completion.  Whoever reads an answer that is not streamed holds all of it, and nginx
+ * before that: it may be as large as a request. */
+static void put_whole(fl_server *s, fl_conn *c, int64_t k) {
+    fl_generation *g = &c->generation;
+    const size_t before = c->out.len;
+    c->out.limit = before + (size_t)(s->max_request_bytes - g->bytes);
+    put_event(s, c, k, &g->update);
+    c->out.limit = 0;
+    g->bytes += (int64_t)(c->out.len - before);
+    if (!c->out.failed) return;
+    fl_refusal why = {.param = "logprobs"};
+    fl_fail(&why.err, FL_E_LIMIT,
+            "logprobs: the answer has more than %lld bytes; ask for a stream, or for less",
+            (long long)s->max_request_bytes);
+    c->out.failed = false;
+    c->out.len = before;
+    fl_put_error(&c->out, &why);
+    g->too_large = true;
+}
+
 /* All completions of request k, once it has ended. */
 static void write_whole(fl_server *s, fl_conn *c, int64_t k) {
     fl_generation *g = &c->generation;
@@ -148,18 +168,18 @@ static void write_whole(fl_server *s, fl_conn *c, int64_t k) {
     for (int64_t i = 0; i < g->n && c->out.len < FL_SERVE_OUT_BYTES; i++) {
         if (g->written[k * g->n + i]) continue;
         if (fl_request_result(g->requests[k], i, &g->update, NULL)) c->out.failed = true;
-        if (c->out.failed) return;
-        put_event(s, c, k, &g->update);
+        if (!c->out.failed) put_whole(s, c, k);
+        if (c->out.failed || g->too_large) return;
     }
 }
 
 bool fl_events_write(fl_server *s, fl_conn *c) {
     fl_generation *g = &c->generation;
-    for (int64_t k = 0; k < g->n_requests; k++) {
+    for (int64_t k = 0; k < g->n_requests && !g->too_large; k++) {
         if (g->stream)
             write_news(s, c, k);
         else
             write_whole(s, c, k);
     }
-    return g->n_unfinished == 0;
+    return g->n_unfinished == 0 || g->too_large;
 }

@@ -41,7 +41,7 @@ typedef struct fl_server_options {
     const char *const *policies;     /* NULL-terminated or NULL: what clients may choose      */
     const char *const *row_policies; /* those of them that get whole rows of logits */
     int64_t max_connections;         /* 0: 1024                                               */
-    int64_t max_request_bytes;       /* 0: 16 MiB                                             */
+    int64_t max_request_bytes;       /* of an answer that is not streamed, too; 0: 16 MiB     */
     int64_t drain_ms;                /* how long a stop lets generations finish; 0: 30000     */
     bool has_temperature;            /* where neither a request nor the model says one:       */
     double temperature;              /* in [0, 100]; else OpenAI's 1                          */

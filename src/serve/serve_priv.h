@@ -30,6 +30,8 @@ typedef struct fl_generation { /* what a connection runs */
     int64_t completions;       /* as charged to the account */
     int64_t n_unfinished;      /* completions whose end has not been written */
     bool *written;             /* [n_requests * n]: the first event */
+    int64_t bytes;             /* written of an answer that is not streamed */
+    bool too_large;            /* ... which has been refused for them */
     bool stream, return_token_ids;
     fl_account *account; /* NULL: nobody's */
     fl_update update;

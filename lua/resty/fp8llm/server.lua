@@ -138,15 +138,20 @@ end
 
 local function timeout_message() return "timeout: no end within " .. config.timeout .. " s" end
 
--- An API of generations: its requests as those of the engine (nil: they are), and what becomes of the events. Others
--- than OpenAI's first two are translations of chats.
+-- An API of generations: `request` makes the engine's requests of its own (nil: they are), `choice` what is kept of an
+-- event of an answer that is not streamed (nil: the event), `response` the answer of those, `stream` one that is
+-- streamed. Others than OpenAI's first two are translations of chats.
 local function plain(kind)
   return {
     kind = kind, stream = function(start, options) return openai.stream(kind, start, options) end,
+    -- Each choice becomes text when it has come: as tables, those of an answer would take ten times their text.
+    choice = function(event, options)
+      local choice, message, code = openai.choice(kind, event, options.start)
+      return choice and json.encode(choice), message, code
+    end,
     response = function(result, options)
-      local response, message, code = openai.response(kind, result, options)
-      if not response then return nil, message, code end
-      return json.encode(response)
+      local rest = json.encode(openai.response_object(kind, nil, result.usage, options))
+      return '{"choices":[' .. table.concat(result.choices, ",") .. "]," .. rest:sub(2)
     end,
   }
 end
@@ -160,8 +165,14 @@ local function whole(api, stream, options)
       return fail(504, timeout_message())
     elseif line then
       local event = json.decode(line)
+      local choice, trouble, code = event, nil, nil
       if event.error then return refuse(event.error) end
-      result.choices[#result.choices + 1], result.usage = event, event.usage
+      if api.choice then choice, trouble, code = api.choice(event, options) end
+      if not choice then
+        stream:cancel()
+        return refuse {code = code, message = trouble}
+      end
+      result.choices[event.i + 1], result.usage = choice, event.usage
     elseif message ~= "idle" then
       return refuse(client.unreachable(message))
     end
