@@ -1,12 +1,14 @@
 --- What eng:submit gives for the body of an OpenAI request: its answer, as the lines say it with which a socket's
 -- clients are answered (src/serve/serve.h). Events are those of the lines; null in them is json.null.
+local class = require "fp8llm.class"
 local json = require "fp8llm.json"
+local misuse = require "fp8llm.misuse"
 local openai = require "fp8llm.openai"
 
 local answer = {}
-answer.__index = answer
 
 function answer:__tostring()
+  if self.closed then return "fp8llm.answer: closed" end
   return ("fp8llm.answer: %s, %d completions"):format(self.kind, self.start and self.start.choices or 0)
 end
 
@@ -29,8 +31,23 @@ end
 --- The next event | false, none has come yet | nil, all have been read | nil, message, code
 function answer:poll() return next_line(self) end
 
+-- Raises for an argument that is there and of another type, and for members of it that are not in `types`.
+local function check(who, value, want, types)
+  if value == nil then return end
+  if type(value) ~= want then misuse(who, "bad argument #1 (%s expected, got %s)", want, type(value)) end
+  for name, member in pairs(types and value or {}) do
+    if not types[name] then misuse(who, "unknown option '%s'", tostring(name)) end
+    if type(member) ~= types[name] then
+      misuse(who, "option '%s': %s expected, got %s", name, types[name], type(member))
+    end
+  end
+end
+
 --- true when poll would not say false; waits for that, at most ms.
-function answer:wait(ms) return self.at <= #self.lines or self.exchange:wait(ms) end
+function answer:wait(ms)
+  check("answer:wait", ms, "number")
+  return self.at <= #self.lines or self.exchange:wait(ms)
+end
 
 --- A file descriptor that is readable while poll would not say false.
 function answer:fd() return self.exchange:fd() end
@@ -46,6 +63,7 @@ end
 
 --- The text of the next event, and the event; nothing at the end. What goes wrong raises.
 function answer:next_piece(wait)
+  check("answer:next_piece", wait, "function")
   local event, message = await(self, wait)
   if message or (event and event.fin == "error") then error(message or event.message, 0) end
   if event then return event.d, event end
@@ -81,6 +99,7 @@ end
 -- returning false; wait(self), called while there is nothing yet. -> {text =, ids =, finish_reason =, ...}
 -- | nil, message, code
 function answer:read(hooks)
+  check("answer:read", hooks, "table", {on_piece = "function", wait = "function"})
   hooks = hooks or {}
   local texts, ids, stopped = {}, {}, false
   while true do
@@ -113,6 +132,7 @@ end
 --- The same as OpenAI's response object. options: model_name, for requests that name none; id.
 -- | nil, message, code, when it ended by anything but its own end
 function answer:response(options)
+  check("answer:response", options, "table", {model_name = "string", id = "string"})
   local result, message, code = self:result()
   if not result then return nil, message, code end
   local name = self.start.model ~= "" and self.start.model or nil
@@ -124,7 +144,12 @@ end
 
 function answer:cancel() self.exchange:cancel() end
 
-function answer:close() self.exchange:close() end
+function answer:close()
+  self.closed = true
+  self.exchange:close()
+end
+
+class("answer", answer)
 
 --- exchange: see src/binding/l_exchange.c; kind: "chat" or "completion" -> answer | nil, message, code, param
 return function(exchange, kind)

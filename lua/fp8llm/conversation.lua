@@ -1,10 +1,10 @@
 --- A conversation: what has been said, and the model's answer to what is said next. What the model has read of it
 -- already is found in its prefix cache, so each turn computes only what is new.
+local class = require "fp8llm.class"
 local json = require "fp8llm.json"
 local misuse = require "fp8llm.misuse"
 
 local conversation = {}
-conversation.__index = conversation
 
 local function copy(list)
   local out = {}
@@ -26,7 +26,7 @@ local function answer(self, given)
   local stream, own, code = self.submit(request)
   if not stream then return nil, own, code end
   local result, message
-  result, message, code = stream:read(own)
+  result, message, code = stream:read {on_piece = own.on_piece, wait = own.wait}
   stream:close()
   if not result then return nil, message, code end
   self.last = result
@@ -127,6 +127,8 @@ function conversation:load(path)
   self.said, self.fields.system = copy(object.messages), object.system
   return self
 end
+
+class("conversation", conversation)
 
 --- fields: those of model:chat that all its turns have; submit(request) -> answer, hooks | nil, message, code
 return function(model, fields, submit)

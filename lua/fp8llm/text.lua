@@ -105,7 +105,7 @@ local function ask(who, model, given, kind)
     return nil, ("%s: %d completions; model:submit gives more than one"):format(who, answer.start.choices), "ARG"
   end
   local result, message
-  result, message, code = answer:read(own)
+  result, message, code = answer:read {on_piece = own.on_piece, wait = own.wait}
   answer:close()
   if not result then return nil, message, code end
   return result.text

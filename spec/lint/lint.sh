@@ -82,6 +82,7 @@ rule "includes point down, files and functions are short" luajit spec/lint/layer
 rule "every header compiles alone" headers_alone
 rule "the module exports luaopen_* only" nothing exports
 rule "the module needs libc only" nothing libraries
+rule "errors of the binding name their function" nothing grep -nE 'luaL_(error|arg|opt|check[^s]|checkstring)' src/binding/*.c
 rule "the stripped module is under 2 MB" stripped_size
 rule "C is laid out by clang-format" formatted
 rule "Lua passes luacheck" luacheck -q --no-color lua examples spec rockspec/*.rockspec

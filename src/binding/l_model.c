@@ -112,6 +112,10 @@ static int l_load(lua_State *L) {
     lua_settop(L, 2);
     read_load_options(L, &options);
     if (!options.config_json && !fl_find_model(L, 1)) return 3;
+    /* The collector sees a few bytes of a model: those that nobody has any more go now, engines that
+     * only they had in the second round. */
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    lua_gc(L, LUA_GCCOLLECT, 0);
     const char *dir = lua_tostring(L, 1);
     void **box = fl_box_new(L, FL_MT_MODEL);
     lua_model *m = fl_alloc(sizeof(*m));

@@ -65,9 +65,9 @@ static int l_lock(lua_State *L) {
 /* fp8llm.check_port(host, port) -> true | nil, message, CODE */
 static int l_check_port(lua_State *L) {
     fl_err err;
-    const char *const host = luaL_checkstring(L, 1);
+    const char *const host = fl_check_string(L, 1);
     const int64_t port = fl_check_int(L, 2);
-    luaL_argcheck(L, port > 0 && port < 65536, 2, "1 to 65535 expected");
+    if (port < 1 || port > 65535) fl_arg_error(L, 2, "1 to 65535 expected");
     if (fl_process_check_port(host, (int)port, &err)) return fl_push_err(L, &err);
     lua_pushboolean(L, 1);
     return 1;

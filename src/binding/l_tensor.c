@@ -424,7 +424,7 @@ static int l_copy(lua_State *L) {
 static int l_softmax(lua_State *L) {
     fl_err err;
     fl_array *t = fl_tensor_check(L, 1);
-    double temperature = (double)luaL_optnumber(L, 2, 1);
+    double temperature = lua_isnoneornil(L, 2) ? 1 : fl_check_number(L, 2);
     return in_place(L, fl_array_softmax(t, temperature, &err), &err);
 }
 
