@@ -209,7 +209,8 @@ describe("closing a model", function()
       local back = (during - resident()) / mb -- 10 MB of weights, and what was used of the rest
       assert.is_true(back > 10, ("round %d: only %.1f MB came back"):format(i, back))
       assert.equal(first, row:get(1))
-      assert.equal("cancelled", request:result().choices[1].fin)
+      local fin = request:result().choices[1].fin
+      assert.is_true(fin == "cancelled" or fin == "length", fin)
       raises("sequence:feed: the sequence is closed", sequence.feed, sequence, 1)
       raises("sequence:length: the sequence is closed", fork.length, fork)
       raises("engine:submit: the engine is closed", engine.submit, engine, {ids = {1}})
