@@ -8,10 +8,10 @@
 -- |-------------------------------------------------------------------|--------------------------------------------|
 -- | an argument, option or field of the wrong type                    | raises                                     |
 -- | an option or field that nobody knows                              | raises                                     |
--- | an option outside what this file gives for it (threads = -1)      | raises                                     |
 -- | use of an object that is closed, stale, or another process's      | raises                                     |
--- | an index or shape that does not fit a tensor                      | raises                                     |
--- | a value of a request or sampler that is out of range              | nil, message, "ARG"                        |
+-- | a number or word of the right type that will not do (threads = -1) | nil, message, "ARG"                        |
+-- | the same of a tensor: an index, shape or element type             | raises                                     |
+-- | the same where no message is among the results below (schedule)   | raises                                     |
 -- | what files, models, memory, devices, queues or time bring         | nil, message, code                         |
 -- | the same in the middle of a loop: pieces(), model:stream()        | raises: a loop has no place for a message  |
 -- | JSON text in place of a table (submit), whatever is wrong with it | nil, message, code                        |

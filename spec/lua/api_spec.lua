@@ -74,6 +74,41 @@ describe("the API reference", function()
     end
   end)
 
+  -- {name = its type as written} of all fields of a class, and of the class that it is made of
+  local function fields_of(class)
+    local base, block = text:match("\n%-%-%-@class %(exact%) fp8llm%." .. class .. "(:?[^\n]*)\n(.-)\n\n")
+    local fields = {}
+    if not block then block = text:match("\n%-%-%-@class fp8llm%." .. class .. "\n(.-)\n\n") end
+    for name, kind in ("\n" .. block):gmatch "\n%-%-%-@field ([%w_]+)%?? (%S+)" do fields[name] = kind end
+    if base and base:find "sampling_fields" then
+      for name, kind in pairs(fields_of "sampling_fields") do fields[name] = kind end
+    end
+    return fields
+  end
+
+  it("gives chats, prompts and requests the fields that their reader knows, and their types", function()
+    local own = {on_piece = true, wait = true, text = true, system = true} -- of model:chat itself
+    local value = {string = "x", integer = 1, number = 0.5, boolean = true, table = {}, ids = {1}, list = {"x"}}
+    for class, kind in pairs {chat_options = "chat", generate_options = "completion", request_options = "own"} do
+      local fields = fields_of(class)
+      assert.is_true(fields.temperature == "number" and fields.stop ~= nil and fields.seed == "integer", class)
+      for name, words in pairs(fields) do
+        local first = words:match "^fp8llm%.(ids)" or words:match "^table%[%]" and "table"
+          or words:match "%[%]$" and "list" or words:match "^fp8llm%.sampling_fields" and "table"
+          or words:match '^"' and "string" or words:match "^%a+"
+        if not (own[name] and kind ~= "own") then
+          assert.is_nil(fp8llm._misuse({[name] = value[first]}, kind), class .. "." .. name)
+          assert.is_true(fp8llm._misuse({[name] = print}, kind) ~= nil or words == "table", class .. "." .. name)
+        end
+      end
+      for _, f in ipairs(fp8llm.request_fields()) do
+        local of_policy = f.name:find "^policy" and kind ~= "own"
+        local other = f.name == "echo" and kind == "chat"
+        assert.is_true(fields[f.name] ~= nil or of_policy or other, class .. "." .. f.name)
+      end
+    end
+  end)
+
   it("is Lua", function()
     assert.is_true(loadstring and loadstring(text) ~= nil or load(text) ~= nil) -- luacheck: ignore
   end)

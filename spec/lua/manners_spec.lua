@@ -130,6 +130,39 @@ describe("every function", function()
     refused("engine:submit", o.engine:submit({prompt = "x", temperature = -1}, "completion"))
     refused("model:chat", o.model:chat {"x", temperature = -1})
     refused("load", fp8llm.load(dir, {device = "cuda:99"}))
+    local src = {src = dir, dst = none, scheme = "fp8-dynamic"}
+    for what, wrong in pairs {
+      load = {{threads = -1}, {tp = 2}, {kv = "x"}, {sparse_prefill = "x"}, {load_format = "x"}, {config_json = "{}"},
+        {gpu_memory_utilization = 0}, {context = -1}, {kv_tokens = -1}, {max_step_rows = -1}, {isa = "x"},
+        {device = "x"}},
+      quantize = {{threads = -1}, {max_shard_bytes = -1}, {gpu_memory_utilization = 2}, {scheme = "x"}, {format = "x"},
+        {observer = "x"}, {sparse = "x"}, {kv = "x"}},
+      read_bandwidth = {{threads = -1}, {bytes = -1}, {device = "x"}},
+      flop_peak = {{threads = -1}, {dtype = "x"}, {size = 5}, {device = "x"}},
+      handover_cost = {{rounds = 0}, {work = -1}}, engine = {{max_running = -1}, {prompt_lookup_min = 9}},
+      listen = {{drain_ms = -1}, {max_connections = -1}, {temperature_default = -1}}, encode = {{parse_special = "x"}},
+      sampler = {{top_p = 2}, {top_k = -5}, {order = {"x"}}, {logit_bias = {[-1] = 1}}}, render = {{now = 1 / 0}},
+    } do
+      for _, options in ipairs(wrong) do
+        local name = next(options)
+        local call = {
+          load = function() return fp8llm.load(dir, options) end,
+          engine = function() return o.model:engine(options) end,
+          listen = function() return o.engine:listen("build/spec/manners.sock", options) end,
+          encode = function() return o.tokenizer:encode("x", options) end,
+          render = function() return o.template:render({{role = "user", content = "x"}}, options) end,
+          quantize = function()
+            for k, v in pairs(src) do if options[k] == nil then options[k] = v end end
+            return fp8llm.quantize(options)
+          end,
+        }
+        refused(what .. " " .. name, (call[what] or function() return fp8llm[what](options) end)())
+      end
+    end
+    refused("submit", o.engine:submit({ids = {1}}, "x"))
+    refused("supervise", fp8llm.supervise({{"true", stop = "KILL"}}, 1))
+    refused("supervise", fp8llm.supervise({{"true"}}, -1))
+    refused("check_port", fp8llm.check_port("127.0.0.1", 0))
   end)
 end)
 

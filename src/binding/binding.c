@@ -247,9 +247,20 @@ bool fl_opt_number(lua_State *L, int idx, const char *key, double *out) {
     return true;
 }
 
-void fl_opt_gpu_part(lua_State *L, int idx, double *out) {
-    if (fl_opt_number(L, idx, "gpu_memory_utilization", out) && !(*out > 0 && *out <= 1))
-        fl_raise(L, "option 'gpu_memory_utilization': more than 0, at most 1 expected");
+int fl_opt_gpu_part(lua_State *L, int idx, double *out, fl_err *err) {
+    if (!fl_opt_number(L, idx, "gpu_memory_utilization", out) || (*out > 0 && *out <= 1))
+        return FL_OK;
+    return fl_fail(err, FL_E_ARG, "gpu_memory_utilization: need more than 0, at most 1, got %.10g",
+                   *out);
+}
+
+int fl_opt_threads(lua_State *L, int idx, int *out, fl_err *err) {
+    int64_t threads = 0;
+    fl_opt_int(L, idx, "threads", &threads);
+    if (threads < 0 || threads > 4096)
+        return fl_fail(err, FL_E_ARG, "threads: need 0 to 4096, got %lld", (long long)threads);
+    *out = (int)threads;
+    return FL_OK;
 }
 
 bool fl_opt_int(lua_State *L, int idx, const char *key, int64_t *out) {

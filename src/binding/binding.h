@@ -112,8 +112,9 @@ bool fl_opt_bool(lua_State *L, int idx, const char *key, bool *out);
 /* Leaves the string on the stack, so that it lives as long as the method runs; one with a NUL in it
  * raises. */
 bool fl_opt_string(lua_State *L, int idx, const char *key, const char **out);
-/* gpu_memory_utilization, in (0,1] */
-void fl_opt_gpu_part(lua_State *L, int idx, double *out);
+/* gpu_memory_utilization, in (0,1], and threads, 0 to 4096: else FL_E_ARG. */
+int fl_opt_gpu_part(lua_State *L, int idx, double *out, fl_err *err);
+int fl_opt_threads(lua_State *L, int idx, int *out, fl_err *err);
 /* Push member `key`, or nothing when it is absent (false). */
 bool fl_opt_push(lua_State *L, int idx, const char *key);
 /* Raise on members of the table that are not in `known` (NULL-terminated). */

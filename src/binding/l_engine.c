@@ -272,10 +272,18 @@ const char *const fl_request_kinds[] = {"own", "completion", "chat", NULL};
  * Both as tables, or as JSON text. */
 static int l_submit(lua_State *L) {
     char what[FL_DESCRIPTION];
-    const int kind = fl_check_option(L, 3, fl_request_kinds[0], fl_request_kinds);
+    if (!lua_isnoneornil(L, 3)) fl_check_string(L, 3);
     if (lua_type(L, 2) != LUA_TSTRING) fl_check_type(L, 2, LUA_TTABLE);
     if (!lua_isnoneornil(L, 4)) fl_check_type(L, 4, LUA_TTABLE);
     lua_settop(L, 4);
+    int kind = 0;
+    const char *name = lua_isnil(L, 3) ? fl_request_kinds[0] : lua_tostring(L, 3);
+    while (fl_request_kinds[kind] && strcmp(fl_request_kinds[kind], name) != 0) kind++;
+    if (!fl_request_kinds[kind]) {
+        fl_err err;
+        fl_fail(&err, FL_E_ARG, "kind: need own, completion or chat, got '%.60s'", name);
+        return fl_push_err(L, &err);
+    }
     for (int i = 2; i <= 4; i += 2) {
         if (lua_istable(L, i) && !fl_request_fits(L, i, (fl_request_kind)kind, what))
             return fl_raise(L, "%s", what);

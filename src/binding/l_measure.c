@@ -23,13 +23,6 @@ static int open_device(fl_backend **be, const fl_backend_ops **ops, const char *
     return rc ? rc : (*ops)->open(be, &p, err);
 }
 
-static int read_threads(lua_State *L) {
-    int64_t threads = 0;
-    fl_opt_int(L, 1, "threads", &threads);
-    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
-    return (int)threads;
-}
-
 /* fp8llm.read_bandwidth{threads=0, bytes=268435456, device="cpu"} -> bytes per second */
 static int l_read_bandwidth(lua_State *L) {
     static const char *const known[] = {"threads", "bytes", "device", NULL};
@@ -40,11 +33,12 @@ static int l_read_bandwidth(lua_State *L) {
     double rate;
     fl_err err;
     fl_opt_only(L, 1, known);
-    const int threads = read_threads(L);
+    int threads = 0, rc = fl_opt_threads(L, 1, &threads, &err);
     fl_opt_int(L, 1, "bytes", &bytes);
     fl_opt_string(L, 1, "device", &device);
-    if (bytes < 0) fl_raise(L, "option 'bytes': a positive number expected");
-    int rc = open_device(&be, &ops, device, 1, &err);
+    if (!rc && bytes < 0)
+        rc = fl_fail(&err, FL_E_ARG, "bytes: need a positive number, got %lld", (long long)bytes);
+    if (!rc) rc = open_device(&be, &ops, device, 1, &err);
     if (!rc) {
         rc = be ? fl_device_bandwidth(&rate, ops, be, (uint64_t)bytes, &err)
                 : fl_read_bandwidth(&rate, threads, (uint64_t)bytes, &err);
@@ -66,15 +60,17 @@ static int l_flop_peak(lua_State *L) {
     double rate;
     fl_err err;
     fl_opt_only(L, 1, known);
-    const int threads = read_threads(L);
+    int threads = 0, rc = fl_opt_threads(L, 1, &threads, &err);
     fl_opt_string(L, 1, "device", &device);
     fl_opt_string(L, 1, "dtype", &dtype);
     fl_opt_int(L, 1, "size", &size);
     const bool fp8 = !strcmp(dtype, "fp8");
-    if (!fp8 && strcmp(dtype, "bf16")) fl_raise(L, "option 'dtype': fp8 or bf16 expected");
-    if (size < 16 || size > FL_DEVICE_PEAK_MAX || size % 16)
-        fl_raise(L, "option 'size': a multiple of 16 up to %d expected", FL_DEVICE_PEAK_MAX);
-    int rc = open_device(&be, &ops, device, size, &err);
+    if (!rc && !fp8 && strcmp(dtype, "bf16"))
+        rc = fl_fail(&err, FL_E_ARG, "dtype: need fp8 or bf16, got '%.60s'", dtype);
+    if (!rc && (size < 16 || size > FL_DEVICE_PEAK_MAX || size % 16))
+        rc = fl_fail(&err, FL_E_ARG, "size: need a multiple of 16 up to %d, got %lld",
+                     FL_DEVICE_PEAK_MAX, (long long)size);
+    if (!rc) rc = open_device(&be, &ops, device, size, &err);
     if (!rc) {
         rc = be ? fl_device_flop_peak(&rate, ops, be, fp8 ? FL_DTYPE_E4M3 : FL_DTYPE_BF16, size,
                                       &err)
@@ -103,11 +99,15 @@ static int l_handover_cost(lua_State *L) {
     fl_err err;
     fl_opt_only(L, 1, known);
     fl_opt_int(L, 1, "rounds", &rounds);
-    if (rounds < 1 || rounds > 1000000) fl_raise(L, "option 'rounds': 1 to 1000000 expected");
     fl_opt_number(L, 1, "work", &work);
-    if (!(work >= 0 && work <= 1)) fl_raise(L, "option 'work': 0 to 1 second expected");
     const fl_handover h = {(int)rounds, work};
-    if (fl_handover_cost(&cost, &h, &err)) return fl_push_err(L, &err);
+    int rc = FL_OK;
+    if (rounds < 1 || rounds > 1000000)
+        rc = fl_fail(&err, FL_E_ARG, "rounds: need 1 to 1000000, got %lld", (long long)rounds);
+    if (!rc && !(work >= 0 && work <= 1))
+        rc = fl_fail(&err, FL_E_ARG, "work: need 0 to 1 second, got %.10g", work);
+    if (!rc) rc = fl_handover_cost(&cost, &h, &err);
+    if (rc) return fl_push_err(L, &err);
     lua_pushnumber(L, (lua_Number)cost);
     return 1;
 }

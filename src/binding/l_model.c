@@ -52,10 +52,39 @@ static void on_progress(void *ctx, double fraction) {
     if (lua_pcall(L, 1, 0, 0)) lua_pop(L, 1);
 }
 
+/* Which of the words (NULL-terminated, the default first) option `key` is. */
+static int read_word(lua_State *L, const char *key, const char *const *words, int *out,
+                     fl_err *err) {
+    const char *word = words[0];
+    fl_opt_string(L, 2, key, &word);
+    for (*out = 0; words[*out]; ++*out) {
+        if (!strcmp(words[*out], word)) return FL_OK;
+    }
+    return fl_fail(err, FL_E_ARG, "%s: need %s, %s%s%s, got '%.60s'", key, words[0], words[1],
+                   words[2] ? " or " : "", words[2] ? words[2] : "", word);
+}
+
+static int read_words(lua_State *L, fl_model_options *o, fl_err *err) {
+    static const char *const kv[] = {"auto", "bf16", "fp8", NULL};
+    static const fl_kv_choice kv_choice[] = {FL_KV_AUTO, FL_KV_BF16, FL_KV_FP8};
+    static const char *const sparse[] = {"compressed", "dense", NULL};
+    static const char *const format[] = {"auto", "dummy", NULL};
+    int word = 0, rc = read_word(L, "kv", kv, &word, err);
+    if (rc) return rc;
+    o->kv = kv_choice[word];
+    if ((rc = read_word(L, "sparse_prefill", sparse, &word, err))) return rc;
+    o->sparse_dense = word == 1;
+    if ((rc = read_word(L, "load_format", format, &word, err))) return rc;
+    o->load_format = word == 1 ? FL_LOAD_DUMMY : FL_LOAD_FILES;
+    fl_opt_string(L, 2, "config_json", &o->config_json);
+    if (o->config_json && !o->load_format)
+        return fl_fail(err, FL_E_ARG, "config_json: needs load_format dummy");
+    return FL_OK;
+}
+
 /* Leaves `progress` at PROGRESS, and behind it what the options are made of. */
-static void read_load_options(lua_State *L, fl_model_options *o) {
-    int64_t threads = 0, tp = 1;
-    const char *kv = "auto", *format = "auto", *sparse = "compressed";
+static int read_load_options(lua_State *L, fl_model_options *o, fl_err *err) {
+    int64_t tp = 1;
     bool prefix_cache = true, graphs = true;
     fl_opt_only(L, 2, load_options);
     if (!fl_opt_push(L, 2, "progress")) lua_pushnil(L);
@@ -67,41 +96,23 @@ static void read_load_options(lua_State *L, fl_model_options *o) {
     }
     fl_opt_string(L, 2, "device", &o->device);
     fl_opt_string(L, 2, "isa", &o->isa);
-    fl_opt_int(L, 2, "threads", &threads);
     fl_opt_int(L, 2, "context", &o->context);
     fl_opt_int(L, 2, "kv_tokens", &o->kv_tokens);
     fl_opt_int(L, 2, "max_step_rows", &o->max_step_rows);
-    fl_opt_gpu_part(L, 2, &o->gpu_memory_utilization);
-    fl_opt_string(L, 2, "kv", &kv);
     fl_opt_int(L, 2, "tp", &tp);
     fl_opt_bool(L, 2, "prefix_cache", &prefix_cache);
     fl_opt_bool(L, 2, "time_ops", &o->time_ops);
     fl_opt_bool(L, 2, "graphs", &graphs);
     fl_opt_bool(L, 2, "batch_invariant", &o->batch_invariant);
-    fl_opt_string(L, 2, "sparse_prefill", &sparse);
-    fl_opt_string(L, 2, "load_format", &format);
-    fl_opt_string(L, 2, "config_json", &o->config_json);
     o->no_prefix_cache = !prefix_cache;
     o->no_graphs = !graphs;
-    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
-    if (tp != 1) fl_raise(L, "option 'tp': a model runs on one device, 1 expected");
-    o->threads = (int)threads;
-    if (!strcmp(kv, "bf16"))
-        o->kv = FL_KV_BF16;
-    else if (!strcmp(kv, "fp8"))
-        o->kv = FL_KV_FP8;
-    else if (strcmp(kv, "auto"))
-        fl_raise(L, "option 'kv': auto, bf16 or fp8 expected");
-    if (!strcmp(sparse, "dense"))
-        o->sparse_dense = true;
-    else if (strcmp(sparse, "compressed"))
-        fl_raise(L, "option 'sparse_prefill': compressed or dense expected");
-    if (!strcmp(format, "dummy"))
-        o->load_format = FL_LOAD_DUMMY;
-    else if (strcmp(format, "auto"))
-        fl_raise(L, "option 'load_format': auto or dummy expected");
-    if (o->config_json && !o->load_format)
-        fl_raise(L, "option 'config_json': needs load_format dummy");
+    int rc = read_words(L, o, err);
+    if (!rc) rc = fl_opt_gpu_part(L, 2, &o->gpu_memory_utilization, err);
+    if (!rc) rc = fl_opt_threads(L, 2, &o->threads, err);
+    if (!rc && tp != 1)
+        rc = fl_fail(err, FL_E_ARG, "tp: a model runs on one device, need 1, got %lld",
+                     (long long)tp);
+    return rc;
 }
 
 /* fp8llm.load(dir, options) -> model | nil, message, CODE */
@@ -110,7 +121,7 @@ static int l_load(lua_State *L) {
     fl_err err;
     fl_check_string(L, 1);
     lua_settop(L, 2);
-    read_load_options(L, &options);
+    if (read_load_options(L, &options, &err)) return fl_push_err(L, &err);
     if (!options.config_json && !fl_find_model(L, 1)) return 3;
     /* The collector sees a few bytes of a model: those that nobody has any more go now, engines that
      * only they had in the second round. */

@@ -69,7 +69,7 @@ static int l_quantize(lua_State *L) {
     fl_quantize_options o = {0};
     fl_quantize_report report;
     const char *src = NULL, *dst = NULL;
-    int64_t threads = 0, shard = 0;
+    int64_t shard = 0;
     fl_err err;
     fl_check_type(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
@@ -101,17 +101,18 @@ static int l_quantize(lua_State *L) {
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         fl_opt_string(L, 1, words[i].key, words[i].word);
     fl_opt_bool(L, 1, "compat", &o.compat);
-    fl_opt_gpu_part(L, 1, &o.gpu_memory_utilization);
     read_ignore(L, &o);
     fl_opt_int(L, 1, "samples", &o.samples);
     fl_opt_int(L, 1, "max_length", &o.max_length);
-    fl_opt_int(L, 1, "threads", &threads);
     fl_opt_int(L, 1, "max_shard_bytes", &shard);
-    if (shard < 0) fl_raise(L, "option 'max_shard_bytes': a positive number expected");
     o.max_shard_bytes = (uint64_t)shard;
-    if (threads < 0 || threads > 4096) fl_raise(L, "option 'threads': 0 to 4096 expected");
-    o.threads = (int)threads;
-    if (fl_quantize(&report, src, dst, &o, &err)) return fl_push_err(L, &err);
+    int rc = fl_opt_gpu_part(L, 1, &o.gpu_memory_utilization, &err);
+    if (!rc) rc = fl_opt_threads(L, 1, &o.threads, &err);
+    if (!rc && shard < 0)
+        rc = fl_fail(&err, FL_E_ARG, "max_shard_bytes: need a positive number, got %lld",
+                     (long long)shard);
+    if (!rc) rc = fl_quantize(&report, src, dst, &o, &err);
+    if (rc) return fl_push_err(L, &err);
     lua_createtable(L, 0, 6);
     const struct {
         const char *key;

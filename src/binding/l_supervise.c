@@ -8,26 +8,23 @@
 
 enum { MAX_PROCESSES = 64, MAX_ARGS = 128 };
 
-static int signal_number(lua_State *L, const char *name) {
-    if (!strcmp(name, "TERM")) return SIGTERM;
-    if (!strcmp(name, "QUIT")) return SIGQUIT;
-    return fl_raise(L, "stop: TERM or QUIT expected, got '%s'", name);
-}
-
 /* The command at the top of the stack: {word, ..., stop = "TERM"}.  Its words live in a userdata
  * that takes its place. */
-static void read_command(lua_State *L, fl_process *p) {
+static int read_command(lua_State *L, fl_process *p, fl_err *err) {
     fl_check_type(L, -1, LUA_TTABLE);
     const int command = lua_gettop(L);
     size_t n;
     const char *stop = "TERM";
     fl_opt_string(L, command, "stop", &stop);
-    p->stop_signal = signal_number(L, stop);
+    p->stop_signal = !strcmp(stop, "QUIT") ? SIGQUIT : SIGTERM;
+    if (strcmp(stop, "TERM") != 0 && strcmp(stop, "QUIT") != 0)
+        return fl_fail(err, FL_E_ARG, "stop: need TERM or QUIT, got '%.60s'", stop);
     const char **argv = fl_check_strings(L, command, "command", MAX_ARGS, &n);
-    if (!n) fl_raise(L, "a command has 1 to %d words", MAX_ARGS);
+    if (!n) return fl_fail(err, FL_E_ARG, "command: need 1 to %d words, got none", MAX_ARGS);
     p->argv = (char *const *)argv;
     lua_replace(L, command);
     lua_settop(L, command);
+    return FL_OK;
 }
 
 /* fp8llm.supervise({{word, ..., stop=}, ...}, grace_s)
@@ -39,13 +36,17 @@ static int l_supervise(lua_State *L) {
     fl_check_type(L, 1, LUA_TTABLE);
     const int64_t grace_s = fl_check_int(L, 2);
     const size_t n = lua_rawlen(L, 1);
-    if (n > MAX_PROCESSES) fl_raise(L, "at most %d processes", MAX_PROCESSES);
-    if (!(grace_s >= 0 && grace_s <= 86400)) fl_arg_error(L, 2, "0 to 86400 seconds expected");
+    int rc = FL_OK;
+    if (n > MAX_PROCESSES)
+        rc = fl_fail(&err, FL_E_ARG, "commands: at most %d, got %zu", MAX_PROCESSES, n);
+    if (!rc && (grace_s < 0 || grace_s > 86400))
+        rc = fl_fail(&err, FL_E_ARG, "grace_s: need 0 to 86400, got %lld", (long long)grace_s);
     luaL_checkstack(L, MAX_PROCESSES + 8, NULL);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; !rc && i < n; i++) {
         lua_rawgeti(L, 1, (int)i + 1);
-        read_command(L, &p[i]);
+        rc = read_command(L, &p[i], &err);
     }
+    if (rc) return fl_push_err(L, &err);
     if (fl_process_supervise(p, n, (int)grace_s, &first, &err)) return fl_push_err(L, &err);
     lua_pushinteger(L, first + 1);
     if (first < 0) return 1;
@@ -67,7 +68,10 @@ static int l_check_port(lua_State *L) {
     fl_err err;
     const char *const host = fl_check_string(L, 1);
     const int64_t port = fl_check_int(L, 2);
-    if (port < 1 || port > 65535) fl_arg_error(L, 2, "1 to 65535 expected");
+    if (port < 1 || port > 65535) {
+        fl_fail(&err, FL_E_ARG, "port: need 1 to 65535, got %lld", (long long)port);
+        return fl_push_err(L, &err);
+    }
     if (fl_process_check_port(host, (int)port, &err)) return fl_push_err(L, &err);
     lua_pushboolean(L, 1);
     return 1;

@@ -131,7 +131,10 @@ static int read_option(lua_State *L, call *c, const char *key, fl_err *err) {
         return FL_OK;
     }
     if (!strcmp(key, "now")) {
-        c->now = (time_t)lua_tonumber(L, -1);
+        const double now = (double)lua_tonumber(L, -1);
+        if (!(now >= -0x1p53 && now <= 0x1p53))
+            return fl_fail(err, FL_E_ARG, "now: need seconds since 1970, got %.10g", now);
+        c->now = (time_t)now;
         return FL_OK;
     }
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
@@ -174,9 +177,6 @@ static void check_options(lua_State *L) {
         if (!strcmp(key, "messages")) fl_raise(L, "option 'messages': it is the first argument");
         if (!strcmp(key, "now") && lua_type(L, -1) != LUA_TNUMBER)
             fl_raise(L, "option 'now': number expected, got %s", luaL_typename(L, -1));
-        if (!strcmp(key, "now") &&
-            !(lua_tonumber(L, -1) >= -0x1p53 && lua_tonumber(L, -1) <= 0x1p53))
-            fl_raise(L, "option 'now': seconds since 1970 expected");
         if (strcmp(key, "continue_final_message") && strcmp(key, "add_generation_prompt")) continue;
         if (!lua_isboolean(L, -1))
             fl_raise(L, "option '%s': boolean expected, got %s", key, luaL_typename(L, -1));

@@ -78,26 +78,24 @@ static int32_t special_entry(lua_State *L, const fl_tokenizer *t, int i) {
     return id >= 0 && id < fl_tokenizer_size(t) ? (int32_t)id : -1;
 }
 
-static fl_special_policy check_policy(lua_State *L, const char *name) {
+static int read_policy(const char *name, fl_special_policy *out, fl_err *err) {
     static const char *const names[] = {"none", "all", "reject"};
     static const fl_special_policy policies[] = {FL_SPECIAL_NONE, FL_SPECIAL_ALL,
                                                  FL_SPECIAL_REJECT};
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(name, names[i])) return policies[i];
-    fl_raise(L,
-             "option 'parse_special': \"none\", \"all\", \"reject\" or a list expected, got '%s'",
-             name);
-    return FL_SPECIAL_NONE;
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *out = policies[i];
+        return FL_OK;
+    }
+    return fl_fail(err, FL_E_ARG, "parse_special: need none, all, reject or a list, got '%.60s'",
+                   name);
 }
 
 /* parse_special = "none" | "all" | "reject" | {id or string, ...}; the list stays on the Lua
  * stack. */
 static int read_special(lua_State *L, const fl_tokenizer *t, fl_encode_options *o, fl_err *err) {
     if (!fl_opt_push(L, 3, "parse_special")) return FL_OK;
-    if (lua_type(L, -1) == LUA_TSTRING) {
-        o->special = check_policy(L, lua_tostring(L, -1));
-        return FL_OK;
-    }
+    if (lua_type(L, -1) == LUA_TSTRING) return read_policy(lua_tostring(L, -1), &o->special, err);
     if (!lua_istable(L, -1))
         fl_raise(L, "option 'parse_special': string or list expected, got %s",
                  luaL_typename(L, -1));
