@@ -543,8 +543,6 @@ static void test_waiting(void) {
         client_free(&all[i]);
     }
     check(refused > 0 && refused < 8, "%d of 8 large requests at a time are refused", refused);
-    client c = client_alone(); /* served when they have gone */
-    client_free(&c);
     fl_server_free(s, false);
     free(body);
     request_bytes = 100000;
