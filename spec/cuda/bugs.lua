@@ -129,7 +129,8 @@ local function complaint(test)
   local command = ("%s/test_backend_%s cuda"):format(build, test.name)
   if test.spec then command = ("luajit spec/support/busted.lua --build=%s -o TAP %s"):format(build, test.spec) end
   -- Memory of the host that nobody wrote is full of 0x7f, NaN in E4M3, as in run.sh.
-  local settings = "MALLOC_PERTURB_=128 EMU_ARCH=89 EMU_QUIET=1 LD_LIBRARY_PATH=build/emu timeout 300"
+  local settings = "MALLOC_PERTURB_=128 EMU_ARCH=89 EMU_QUIET=1 LD_LIBRARY_PATH=build/emu"
+  settings = settings .. " sh spec/support/limited.sh 300"
   if test.name == "record" then settings = "EMU_LEAKS=1 " .. settings end
   -- Specs plant faults of their own, about which the emulator speaks: only their results count.
   local marks = test.spec and "^(not ok|EMU ended)" or "^(not ok|EMU)"

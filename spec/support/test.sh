@@ -26,7 +26,7 @@ tally() {
     else
         unfinished=no
     fi
-    printf '%-34s %6d passed %3d failed %4ds%s\n' "$1" "$ok" "$bad" "$3" "$note"
+    printf ' %6d passed %3d failed %4ds%s\n' "$ok" "$bad" "$3" "$note"
     passed=$((passed + ok))
     failed=$((failed + bad))
     [ "$bad" = 0 ] || awk '/^not ok / { on = 1; print; next } /^(ok |1\.\.)/ { on = 0 } on' "$file" | head -n 200
@@ -38,7 +38,8 @@ suite() {
     name=$1
     shift
     start=$(date +%s)
-    timeout 900 "$@" >"$log/$name.log" 2>&1 </dev/null
+    printf '%-34s' "$name"
+    sh spec/support/limited.sh 900 "$@" >"$log/$name.log" 2>&1 </dev/null
     tally "$name" $? $(($(date +%s) - start))
 }
 
@@ -47,11 +48,12 @@ step() {
     name=$1
     shift
     start=$(date +%s)
-    if timeout 1800 "$@" >"$log/$name.log" 2>&1 </dev/null; then
-        printf '%-34s %6d passed %3d failed %4ds\n' "$name" 1 0 $(($(date +%s) - start))
+    printf '%-34s' "$name"
+    if sh spec/support/limited.sh 1800 "$@" >"$log/$name.log" 2>&1 </dev/null; then
+        printf ' %6d passed %3d failed %4ds\n' 1 0 $(($(date +%s) - start))
         passed=$((passed + 1))
     else
-        printf '%-34s %6d passed %3d failed %4ds\n' "$name" 0 1 $(($(date +%s) - start))
+        printf ' %6d passed %3d failed %4ds\n' 0 1 $(($(date +%s) - start))
         failed=$((failed + 1))
         tail -n 60 "$log/$name.log"
         return 1
@@ -64,7 +66,7 @@ c_tests() {
     for t in spec/c/test_*.c; do
         t=$1/spec/c/$(basename "$t" .c)
         echo "# $t"
-        timeout 600 "$t" >"$out" 2>&1
+        sh spec/support/limited.sh 600 "$t" >"$out" 2>&1
         status=$?
         lines=$(grep -acE '^(not )?ok ' "$out")
         bad=$(grep -ac '^not ok ' "$out")
@@ -109,6 +111,7 @@ main() {
     step build-gcc $make $jobs WERROR=-Werror all tests
     step build-clang-asan $make $jobs CC=clang BUILD=build/asan CUDA=0 CFLAGS="$sanitize" ISA_OPT="$kernels" WERROR=-Werror \
         all tests
+    suite limits sh spec/support/limited_test.sh
     suite c sh "$0" --c-tests build
     ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 suite c-asan-ubsan sh "$0" --c-tests build/asan
     step build-clang-tsan $make $jobs CC=clang BUILD=build/tsan CFLAGS="-O1 -g -fsanitize=thread" \
@@ -129,6 +132,7 @@ main() {
     suite serve-soak luajit spec/nginx/soak.lua 60
     suite serve-load luajit spec/nginx/load.lua 3
     suite serve-flood luajit spec/nginx/flood.lua 12 15 2
+    suite full-disk luajit spec/support/full_disk.lua 1
     luajit spec/support/tiny_model.lua build/spec/alloc layers=1 hidden=32 ffn=32 heads=2 kv_heads=1 \
         quant=fp8-dynamic context=64
     for v in 5.1 5.2 5.3 5.4; do

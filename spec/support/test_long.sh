@@ -60,6 +60,9 @@ part storm-tsan sanitized tsan -fsanitize=thread "-O1 -fno-sanitize=thread"
 $make -s "$build/fp8llm" "$build/spec/paced/fp8llm.so" "$build/spec/nginx/meter"
 part cuda-bugs $make -s test-cuda-bugs
 part serve-fuzz luajit spec/nginx/fuzz.lua 10000
+for lua in luajit lua5.1 lua5.4; do
+    part "full-disk-$lua" luajit spec/support/full_disk.lua 20 $lua
+done
 part serve-request-fuzz luajit spec/nginx/request_fuzz.lua 1800
 part submit-fuzz luajit spec/nginx/request_fuzz.lua submit 300
 part serve-soak luajit spec/nginx/soak.lua 1800
