@@ -80,6 +80,19 @@ describe("a command on a terminal", function()
     assert.equal(24, count_answers(dir .. "out.jsonl"))
   end)
 
+  it("Ctrl-C and SIGTERM in the middle of quantize leave nothing half written", function()
+    local source = "build/models/SmolLM2-135M-Instruct"
+    for signal, expected in pairs {INT = 130, TERM = 143} do
+      -- Once it has begun to write.
+      local said, status = shell(([[ %s quantize %s %sq --scheme fp8-dynamic & p=$!
+        while kill -0 $p && [ ! -d %sq.tmp ]; do sleep 0.01; done
+        kill -%s $p; wait $p; s=$?; ls -d %sq*; (exit $s)]]):format("env " .. cli, source, dir, dir, signal, dir))
+      assert.equal(expected, status, said)
+      assert.is_nil(said:find(dir .. "q\n", 1, true), said)
+      assert.is_nil(said:find(dir .. "q.tmp\n", 1, true), said)
+    end
+  end)
+
   if luajit then
     it("generate --input and eval draw theirs", function()
       files.write(dir .. "some.txt", files.read("examples/heldout.txt"):sub(1, 5000))

@@ -9,6 +9,7 @@
 #include "util/file.h"
 #include "util/mem.h"
 #include "util/num.h"
+#include "util/terminal.h"
 
 enum { DEFAULT_SAMPLES = 512, DEFAULT_LENGTH = 2048 };
 static const size_t MAX_FILE_BYTES = (size_t)1 << 30;
@@ -126,7 +127,7 @@ static int run_samples(reader *r, fl_ids *samples, int64_t n, fl_calibration *ou
             if (!rc) rc = fl_sequence_feed(r->sequence, samples[i].data, len, NULL, err);
             out->tokens += len;
         }
-        if (rc) return rc;
+        if (rc || (rc = fl_interrupt_check(err))) return rc;
         out->samples++;
         if (r->src->progress) r->src->progress(r->src->progress_ctx, (double)(i + 1) / (double)n);
     }

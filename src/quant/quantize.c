@@ -23,6 +23,7 @@
 #include "util/json.h"
 #include "util/mem.h"
 #include "util/num.h"
+#include "util/terminal.h"
 
 static const size_t MAX_SIDE_FILE_BYTES = (size_t)256 << 20;
 
@@ -295,7 +296,7 @@ static int plan(job *j, fl_err *err) {
     ignored(j, j->skipped[j->n_skipped++] = "lm_head");
     for (size_t i = 0; i < n; i++) {
         int rc = plan_tensor(j, fl_checkpoint_at(j->checkpoint, i), err);
-        if (rc) return rc;
+        if (rc || (rc = fl_interrupt_check(err))) return rc;
         if (j->o->progress)
             j->o->progress(j->o->progress_ctx, "measure", (double)(i + 1) / (double)n);
     }
@@ -361,7 +362,8 @@ static int write_tensors(job *j, fl_err *err) {
     if (rc) return rc;
     size_t next;
     for (size_t done = 0; (next = fl_st_writer_next(w, NULL)) < j->n; done++) {
-        if ((rc = fl_checkpoint_check(j->checkpoint, put_item(j, w, next, err), err))) {
+        rc = fl_checkpoint_check(j->checkpoint, put_item(j, w, next, err), err);
+        if (rc || (rc = fl_interrupt_check(err))) {
             fl_st_writer_abort(w);
             return rc;
         }
@@ -525,10 +527,12 @@ int fl_quantize(fl_quantize_report *out, const char *src, const char *dst,
     if ((rc = fl_checkpoint_open(&j.checkpoint, src, err)) ||
         (rc = fl_inventory_take(j.checkpoint, &j.config, &plain, err)))
         goto done;
+    fl_interrupt_hold(); /* what is half written is removed before an interrupt ends the process */
     if ((rc = fl_checkpoint_check(j.checkpoint, make_calibrated(&j, err), err)))
         fl_dir_remove(j.tmp, NULL);
     else
         *out = j.report;
+    fl_interrupt_release();
 done:
     fl_checkpoint_close(j.checkpoint);
     fl_team_free(j.team);

@@ -71,3 +71,7 @@ void fl_interrupt_release(void) {
 bool fl_interrupt_pending(void) {
     return atomic_load(&pending) != 0;
 }
+
+int fl_interrupt_check(fl_err *err) {
+    return fl_interrupt_pending() ? fl_fail(err, FL_E_CANCELLED, "interrupted") : FL_OK;
+}

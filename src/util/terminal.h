@@ -5,6 +5,8 @@
 
 #include <stdbool.h>
 
+#include "util/err.h"
+
 /* Columns of the terminal that standard error is, 80 when it does not say; 0: it is none. */
 int fl_terminal_columns(void);
 
@@ -19,5 +21,6 @@ void fl_interrupt_catch(void);
 void fl_interrupt_hold(void);
 void fl_interrupt_release(void);
 bool fl_interrupt_pending(void);
+int fl_interrupt_check(fl_err *err); /* FL_E_CANCELLED when one is pending: for loops between the two */
 
 #endif
