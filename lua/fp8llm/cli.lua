@@ -5,7 +5,7 @@ local fp8llm = require "fp8llm"
 local options = require "fp8llm.options"
 local printable = require "fp8llm.printable"
 
-local commands = {"chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
+local commands = {"pull", "chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
 
 local function load_command(name)
   for _, known in ipairs(commands) do
@@ -19,7 +19,7 @@ local function print_help()
     lines[#lines + 1] = string.format("  %-10s %s", name, load_command(name).summary)
   end
   lines[#lines + 1] = ""
-  lines[#lines + 1] = "A MODEL is a directory, or org/name in the local Hugging Face cache."
+  lines[#lines + 1] = "A MODEL is a directory, or org/name of the Hugging Face hub, once it has been pulled."
   lines[#lines + 1] = "fp8llm COMMAND --help tells the rest; fp8llm --version the version."
   common.print(table.concat(lines, "\n"))
 end

@@ -14,12 +14,20 @@ local function variable(name)
   return value ~= "" and value or nil
 end
 
+-- A leading ~/ is the user's directory, as huggingface_hub has it.
+local function expand(path) return path:find "^~/" and (variable "HOME" or "") .. path:sub(2) or path end
+
+--- Where huggingface_hub keeps what it has: the token, and the cache unless it is told otherwise.
+function hub.home()
+  local home = variable "HF_HOME"
+  if home then return expand(home) end
+  return expand(variable "XDG_CACHE_HOME" or "~/.cache") .. "/huggingface"
+end
+
 --- The directory with the models of the cache, which need not be there.
 function hub.cache_dir()
-  local cache, home = variable "HF_HUB_CACHE" or variable "HUGGINGFACE_HUB_CACHE", variable "HF_HOME"
-  if cache then return cache end
-  if home then return home .. "/hub" end
-  return (variable "XDG_CACHE_HOME" or (variable "HOME" or "") .. "/.cache") .. "/huggingface/hub"
+  local cache = variable "HF_HUB_CACHE" or variable "HUGGINGFACE_HUB_CACHE"
+  return cache and expand(cache) or hub.home() .. "/hub"
 end
 
 --- "org/name@revision" -> "org/name", "revision" or nil | nothing: no name that the hub could have.
