@@ -21,6 +21,7 @@ void fl_interrupt_catch(void);
 void fl_interrupt_hold(void);
 void fl_interrupt_release(void);
 bool fl_interrupt_pending(void);
-int fl_interrupt_check(fl_err *err); /* FL_E_CANCELLED when one is pending: for loops between the two */
+int fl_interrupt_check(
+    fl_err *err); /* FL_E_CANCELLED when one is pending: for loops between the two */
 
 #endif
