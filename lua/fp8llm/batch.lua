@@ -123,7 +123,7 @@ local function check_end(input, answered)
   return nil, string.format("%d lines were read, %d are answered", input.read, answered), "IO"
 end
 
-local envelope = {"custom_id", "method", "url", "body", "policy"}
+local envelope = {"custom_id", "method", "url", "body", "policy", "error"}
 
 -- What a line says around its request, which stays as it is written: key order, {} and 1.0 count. -> {custom_id =,
 -- method =, url =, policy =, body = JSON text} | nil, message
@@ -143,9 +143,9 @@ local function line_members(line)
   return members
 end
 
--- The custom_ids of a previous run, {id = how often}; a line that it was cut off in is dropped.
+-- The custom_ids of a previous run, {id = how often}, and how many failed; a line that it was cut off in is dropped.
 local function finished(output, path)
-  local ids = {}
+  local ids, failed = {}, 0
   local lines, message, code = fp8llm.lines(path)
   if not lines then return nil, message, code end
   local whole = lines:whole_bytes()
@@ -154,14 +154,16 @@ local function finished(output, path)
     line, message, code = lines:next()
     if message then return nil, message, code end
     local ended = lines:whole_bytes()
-    local id = line and ended > whole and (line_members(line) or {}).custom_id
+    local members = line and ended > whole and line_members(line) or {}
+    local id = members.custom_id
     if id then ids[id] = (ids[id] or 0) + 1 end
+    if id and members.error and members.error ~= json.null then failed = failed + 1 end
     if line and ended == whole then line, message, code = nil, output:cut(whole) end
     if code then return nil, message, code end
     whole = ended
   until not line
   lines:close()
-  return ids
+  return ids, failed
 end
 
 -- Where answers go, and which there are already. path: as run_file has it.
@@ -169,12 +171,12 @@ local function open_output(path, input)
   local output, message, code = path, nil, nil
   if type(path) == "string" then output, message, code = fp8llm.sink(path) end
   if not output then return nil, message, code end
-  if not (output:is_regular() and type(path) == "string") then return output, {} end
+  if not (output:is_regular() and type(path) == "string") then return output, {}, 0 end
   if type(input) == "string" and output:is(input) then return nil, path .. ": is what is read, too", "ARG" end
-  local ids
-  ids, message, code = finished(output, path)
-  if not ids then return nil, message, code end
-  return output, ids
+  local ids, failed
+  ids, failed, code = finished(output, path)
+  if not ids then return nil, failed, code end
+  return output, ids, failed
 end
 
 -- One line of the input -> custom_id, {body = JSON text, kind =} | custom_id, nil, message
@@ -195,9 +197,18 @@ local function read_line(line, number)
   return id, {body = object.body, kind = kind}
 end
 
+-- Names of the answers of a run, which no other answer has: a function(number of the line).
+local function answer_ids()
+  local random = io.open("/dev/urandom", "rb")
+  local bytes = random and random:read(8) or ""
+  if random then random:close() end
+  local run_id = ("%08x"):format(os.time()) .. bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end)
+  return function(number) return ("%s-%d"):format(run_id, number) end
+end
+
 -- Lines of the input as items of run, without those that are answered already.
 local function requests_of(input, answered, report)
-  local seen = {}
+  local seen, own = {}, answer_ids()
   return function(wait)
     while true do
       local line, number = input.next(wait)
@@ -208,24 +219,24 @@ local function requests_of(input, answered, report)
         report.skipped = report.skipped + 1
         seen[id] = true
       elseif seen[id] then
-        return {id = id}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
+        return {id = id, own = own(number)}, nil, "custom_id: '" .. id .. "' is used twice", "ARG"
       else
         seen[id] = true
-        return {id = id}, request, message, "ARG"
+        return {id = id, own = own(number)}, request, message, "ARG"
       end
     end
   end
 end
 
 -- The line that answers one.
-local function output_line(id, answer, message, code, param)
-  local response = {status_code = 200, request_id = "batch-" .. id, body = answer}
+local function output_line(key, answer, message, code, param)
+  local response = {status_code = 200, request_id = "batch-" .. key.own, body = answer}
   if not answer then
     response.status_code = openai.status(code, param)
     response.body = openai.error_object(message, response.status_code, param, code)
   end
   return json.encode {
-    id = "batch_req_" .. id, custom_id = id, response = response,
+    id = "batch_req_" .. key.own, custom_id = key.id, response = response,
     error = not answer and {code = tostring(code), message = message} or json.null,
   } .. "\n"
 end
@@ -234,25 +245,25 @@ end
 -- answered as `serve` would. input: a path, or fp8llm.lines; output: a path, or fp8llm.sink. What a file `output`
 -- holds already is not run again. options: model_name (of answers to requests that name none), ordered, input (its
 -- path, where `input` is none), progress(done, to_do or nil, tokens).
--- -> {total, skipped, done, failed, tokens, to_stdout} | nil, message, code: a file that cannot be read or written
+-- -> {total, skipped, failed_before, done, failed, tokens, to_stdout} | nil, message, code: a file that cannot be read or written
 function batch.run_file(eng, input, output, options)
   local lines, message, code = open_input(input)
   if not lines then return nil, message, code end
-  local sink, answered, why_not = open_output(output, options.input or input)
-  if not sink then return nil, answered, why_not end
-  local report = {skipped = 0, done = 0, failed = 0, tokens = 0, to_stdout = sink:is() or nil}
+  local sink, answered, failed = open_output(output, options.input or input)
+  if not sink then return nil, answered, failed end
+  local report = {skipped = 0, failed_before = failed, done = 0, failed = 0, tokens = 0, to_stdout = sink:is() or nil}
   local work = {
     next = requests_of(lines, answered, report),
     submit = function(request) return eng:submit(request.body, request.kind) end,
     finish = function(answer, key)
-      return answer:response {model_name = options.model_name, id = "batch-" .. key.id}
+      return answer:response {model_name = options.model_name, id = "batch-" .. key.own}
     end,
   }
   for key, answer, trouble, why, param in run(work, options.ordered) do
     report.failed = report.failed + (answer and 0 or 1)
     report.tokens = report.tokens + (answer and answer.usage.completion_tokens or 0)
     local ok
-    ok, message, code = sink:write(output_line(key.id, answer, trouble, why, param))
+    ok, message, code = sink:write(output_line(key, answer, trouble, why, param))
     if not ok then return nil, message, code end
     report.done = report.done + 1
     local to_do = lines.count and math.max(report.done, lines.count - report.skipped)
@@ -267,8 +278,8 @@ function batch.run_file(eng, input, output, options)
 end
 
 -- A line of a file of prompts -> request | nil, message; and its custom_id.
-local function prompt_request(line, is_json)
-  if not is_json then return {prompt = line} end
+local function prompt_request(line)
+  if not line:find "^%s*{" then return {prompt = line} end
   local members, message = line_members(line)
   if not members then return nil, message end
   if members.policy and members.policy ~= json.null then
@@ -292,21 +303,20 @@ local function prompt_answer(result)
   return object
 end
 
---- Run a file of prompts, one a line; where the first line is a JSON object each line is one, with the
--- members of eng:submit and a custom_id. input: a path, or fp8llm.lines. write(object) is given, in order, {line,
+--- Run a file of prompts, one a line; a line that begins with { is a JSON object with the members of
+-- eng:submit and a custom_id. input: a path, or fp8llm.lines. write(object) is given, in order, {line,
 -- custom_id, text, finish_reason, prompt_tokens, completion_tokens, choices (with n > 1)} or {line, custom_id,
 -- error}. options: defaults (members of a request), progress(done, total or nil, tokens).
 -- -> {total, failed, tokens} | nil, message, code: a file that cannot be read
 function batch.run_prompts(eng, input, write, options)
   local lines, message, code = open_input(input)
   if not lines then return nil, message, code end
-  local report, is_json, done = {failed = 0, tokens = 0}, nil, 0
+  local report, done = {failed = 0, tokens = 0}, 0
   local work = {
     next = function(wait)
       local line, number = lines.next(wait)
       if not line then return line end
-      if is_json == nil then is_json = line:find "^%s*{" ~= nil end
-      local request, trouble, id = prompt_request(line, is_json)
+      local request, trouble, id = prompt_request(line)
       return {line = number, id = id}, request, trouble, "ARG"
     end,
     submit = function(request) return eng:submit(request, "own", options.defaults) end,

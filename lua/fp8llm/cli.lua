@@ -13,6 +13,15 @@ local function load_command(name)
   end
 end
 
+-- What a command ends with.
+local statuses = {
+  {0, "all of it was done"},
+  {1, "it failed: a line on stderr says why"},
+  {2, "it was called wrongly"},
+  {3, "it ran, but some of its requests failed: their answers say why"},
+  {130, "Ctrl-C (143: SIGTERM)"},
+}
+
 local function print_help()
   local lines = {"usage: fp8llm COMMAND ...", ""}
   for _, name in ipairs(commands) do
@@ -21,6 +30,8 @@ local function print_help()
   lines[#lines + 1] = ""
   lines[#lines + 1] = "A MODEL is a directory, or org/name of the Hugging Face hub, once it has been pulled."
   lines[#lines + 1] = "fp8llm COMMAND --help tells the rest; fp8llm --version the version."
+  lines[#lines + 1] = "\nExit status:"
+  for _, status in ipairs(statuses) do lines[#lines + 1] = ("  %-10d %s"):format(status[1], status[2]) end
   common.print(table.concat(lines, "\n"))
 end
 
@@ -35,8 +46,9 @@ end
 -- The status of a command that did(...) what it does; what stops it is told in one line.
 local function attempt(name, did, ...)
   local ok, trouble = pcall(did, ...)
+  local status = ok and type(trouble) == "number" and trouble or 0
   if ok then ok, trouble = pcall(common.finish_output) end
-  if ok then return 0 end
+  if ok then return status end
   fp8llm.status() -- the line of a bar
   if type(trouble) ~= "table" then
     complain(tostring(trouble))

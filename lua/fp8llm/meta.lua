@@ -280,7 +280,8 @@ function fp8llm.terminal() end
 function fp8llm.status(text) end
 
 ---From now on SIGINT and SIGTERM wipe the status line, then end the process. For commands, not for libraries.
-function fp8llm.catch_interrupts() end
+---@param advice? string what SIGINT says on stderr first, at most 255 bytes
+function fp8llm.catch_interrupts(advice) end
 
 ---Seconds of processor time of the calling thread.
 ---@return number

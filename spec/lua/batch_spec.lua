@@ -194,6 +194,21 @@ describe("a batch file", function()
     assert.same({2, 2}, {told[2][1], told[2][2]})
   end)
 
+  it("with a failed line ends the command with status 3, also when it failed before; ids are unique", function()
+    os.remove(output)
+    files.write(input, line("twice", chat "x") .. line("twice", chat "x") .. line("odd", {messages = {}, oddity = 1}))
+    for _ = 1, 2 do
+      local _, err, status = run("lua/fp8llm/cli.lua")("batch", input, output, "--model", dir)
+      assert.equal(3, status, err)
+    end
+    local seen = {}
+    for _, object in ipairs(read_lines(output)) do
+      assert.is_nil(seen[object.id])
+      assert.is_nil(seen[object.response.request_id])
+      seen[object.id], seen[object.response.request_id] = true, true
+    end
+  end)
+
   it("is what the command runs", function()
     os.remove(output)
     files.write(input, text)
@@ -244,6 +259,16 @@ describe("a file of prompts", function()
       assert.is_true(list[i].error.message:find(part, 1, true) ~= nil, list[i].error.message)
     end
     assert.equal(2, list[5].completion_tokens)
+  end)
+
+  it("is decided line by line", function()
+    files.write(input, 'plain\n{"prompt":"a"}\n{"prompt":"a","oddity":1}\nplain\n')
+    local list = prompts {max_tokens = 2, temperature = 0, ignore_eos = true}
+    assert.equal(list[1].text, list[4].text)
+    assert.equal(2, list[2].completion_tokens)
+    assert.is_truthy(list[3].error.message:find("oddity", 1, true), list[3].error.message)
+    local _, err, status = run("lua/fp8llm/cli.lua")("generate", dir, "--input", input, "--max-tokens", "2")
+    assert.equal(3, status, err)
   end)
 
   it("is what generate --input runs", function()

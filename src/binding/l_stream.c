@@ -128,9 +128,9 @@ static int l_status(lua_State *L) {
     return 0;
 }
 
+/* fp8llm.catch_interrupts([advice]) */
 static int l_catch_interrupts(lua_State *L) {
-    (void)L;
-    fl_interrupt_catch();
+    fl_interrupt_catch(lua_isnoneornil(L, 1) ? NULL : fl_check_string(L, 1));
     return 0;
 }
 

@@ -13,6 +13,7 @@
 static const char wipe[] = "\r\x1b[K";
 static atomic_bool shown;
 static atomic_int held, pending; /* pending: the number of the signal */
+static char advice[256];
 
 int fl_terminal_columns(void) {
     struct winsize size;
@@ -40,6 +41,7 @@ void fl_terminal_status(const char *text) {
 
 static void end_process(int number) {
     fl_terminal_status(NULL);
+    if (number == SIGINT) put(advice, strlen(advice));
     signal(number, SIG_DFL);
     sigset_t set;
     sigemptyset(&set);
@@ -53,7 +55,8 @@ static void on_signal(int number) {
     end_process(number);
 }
 
-void fl_interrupt_catch(void) {
+void fl_interrupt_catch(const char *words) {
+    snprintf(advice, sizeof(advice), "%s", words ? words : "");
     struct sigaction how = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &how, NULL);
     sigaction(SIGTERM, &how, NULL);

@@ -13,8 +13,9 @@ int fl_terminal_columns(void);
 /* Show text in place of what the line shows; NULL wipes it.  Errors are nobody's concern. */
 void fl_terminal_status(const char *text);
 
-/* From now on SIGINT and SIGTERM wipe the status line, then end the process as they do by default. */
-void fl_interrupt_catch(void);
+/* From now on SIGINT and SIGTERM wipe the status line, then end the process as they do by default; SIGINT
+ * tells the advice (NULL: none) first, of which the first 255 bytes count. */
+void fl_interrupt_catch(const char *advice);
 
 /* Between hold and release the first such signal only sets what fl_interrupt_pending tells, so that what is
  * half done can be undone; release ends the process then.  A second signal ends it at once. */

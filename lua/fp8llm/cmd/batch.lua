@@ -12,7 +12,7 @@ local M = {
 Each line of IN is {"custom_id", "method": "POST", "url": "/v1/chat/completions" or "/v1/completions",
 "body"}; each line of OUT {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}.
 Requests run together and are answered as `serve` would. A run that was stopped goes on where it was: what
-OUT holds is not run again. IN is read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
+OUT holds is not run again. Status 3: some requests failed. IN is read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
   options = common.join({
     {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
     {"served-model-name", "list", "NAME", "what requests may call MODEL (default: its directory's name)"},
@@ -29,6 +29,7 @@ function M.run(opt, words)
   common.no_more(words, 2)
   if not opt.model then common.usage "--model: a model is needed" end
   local lines = common.open_lines(input)
+  if output ~= "-" then common.resumable() end
   local running = opt.max_running or 64
   opt.kv_tokens = opt.kv_tokens or math.max(8192, running * 512)
   local model = common.load(opt.model, opt)
@@ -47,6 +48,7 @@ function M.run(opt, words)
     "%s: %d requests, %d done before, %d failed, %d tokens, %.1f s, %.1f tokens/s", output, report.total,
     report.skipped, report.failed, report.tokens, report.seconds, common.rate(report.tokens, report.seconds))
   if report.to_stdout then io.stderr:write(text, "\n") else common.print(text) end
+  return common.partly(report.failed + report.failed_before)
 end
 
 return M

@@ -12,6 +12,14 @@ function common.fail(...) error({status = 1, message = string.format(...)}, 0) e
 --- End the command because it was called wrongly: exit status 2.
 function common.usage(...) error({status = 2, message = string.format(...)}, 0) end
 
+--- What a command returns whose requests have not all succeeded: its exit status, nil for 0.
+function common.partly(failed) return failed > 0 and 3 or nil end
+
+--- Ctrl-C says that nothing is lost.
+function common.resumable()
+  fp8llm.catch_interrupts "fp8llm: interrupted; run the same command again to go on\n"
+end
+
 --- Pass values on, or fail with the message that follows a nil.
 function common.must(value, message, ...)
   if value == nil then common.fail("%s", message) end

@@ -11,8 +11,9 @@ local M = {
   usage = "generate MODEL [--prompt TEXT | --input FILE]",
   text = [[
 The prompt is taken as it is, without a chat template; without --prompt it is read from stdin.
-With --input every line of FILE is a prompt, or a JSON object: prompt, messages or ids, and any
-other member of a request. All run together; each answer is a JSON object on a line, in order.
+With --input every line of FILE is a prompt, or a JSON object where it begins with {: prompt, messages or
+ids, and any other member of a request. All run together; each answer is a JSON object on a line, in order.
+Status 3: some requests failed.
 Where neither options nor the model say: temperature 0.7, top-p 0.95 and at most 256 tokens.]],
   options = common.join({
     {"prompt", "string", "TEXT", "the text to continue"},
@@ -51,6 +52,7 @@ local function run_file(opt, name)
   local seconds = fp8llm.clock() - start
   io.stderr:write(string.format("%s: %d prompts, %d failed, %d tokens, %.1f s, %.1f tokens/s\n", opt.input,
     report.total, report.failed, report.tokens, seconds, common.rate(report.tokens, seconds)))
+  return common.partly(report.failed)
 end
 
 function M.run(opt, words)

@@ -21,6 +21,7 @@ HF_HUB_OFFLINE=1 asks none. Proxies are those of curl: https_proxy, no_proxy, ~/
 function M.run(_, words)
   local name = common.argument(words, 1, "ORG/NAME")
   common.no_more(words, 1)
+  common.resumable()
   local bar, start = progress(), fp8llm.clock()
   local report, message = pull(name, {
     bar = bar,
