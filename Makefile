@@ -206,7 +206,8 @@ BINDIR ?= $(PREFIX)/bin
 lib_dir = $(call LIBDIR,$(1))
 lua_dir = $(call LUADIR,$(1))
 
-install: all
+# Module, Lua files and command; what a rock has.
+install-lua: all
 	install -d $(DESTDIR)$(BINDIR)
 	install -m 755 $(BUILD)/fp8llm $(DESTDIR)$(BINDIR)/fp8llm
 	@set -e; $(foreach v,$(FOUND), \
@@ -219,6 +220,37 @@ install: all
 	    install -m 644 lua/resty/fp8llm.lua $(DESTDIR)$(call lua_dir,$(v))/resty/; \
 	    install -m 644 lua/resty/fp8llm/*.lua $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm/; \
 	    echo "installed fp8llm for Lua $(v) in $(DESTDIR)$(call lib_dir,$(v))"; )
+
+# Man pages, completions and the reference, made of --help and lua/fp8llm/meta.lua by one of the Luas that are here.
+reference: all
+	@set -e; v=$(firstword $(FOUND)); \
+	for lua in $$([ $$v = 5.1 ] && echo luajit lua5.1 || echo lua$$v); do ! command -v $$lua >/dev/null || break; done; \
+	LUA_PATH=lua/?.lua LUA_CPATH=$(dir $(call module_of,$(firstword $(FOUND))))?.so $$lua rockspec/reference.lua $(BUILD)/reference
+
+SHARE = $(DESTDIR)$(PREFIX)/share
+SYSTEMD = $(DESTDIR)$(PREFIX)/lib
+install: install-lua reference
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man3 $(SHARE)/bash-completion/completions $(SHARE)/doc/fp8llm \
+	    $(SYSTEMD)/systemd/system $(SYSTEMD)/sysusers.d $(SYSTEMD)/tmpfiles.d
+	install -m 644 $(BUILD)/reference/man/*.1 $(SHARE)/man/man1/
+	install -m 644 $(BUILD)/reference/man/*.3lua $(SHARE)/man/man3/
+	install -m 644 $(BUILD)/reference/completions/fp8llm $(SHARE)/bash-completion/completions/
+	install -m 644 $(BUILD)/reference/reference.html README.md $(SHARE)/doc/fp8llm/
+	cp -r examples $(SHARE)/doc/fp8llm/
+	sed 's|/usr/local/bin/|$(BINDIR)/|' examples/nginx/fp8llm@.service >$(SYSTEMD)/systemd/system/fp8llm@.service
+	install -m 644 examples/nginx/fp8llm.sysusers $(SYSTEMD)/sysusers.d/fp8llm.conf
+	install -m 644 examples/nginx/fp8llm.tmpfiles $(SYSTEMD)/tmpfiles.d/fp8llm.conf
+
+# All that install has put there, for every Lua; models and keys are nobody's but yours.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/fp8llm $(SHARE)/man/man1/fp8llm.1 $(SHARE)/man/man1/fp8llm-*.1 \
+	    $(SHARE)/man/man3/fp8llm.3lua $(SHARE)/bash-completion/completions/fp8llm \
+	    $(SYSTEMD)/systemd/system/fp8llm@.service $(SYSTEMD)/sysusers.d/fp8llm.conf $(SYSTEMD)/tmpfiles.d/fp8llm.conf
+	rm -rf $(SHARE)/doc/fp8llm
+	@set -e; $(foreach v,5.1 5.2 5.3 5.4, \
+	    rm -f $(DESTDIR)$(call lib_dir,$(v))/fp8llm.so $(DESTDIR)$(call lib_dir,$(v))/fp8llm_cuda.so \
+	        $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm.lua; \
+	    rm -rf $(DESTDIR)$(call lua_dir,$(v))/fp8llm $(DESTDIR)$(call lua_dir,$(v))/resty/fp8llm; )
 
 # ---- words -----------------------------------------------------------------------------------
 info:
@@ -245,13 +277,13 @@ help:
 	@echo "make lint       layers, lengths, exported symbols, luacheck, clang-format"
 	@echo "make bench      decode, prefill and tokenizer speed on the demo model"
 	@echo "make model      the demo model (BF16), make fp8-model its FP8 form, under $(BUILD)/models"
-	@echo "make install    copy module, Lua files and command under PREFIX=$(PREFIX)"
+	@echo "make install    module, Lua files, command, man pages, examples and units under PREFIX=$(PREFIX); make uninstall"
 	@echo "make info       what was detected        make clean   remove $(BUILD)"
 
 clean:
 	rm -rf $(BUILD)
 FORCE:
-.PHONY: all no-headers tests test-c test-cuda test-cuda-ops test-cuda-bugs test-gpu test-emu emu-tests cuda demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install info help clean FORCE
+.PHONY: all no-headers tests test-c test-cuda test-cuda-ops test-cuda-bugs test-gpu test-emu emu-tests cuda demo demo-ready model fp8-model test test-clients test-long fuzz fuzzers lint bench install-lua reference install uninstall info help clean FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)

@@ -13,6 +13,7 @@ dependencies = { "lua >= 5.1, < 5.5" }
 build = {
   type = "make",
   build_target = "all",
+  install_target = "install-lua",
   build_variables = { LUA_INCDIR = "$(LUA_INCDIR)" },
   install_variables = {
     LUA_INCDIR = "$(LUA_INCDIR)",

@@ -5,10 +5,8 @@ local fp8llm = require "fp8llm"
 local options = require "fp8llm.options"
 local printable = require "fp8llm.printable"
 
-local commands = {"pull", "chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
-
 local function load_command(name)
-  for _, known in ipairs(commands) do
+  for _, known in ipairs(common.commands) do
     if known == name then return require("fp8llm.cmd." .. name) end
   end
 end
@@ -24,7 +22,7 @@ local statuses = {
 
 local function print_help()
   local lines = {"usage: fp8llm COMMAND ...", ""}
-  for _, name in ipairs(commands) do
+  for _, name in ipairs(common.commands) do
     lines[#lines + 1] = string.format("  %-10s %s", name, load_command(name).summary)
   end
   lines[#lines + 1] = ""

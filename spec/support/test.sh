@@ -94,7 +94,14 @@ rock() {
 }
 installed() {
     rm -rf build/prefix
-    $1 --no-print-directory install PREFIX=build/prefix && runs build/prefix
+    $1 --no-print-directory install PREFIX=build/prefix && (runs build/prefix) || return 1
+    for file in man/man1/fp8llm-serve.1 man/man3/fp8llm.3lua doc/fp8llm/examples/chat.lua doc/fp8llm/reference.html; do
+        [ -f build/prefix/share/$file ] || { echo "no $file"; return 1; }
+    done
+    grep "^ExecStart=build/prefix/bin/fp8llm" build/prefix/lib/systemd/system/fp8llm@.service || return 1
+    $1 --no-print-directory uninstall PREFIX=build/prefix
+    left=$(find build/prefix -type f)
+    [ -z "$left" ] || { echo "uninstall left: $left"; return 1; }
 }
 
 case $make in

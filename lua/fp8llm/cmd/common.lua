@@ -6,6 +6,9 @@ local progress = require "fp8llm.progress"
 
 local common = {}
 
+--- The words of the command, each a module of lua/fp8llm/cmd.
+common.commands = {"pull", "chat", "generate", "tokenize", "inspect", "quantize", "eval", "batch", "serve", "bench"}
+
 --- End the command with one line on stderr: exit status 1.
 function common.fail(...) error({status = 1, message = string.format(...)}, 0) end
 
