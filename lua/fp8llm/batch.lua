@@ -245,7 +245,8 @@ end
 -- answered as `serve` would. input: a path, or fp8llm.lines; output: a path, or fp8llm.sink. What a file `output`
 -- holds already is not run again. options: model_name (of answers to requests that name none), ordered, input (its
 -- path, where `input` is none), progress(done, to_do or nil, tokens).
--- -> {total, skipped, failed_before, done, failed, tokens, to_stdout} | nil, message, code: a file that cannot be read or written
+-- -> {total, skipped, failed_before, done, failed, tokens, to_stdout} | nil, message, code: a file that
+-- cannot be read or written
 function batch.run_file(eng, input, output, options)
   local lines, message, code = open_input(input)
   if not lines then return nil, message, code end

@@ -283,6 +283,25 @@ function fp8llm.status(text) end
 ---@param advice? string what SIGINT says on stderr first, at most 255 bytes
 function fp8llm.catch_interrupts(advice) end
 
+---Whether stdin, stdout and stderr are terminals.
+---@return boolean
+function fp8llm.interactive() end
+
+---From now on the first SIGINT or SIGTERM only sets what interrupted() tells; a second one ends the process.
+function fp8llm.hold_interrupts() end
+
+---@return boolean there was one since the last call
+function fp8llm.interrupted() end
+
+---A line typed at the terminal; false: interrupted, where interrupts are held; nil: end of input. For commands.
+---@param text string what it shows before the line
+---@return string|false|nil line
+function fp8llm.prompt(text) end
+
+---A line that the arrow keys find again in fp8llm.prompt, where libedit is installed.
+---@param line string
+function fp8llm.remember(line) end
+
 ---Seconds of processor time of the calling thread.
 ---@return number
 function fp8llm.thread_clock() end

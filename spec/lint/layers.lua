@@ -19,7 +19,7 @@ local may = {
 local belongs = {
   {"^cuda", "cuda"}, {"^cublas", "cuda"}, {"^nccl", "cuda"}, {"^cub/", "cuda"},
   {"^lua", "binding"}, {"^lauxlib", "binding"}, {"intrin%.h$", "cpu"}, {"^cpuid", "cpu"},
-  {"^dlfcn", "backend"}, {"^sys/mman", "util"},
+  {"^dlfcn", "backend", "util"}, {"^sys/mman", "util"},
 }
 
 local file_lines = {h = 300, c = 700, cu = 600, cuh = 400}
@@ -46,7 +46,7 @@ local function check_include(path, n, folder, line)
     if own:match "_priv%.h$" and target ~= folder then fail('%s:%d: "%s" is private to %s', path, n, own, target) end
   end
   for _, rule in ipairs(belongs) do
-    if system and system:match(rule[1]) and rule[2] ~= folder then
+    if system and system:match(rule[1]) and rule[2] ~= folder and rule[3] ~= folder then
       fail("%s:%d: <%s> belongs to %s", path, n, system, rule[2])
     end
   end

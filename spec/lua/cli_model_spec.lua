@@ -40,7 +40,7 @@ describe("the command on a model", function()
     assert.is_true(turns[2] > turns[1])
     assert.equal(turns[1], turns[3])
     assert.is_true(err:find("(%d+ known)", 1, false) ~= nil)
-    assert.equal("> ", out:sub(1, 2))
+    assert.is_nil(out:find "> ")
   end)
 
   it("generate continues --prompt or stdin", function()

@@ -1,6 +1,7 @@
 /* Classes sink and lines, and the terminal of a command. */
 #include "binding/binding.h"
 #include "util/lines.h"
+#include "util/prompt.h"
 #include "util/sink.h"
 #include "util/terminal.h"
 
@@ -134,6 +135,47 @@ static int l_catch_interrupts(lua_State *L) {
     return 0;
 }
 
+/* fp8llm.interactive() -> whether stdin, stdout and stderr are terminals */
+static int l_interactive(lua_State *L) {
+    lua_pushboolean(L, fl_terminal_interactive());
+    return 1;
+}
+
+/* fp8llm.hold_interrupts(): the first one only sets what interrupted() tells, a second one ends the process */
+static int l_hold_interrupts(lua_State *L) {
+    (void)L;
+    fl_interrupt_hold();
+    return 0;
+}
+
+/* fp8llm.interrupted() -> whether there was one since the last call */
+static int l_interrupted(lua_State *L) {
+    lua_pushboolean(L, fl_interrupt_take());
+    return 1;
+}
+
+/* fp8llm.prompt(text) -> line | false: interrupted | nil: end of input */
+static int l_prompt(lua_State *L) {
+    fl_bytes line = {0};
+    const char *const text = fl_check_string(L, 1);
+    const fl_prompt_result result = fl_prompt(text, &line);
+    const bool failed = line.failed;
+    if (result == FL_PROMPT_LINE && !failed)
+        lua_pushlstring(L, fl_bytes_cstr(&line), line.len);
+    else if (result == FL_PROMPT_INTERRUPTED)
+        lua_pushboolean(L, false);
+    else
+        lua_pushnil(L);
+    fl_bytes_free(&line);
+    return 1;
+}
+
+/* fp8llm.remember(line) */
+static int l_remember(lua_State *L) {
+    fl_prompt_remember(fl_check_string(L, 1));
+    return 0;
+}
+
 void fl_register_stream(lua_State *L) {
     static const luaL_Reg sink[] = {
         {"write", l_write},           {"cut", l_cut},          {"is", l_is},
@@ -145,6 +187,11 @@ void fl_register_stream(lua_State *L) {
                                          {"terminal", l_terminal},
                                          {"status", l_status},
                                          {"catch_interrupts", l_catch_interrupts},
+                                         {"hold_interrupts", l_hold_interrupts},
+                                         {"interrupted", l_interrupted},
+                                         {"interactive", l_interactive},
+                                         {"prompt", l_prompt},
+                                         {"remember", l_remember},
                                          {NULL, NULL}};
     fl_set_functions(L, functions);
     static const fl_class_type sink_type = {MT_SINK, free_sink, NULL},

@@ -22,6 +22,10 @@ int fl_terminal_columns(void) {
     return size.ws_col;
 }
 
+bool fl_terminal_interactive(void) {
+    return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
+}
+
 static void put(const char *text, size_t n) {
     if (write(STDERR_FILENO, text, n) < 0) return; /* a status that nobody sees */
 }
@@ -77,4 +81,8 @@ bool fl_interrupt_pending(void) {
 
 int fl_interrupt_check(fl_err *err) {
     return fl_interrupt_pending() ? fl_fail(err, FL_E_CANCELLED, "interrupted") : FL_OK;
+}
+
+bool fl_interrupt_take(void) {
+    return atomic_exchange(&pending, 0) != 0;
 }

@@ -10,6 +10,9 @@
 /* Columns of the terminal that standard error is, 80 when it does not say; 0: it is none. */
 int fl_terminal_columns(void);
 
+/* Whether a person types and reads: standard input, output and error are terminals. */
+bool fl_terminal_interactive(void);
+
 /* Show text in place of what the line shows; NULL wipes it.  Errors are nobody's concern. */
 void fl_terminal_status(const char *text);
 
@@ -22,6 +25,8 @@ void fl_interrupt_catch(const char *advice);
 void fl_interrupt_hold(void);
 void fl_interrupt_release(void);
 bool fl_interrupt_pending(void);
+/* Whether one is pending, which it is no more after this. */
+bool fl_interrupt_take(void);
 int fl_interrupt_check(
     fl_err *err); /* FL_E_CANCELLED when one is pending: for loops between the two */
 

@@ -12,7 +12,8 @@ local M = {
 Each line of IN is {"custom_id", "method": "POST", "url": "/v1/chat/completions" or "/v1/completions",
 "body"}; each line of OUT {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}.
 Requests run together and are answered as `serve` would. A run that was stopped goes on where it was: what
-OUT holds is not run again. Status 3: some requests failed. IN is read once, so that it may be a pipe; - is stdin, and as OUT stdout.]],
+OUT holds is not run again. Status 3: some requests failed. IN is read once, so that it may be a pipe; - is
+stdin, and as OUT stdout.]],
   options = common.join({
     {"model", "string", "MODEL", "a directory, or org/name in the local Hugging Face cache"},
     {"served-model-name", "list", "NAME", "what requests may call MODEL (default: its directory's name)"},
