@@ -1,4 +1,4 @@
-"""The clients that README shows, as they stand there: curl, openai and Lua."""
+"""The clients that README shows, as they stand there: curl and openai; and that of Lua."""
 import os
 import re
 import subprocess
@@ -48,12 +48,6 @@ def _(r):
 @test("README: the Python lines with openai answer")
 def _(r):
     r.answers(sys.executable, "-c", r.block(r"^```python\n(import openai.*?)```$"))
-
-
-@test("README: the lines of Lua with LuaSocket answer")
-def _(r):
-    snippet = r.block(r"^```lua\n(local http.*?)```$")
-    r.answers("luajit", "-e", snippet.replace("{messages = question}", "{messages = question, temperature = 0}"))
 
 
 @test("examples/client.lua streams an answer")

@@ -24,7 +24,7 @@ nothing() { # the output of a command must be empty
     [ -z "$found" ] || { echo "$found"; return 1; }
 }
 top_level() {
-    ls | grep -vxE 'rockspec|src|cuda|lua|examples|spec|build|Makefile|README\.md|LICENSE'
+    ls | grep -vxE 'rockspec|src|cuda|lua|examples|spec|build|Makefile|(README|CHANGELOG|CONTRIBUTING|SECURITY)\.md|LICENSE'
 }
 exports() {
     nm -D --defined-only "$module" | awk '{ print $3 }' | grep -v '^luaopen_'
@@ -53,15 +53,16 @@ formatted() {
 }
 versions() {
     v=$(sed -n 's/.*FL_VERSION "\(.*\)"/\1/p' src/util/version.h)
-    top=$(sed -n 's/^## \([0-9.]*\).*/\1/p' rockspec/CHANGES.md | head -n 1)
-    [ "$v" = "$top" ] || { echo "src/util/version.h: $v, rockspec/CHANGES.md: $top"; return 1; }
+    top=$(sed -n 's/^## \([0-9.]*\).*/\1/p' CHANGELOG.md | head -n 1)
+    [ "$v" = "$top" ] || { echo "src/util/version.h: $v, CHANGELOG.md: $top"; return 1; }
     nothing grep -rnE "_VERSION *= *[\"'][0-9]" lua examples
 }
 unfinished() {
-    grep -rnwE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile README.md
+    grep -rnwE 'TO[D]O|FIX[M]E|X[X]X' src spec lua examples rockspec Makefile *.md
 }
 paths_exist() { # what a README names in backquotes with a folder in front
-    for readme in README.md src/README.md spec/README.md; do
+    for readme in *.md src/README.md spec/README.md src/quant/README.md lua/fp8llm/cmd/README.md examples/*.md \
+        examples/*/*.md; do
         for path in $(grep -oE '`(src|spec|lua|examples|rockspec)/[A-Za-z0-9_./]*[A-Za-z0-9_]`' $readme | tr -d '`'); do
             case $path in *NAME*) ;; *) [ -e "$path" ] || echo "$readme: $path is not there" ;; esac
         done
