@@ -111,7 +111,8 @@ describe("examples/nginx", function()
   end)
 
   it("and README a handler of one's own, over the client", function()
-    local handler = assert(server.read("examples/nginx/README.md"):match "```lua\n(local engine = require%(\"resty.-)```")
+    local readme = server.read "examples/nginx/README.md"
+    local handler = assert(readme:match "```lua\n(local engine = require%(\"resty.-)```")
     handler = handler:gsub("/run/fp8llm/", dir .. "/"):gsub("stream = true", "%0, ignore_eos = true, max_tokens = 9", 1)
     local process = start_server("own", "", string.format([[
       location /chat {
