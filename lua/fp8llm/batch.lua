@@ -123,12 +123,13 @@ local function check_end(input, answered)
   return nil, string.format("%d lines were read, %d are answered", input.read, answered), "IO"
 end
 
-local envelope = {"custom_id", "method", "url", "body", "policy", "error"}
+local envelope = {custom_id = true, method = true, url = true, body = true, policy = true}
+local answered_members = {"custom_id", "error"} -- what a later run looks at in an answer
 
 -- What a line says around its request, which stays as it is written: key order, {} and 1.0 count. -> {custom_id =,
--- method =, url =, policy =, body = JSON text} | nil, message
-local function line_members(line)
-  local members, last = body.members(line, envelope, math.huge)
+-- method =, url =, policy =, body = JSON text} | nil, message. names: of the members that are looked for, nil for all.
+local function line_members(line, names)
+  local members, last = body.members(line, names, math.huge)
   if not members or not line:find("^}%s*$", last) then
     local _, message = json.decode(line) -- says where
     return nil, message or last
@@ -154,7 +155,7 @@ local function finished(output, path)
     line, message, code = lines:next()
     if message then return nil, message, code end
     local ended = lines:whole_bytes()
-    local members = line and ended > whole and line_members(line) or {}
+    local members = line and ended > whole and line_members(line, answered_members) or {}
     local id = members.custom_id
     if id then ids[id] = (ids[id] or 0) + 1 end
     if id and members.error and members.error ~= json.null then failed = failed + 1 end
@@ -186,6 +187,9 @@ local function read_line(line, number)
   if not object then return name, nil, ("%s: not a JSON object: %s"):format(where, message) end
   local id = object.custom_id
   if type(id) ~= "string" then return name, nil, where .. ": custom_id: need a string" end
+  for member in pairs(object) do
+    if not envelope[member] then return id, nil, member .. ": no member of a batch line" end
+  end
   local kind = openai.kinds[object.url]
   if object.method ~= nil and object.method ~= "POST" then
     return id, nil, "method: need POST, got " .. tostring(object.method)

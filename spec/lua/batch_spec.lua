@@ -162,11 +162,14 @@ describe("a batch file", function()
     os.remove(output)
     files.write(input, "{broken\n" .. line("ok", chat "x") .. line("url", chat "x", "/v1/embeddings") ..
       line("field", {messages = chat "x".messages, temperature = -3}) .. line("ok", chat "again") ..
-      line("format", {messages = {}, response_format = {type = "json_object"}}) .. '{"method":"POST"}\n')
+      line("format", {messages = {}, response_format = {type = "json_object"}}) .. '{"method":"POST"}\n' ..
+      (line("odd", chat "x"):gsub("^{", '{"modle":"m",')))
     local report = run_file {ordered = true}
-    assert.equal(7, report.total)
-    assert.equal(6, report.failed)
-    local wanted = {"not a JSON object", nil, "url", "temperature", "twice", "response_format", "custom_id"}
+    assert.equal(8, report.total)
+    assert.equal(7, report.failed)
+    local wanted = {
+      "not a JSON object", nil, "url", "temperature", "twice", "response_format", "custom_id", "modle: no member",
+    }
     for i, object in ipairs(read_lines(output)) do
       if i == 2 then
         assert.equal(200, object.response.status_code)
