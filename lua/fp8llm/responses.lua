@@ -24,14 +24,29 @@ for name in ([[input instructions max_output_tokens text tools tool_choice store
   parallel_tool_calls max_tool_calls service_tier safety_identifier prompt_cache_key prompt_cache_retention
   previous_response_id conversation prompt]]):gmatch "%S+" do own[name] = true end
 
+-- Members that the answer repeats as they were written, and what stands there for those that were not.
+local repeated = {
+  instructions = "null", max_output_tokens = "null", metadata = "{}", temperature = "null", top_p = "null",
+  tools = "[]", tool_choice = '"auto"', user = "null", parallel_tool_calls = "true", reasoning = "null",
+}
+
 local function refuse(name, why) return nil, name .. ": " .. why, name end
 
 local function is_empty(text)
   return text == nil or text == "false" or text == '""' or text:find "^{%s*}$" ~= nil
 end
 
+-- The engine reads these as Python does; most clients could not read the answer. All else is read there as JSON is.
+local function has_no_number(text)
+  if not (text:find("NaN", 1, true) or text:find("Infinity", 1, true)) then return false end
+  return text:gsub("\\.", ""):gsub('"[^"]*"', ""):find "[NI]" ~= nil
+end
+
 local function check(t)
   local m = t.members
+  for name in pairs(repeated) do
+    if m[name] and has_no_number(m[name]) then return refuse(name, "NaN and Infinity are not JSON") end
+  end
   for _, case in ipairs(not_offered) do
     if not is_empty(m[case[1]]) then return refuse(case[1], case[2]) end
   end
@@ -194,10 +209,9 @@ local function response_text(options, state)
     previous_response_id = json.null, background = false,
   }
   local echoed = {}
-  for name, default in pairs {
-    instructions = "null", max_output_tokens = "null", metadata = "{}", temperature = "null", top_p = "null",
-    tools = "[]", tool_choice = '"auto"', user = "null", parallel_tool_calls = "true", reasoning = "null",
-  } do echoed[#echoed + 1] = '"' .. name .. '":' .. given(t, name, default) end
+  for name, default in pairs(repeated) do
+    echoed[#echoed + 1] = '"' .. name .. '":' .. given(t, name, default)
+  end
   return own_members:sub(1, -2) .. "," .. table.concat(echoed, ",") .. "}"
 end
 

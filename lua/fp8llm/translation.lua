@@ -13,13 +13,14 @@ local short = 256
 -- that only differ in name. -> translation with members {name = JSON text} | nil, message
 function translation.new(text, names)
   local work = scan.work()
-  local members, message = scan.members(text, nil, work)
-  if not members then return nil, "body: " .. message end
+  local members, last = scan.members(text, nil, work)
+  if not members then return nil, "body: " .. last end
+  if not text:find("^}%s*$", last) then return nil, "body: not valid JSON" end
   for name, value in pairs(members) do
     if value == "null" then members[name] = nil end
   end
   return setmetatable({
-    work = work, members = members, names = names, messages = {}, places = {}, out = {},
+    work = work, members = members, names = names, messages = {}, places = {}, out = {}, rest = {},
   }, translation)
 end
 
@@ -41,10 +42,18 @@ end
 --- Set a member of the chat's request: JSON text.
 function translation:set(name, text) self.out[name] = text end
 
+-- A member that the chat's request has for those that mean nothing there: the engine reads all of it, and so refuses
+-- what is not JSON, before an answer repeats it.
+local rest_name = "not_of_a_chat"
+
 --- Carry over all members but those in `own`, {name = true}, of which the ones in `names` go under their new name.
 function translation:carry(own)
   for name, value in pairs(self.members) do
-    if not own[name] then self:set(name, value) end
+    if not own[name] and name ~= rest_name then
+      self:set(name, value)
+    elseif not self.names[name] and name ~= "messages" then
+      self.rest[#self.rest + 1] = value
+    end
   end
   for theirs, ours in pairs(self.names) do
     if self.members[theirs] then self:set(ours, self.members[theirs]) end -- `messages` is set anew by body
@@ -54,6 +63,7 @@ end
 --- The chat's request: JSON text.
 function translation:body()
   self:set("messages", "[" .. table.concat(self.messages, ",") .. "]")
+  if self.rest[1] then self:set(rest_name, "[" .. table.concat(self.rest, ",") .. "]") end
   local parts = {}
   for name, value in pairs(self.out) do parts[#parts + 1] = json.encode(name) .. ":" .. value end
   return "{" .. table.concat(parts, ",") .. "}"

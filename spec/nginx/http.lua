@@ -1,7 +1,7 @@
 --- The tests' HTTP client: slow, rude or broken on purpose where they want it.
 local socket = require "socket"
 
-local http = {}
+local http = {patience = 20} -- seconds of silence after which reads give up
 
 local connection = {}
 connection.__index = connection
@@ -10,10 +10,10 @@ function connection:line() return self.sock:receive "*l" end
 function connection:bytes(n) return self.sock:receive(n) end
 function connection:close() self.sock:close() end
 
---- A connection; its reads give up after 20 s of silence.
+--- A connection; its reads give up after http.patience seconds of silence.
 function http.connect(port)
   local sock = assert(socket.connect("127.0.0.1", port))
-  sock:settimeout(20)
+  sock:settimeout(http.patience)
   return setmetatable({sock = sock}, connection)
 end
 

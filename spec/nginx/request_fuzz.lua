@@ -39,6 +39,7 @@ local hostile = {
   "9223372036854775808", "-9223372036854775809", '""', '"x"', '"\\u0000"', '"\\ud800"', '"\\ud83d\\ude00"', "[]", "{}",
   "[[]]", "[{}]", '[""]', "[null]", '{"":""}', '{"a":{"a":[1]}}', times(3000, "1"), times(3000, '"ab"'),
   ("["):rep(150) .. ("]"):rep(150), '"' .. ("x"):rep(5000) .. '"', '"\\u001b[2J"', "1.0", "3.0",
+  "NaN", '{"a":[-Infinity]}', "01", "1.", "[1,]", "[}", "{a:1}", "tru", "'x'", '"\\q"', '"\255"', '"a\nb"', '"\\u00"',
 }
 
 local ids = {"[65]", "[65,66,67]", "[0]", "[265]", "[266]", "[-1]", times(4096, "65"), times(4097, "65"),
@@ -99,14 +100,47 @@ local conversations = {
   times(100, '{"role":"user","content":"x"}'), '[{"role":"user","content":"' .. ("x"):rep(700) .. '"}]',
   '[{"role":"user","content":null}]', "[{}]", "[]"}
 
-local fields = {prompt = prompts, messages = conversations, input = conversations}
+local fields = {
+  prompt = prompts, messages = conversations, input = conversations, tokens = ids, nobody_knows_this = {"1"},
+}
 for _, f in ipairs(fp8llm.request_fields()) do
   fields[f.name] = assert(by_type[f.type], "no values for the type " .. f.type)(f)
 end
 for name, values in pairs(served) do fields[name] = values end
-local names = {}
-for name in pairs(fields) do names[#names + 1] = name end
-table.sort(names)
+
+local function sorted_names(t)
+  local list = {}
+  for name in pairs(t) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+-- The members that readers of requests name, so that one added there is tried here as well: with hostile values, and
+-- those of `served` where it has any.
+local function read_names()
+  local function read(path, pattern, wanted)
+    local text, n = server.read(path), 0
+    for found in text:gmatch(pattern) do
+      for name in found:gmatch "[%l_]+" do
+        if not wanted or wanted(name) then
+          fields[name], n = fields[name] or {}, n + 1
+        end
+      end
+    end
+    assert(n > 0, path .. ": names no members")
+  end
+  local function openai_knows(name)
+    local function known(kind) return not (fp8llm._misuse({[name] = json.null}, kind) or ""):find "unknown field" end
+    return known "chat" or known "completion"
+  end
+  read("src/serve/openai_request.c", '"([%l_]+)"', openai_knows)
+  read("src/engine/prompt.c", '"([%l_]+)"', openai_knows)
+  read("src/serve/answers.c", 'member%(body, "([%l_]+)"%)')
+  read("lua/fp8llm/responses.lua", "for name in %(%[%[(.-)%]%]%)")
+  read("lua/fp8llm/messages.lua", "for name in %(%[%[(.-)%]%]%)")
+end
+read_names()
+local names = sorted_names(fields)
 
 -- Bodies. --------------------------------------------------------------------------------------
 
@@ -121,7 +155,10 @@ local routes = {
   {"/detokenize", nil, {tokens = "[65,66]"}},
 }
 
-local function value(name) return random(4) == 1 and pick(hostile) or pick(fields[name]) end
+local function value(name)
+  if random(4) == 1 or not fields[name][1] then return pick(hostile) end
+  return pick(fields[name])
+end
 
 local function body(members)
   local list = {}
@@ -138,16 +175,19 @@ local function with(route, set)
 end
 
 -- Legal alone, and much together.
+local large = {
+  prompt = {times(64, '"a"'), times(256, '"ab"')}, n = {"128", "16"}, logprobs = {"64", "20"}, echo = {"true"},
+  prompt_logprobs = {"64"}, allowed_token_ids = {times(100000, "65"), numbers(266, function(i) return i - 1 end)},
+  logit_bias = {object(265, function() return 1 end)}, stop = {times(32, '"abcdefgh"')}, stream = {"true"},
+  stop_token_ids = {times(4096, "67")}, bad_words = {times(32, '"abc"')}, max_tokens = {"5", "100"},
+  return_token_ids = {"true"}, ignore_eos = {"true"}, num_speculative_tokens = {"32"},
+}
+local large_names = sorted_names(large) -- pairs() has another order in every process
+
 local function product()
   local set = {}
-  for name, texts_of_it in pairs {
-    prompt = {times(64, '"a"'), times(256, '"ab"')}, n = {"128", "16"}, logprobs = {"64", "20"}, echo = {"true"},
-    prompt_logprobs = {"64"}, allowed_token_ids = {times(100000, "65"), numbers(266, function(i) return i - 1 end)},
-    logit_bias = {object(265, function() return 1 end)}, stop = {times(32, '"abcdefgh"')}, stream = {"true"},
-    stop_token_ids = {times(4096, "67")}, bad_words = {times(32, '"abc"')}, max_tokens = {"5", "500"},
-    return_token_ids = {"true"}, ignore_eos = {"true"}, num_speculative_tokens = {"32"},
-  } do
-    if random(2) == 1 then set[name] = pick(texts_of_it) end
+  for _, name in ipairs(large_names) do
+    if random(2) == 1 then set[name] = pick(large[name]) end
   end
   return set
 end
@@ -188,19 +228,40 @@ end
 -- Answers. -------------------------------------------------------------------------------------
 
 local function wrong_usage(u)
-  return u.total_tokens and u.prompt_tokens and u.total_tokens ~= u.prompt_tokens + u.completion_tokens
+  local before, made = u.prompt_tokens or u.input_tokens, u.completion_tokens or u.output_tokens
+  return not (before and made) or u.total_tokens and u.total_tokens ~= before + made
 end
 
--- What is wrong with the object of an answer | nil
-local function wrong_object(r)
+-- json.decode takes NaN and Infinity, as Python does; clients in other languages do not.
+local function has_no_number(text)
+  local bare = text:gsub("\\.", ""):gsub('"[^"]*"', "")
+  return bare:find "[nN]a[nN]" or bare:find "[iI]nf"
+end
+
+-- What is wrong with the object of a refusal | nil
+local function wrong_refusal(r)
+  local e = type(r) == "table" and r.error
+  if type(e) ~= "table" then return "no error" end
+  if type(e.message) ~= "string" or #e.message < 6 then return "no reason" end
+  if type(e.type) ~= "string" then return "no type of the error" end
+  if r.type == "error" then return nil end -- Anthropic's has no more
+  if type(e.param) ~= "string" and e.param ~= json.null then return "no param" end
+end
+
+-- What is wrong with the object of an answer | nil. body: of the request.
+local function wrong_object(r, body_of_it)
   if type(r) ~= "table" then return "no object" end
+  local made
   if type(r.usage) == "table" and wrong_usage(r.usage) then return "usage does not add up" end
   for i, choice in ipairs(r.choices or {}) do
     if choice.index ~= i - 1 then return "index of a choice" end
     local text = choice.text or choice.message and choice.message.content
     if type(text) ~= "string" then return "no text" end
     if choice.finish_reason ~= "stop" and choice.finish_reason ~= "length" then return "finish_reason" end
+    if choice.token_ids then made = (made or 0) + #choice.token_ids end
   end
+  local echo = body_of_it:find('"echo":true', 1, true) -- its ids are among those of the choice
+  if made and not echo and made ~= r.usage.completion_tokens then return "usage is not of the tokens given" end
 end
 
 local function wrong_stream(text, path)
@@ -209,6 +270,10 @@ local function wrong_stream(text, path)
     if last == "[DONE]" then return "data after [DONE]" end
     local event = data ~= "[DONE]" and json.decode(data)
     if data ~= "[DONE]" and type(event) ~= "table" then return "no JSON: " .. data:sub(1, 100) end
+    if event and event.error and path:find "completions$" and wrong_refusal(event) then return wrong_refusal(event) end
+    if event and type(event.usage) == "table" and path:find "completions$" and wrong_usage(event.usage) then
+      return "usage does not add up"
+    end
     if event and event.choices and event.choices[1] and event.choices[1].finish_reason ~= json.null then
       finished = finished + 1
     end
@@ -222,15 +287,15 @@ local function wrong_stream(text, path)
   end
 end
 
-local function wrong_answer(status, text, headers, path)
+local function wrong_answer(status, text, headers, request)
+  local path = request[1][1]
   if not status then return "no answer" end
+  if status == 200 and has_no_number(text) then return "NaN or Infinity" end
   if status == 200 and headers["content-type"]:find "event%-stream" then return wrong_stream(text, path) end
   local r = json.decode(text)
-  if status == 200 then return wrong_object(r) end
+  if status == 200 then return wrong_object(r, request[2]) end
   if not (status >= 400 and status < 500 or status == 503) then return "status" end
-  if type(r) ~= "table" or type(r.error) ~= "table" or type(r.error.message) ~= "string" or #r.error.message < 6 then
-    return "no reason"
-  end
+  return wrong_refusal(r)
 end
 
 -- Runs. ----------------------------------------------------------------------------------------
@@ -244,7 +309,10 @@ local function note(status, trouble, request)
   if not trouble then return end
   bad = bad + 1
   if bad > 10 then return end
-  print(("# %s (%s): %s %s"):format(trouble, tostring(status), request[1][1], request[2]:sub(1, 600)))
+  local path = ("build/spec/nginx/%s-%d.json"):format(in_process and "submit-fuzz" or "request-fuzz", bad)
+  server.write(path, request[2])
+  print(("# %s (%s): %s %s; the whole body is in %s"):format(trouble, tostring(status), request[1][1],
+    request[2]:sub(1, 300), path))
 end
 
 local function summary()
@@ -266,7 +334,8 @@ local function submit_all()
       local trouble = not ok and "raised: " .. tostring(answer)
       if ok and answer then
         local response, why = answer:response()
-        trouble = response and wrong_object(response) or not response and type(why) ~= "string" and "no reason"
+        trouble = response and wrong_object(response, request[2]) or
+          not response and type(why) ~= "string" and "no reason"
         answer:close()
       elseif ok and not (type(message) == "string" and code) then
         trouble = "no reason"
@@ -296,25 +365,28 @@ local function usual()
   return json.decode(text).choices[1].text
 end
 
-local before, most, slowest = usual(), 0, 0
+http.patience = 600 -- answers of many completions that are not streamed come late, on a busy machine
+local before, slowest = usual(), 0
 while socket.gettime() < deadline do
   local request = next_request()
   local began = socket.gettime()
   local connected, status, text, headers = pcall(http.ask, process.port, "POST", request[1][1], request[2])
-  local trouble = not connected and tostring(status) or wrong_answer(status, text, headers, request[1][1])
+  local trouble = not connected and tostring(status) or wrong_answer(status, text, headers, request)
   note(connected and status or nil, trouble, request)
   slowest = math.max(slowest, socket.gettime() - began)
   if not connected then break end
-  if count % 20 == 0 then most = math.max(most, server.memory(pids)) end
 end
 summary()
+local most = server.memory(pids, "VmHWM") -- each at its worst, if not at one time
 print(("# at most %d MiB, now %d MiB; the slowest took %.1f s"):format(most / 1024, server.memory(pids) / 1024,
   slowest))
+local stats = server.stats(process.run .. "/engine-1.sock")
 local _, metrics = http.ask(process.port, "GET", "/metrics")
 server.report {
   {bad == 0, "each request is answered as it should be, refused with a reason, or told to come again"},
   {most < most_kib, "memory is bounded"},
   {metrics:find "fp8llm_requests_running{[^}]*} 0\n" ~= nil, "nothing is left running"},
+  {stats.kv_pages_used == 0 and stats.generations == 0, "no page is lost"},
   {usual() == before, "afterwards a usual request is answered as before"},
   {server.stop(process) == 0, "the server ends as it should"},
 }

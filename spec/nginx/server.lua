@@ -160,11 +160,12 @@ end
 
 function server.stats(path) return require("fp8llm.json").decode(server.ask(path, "stats")) end
 
---- Resident memory of processes, in KiB.
-function server.memory(pids)
+--- Resident memory of processes, in KiB; which: "VmHWM" for the most that each had.
+function server.memory(pids, which)
+  local pattern = (which or "VmRSS") .. ":%s*(%d+)"
   local kib = 0
   for _, pid in ipairs(pids) do
-    kib = kib + (tonumber(server.read("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)") or 0)
+    kib = kib + (tonumber(server.read("/proc/" .. pid .. "/status"):match(pattern)) or 0)
   end
   return kib
 end
