@@ -252,7 +252,7 @@ end
 local function wrong_object(r, body_of_it)
   if type(r) ~= "table" then return "no object" end
   local made
-  if type(r.usage) == "table" and wrong_usage(r.usage) then return "usage does not add up" end
+  if r.usage and r.usage ~= json.null and wrong_usage(r.usage) then return "usage does not add up" end
   for i, choice in ipairs(r.choices or {}) do
     if choice.index ~= i - 1 then return "index of a choice" end
     local text = choice.text or choice.message and choice.message.content
@@ -271,7 +271,8 @@ local function wrong_stream(text, path)
     local event = data ~= "[DONE]" and json.decode(data)
     if data ~= "[DONE]" and type(event) ~= "table" then return "no JSON: " .. data:sub(1, 100) end
     if event and event.error and path:find "completions$" and wrong_refusal(event) then return wrong_refusal(event) end
-    if event and type(event.usage) == "table" and path:find "completions$" and wrong_usage(event.usage) then
+    local usage = event and event.usage ~= json.null and event.usage
+    if usage and path:find "completions$" and wrong_usage(usage) then
       return "usage does not add up"
     end
     if event and event.choices and event.choices[1] and event.choices[1].finish_reason ~= json.null then
