@@ -18,8 +18,8 @@ fi
 [ "$version" = 5.1 ] && candidates="luajit lua5.1" || candidates="lua$version"
 for lua in $candidates; do
     if command -v "$lua" >/dev/null 2>&1; then
-        # Lua 5.2 and later prefer LUA_PATH_5_N: one of the user's must not hide ours.
-        unset LUA_INIT LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4
+        # Lua 5.2 and later prefer LUA_PATH_5_N and LUA_INIT_5_N: one of the user's must not hide ours, or run first.
+        unset LUA_INIT LUA_INIT_5_2 LUA_INIT_5_3 LUA_INIT_5_4 LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4
         unset LUA_CPATH_5_2 LUA_CPATH_5_3 LUA_CPATH_5_4
         # Lua's own directories, but never the current one: it may be a downloaded model's.
         unset LUA_PATH LUA_CPATH

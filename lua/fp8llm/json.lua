@@ -245,6 +245,7 @@ local function parse_number(r)
   local digits = whole .. fraction .. exponent
   if #digits > 1000 then bad(r, "number longer than 1000 characters") end
   r.at = r.at + #digits
+  if digits == "-0" then return 0 end -- an integer has no sign of zero: LuaJIT's and 5.1's numbers have
   return tonumber(digits)
 end
 

@@ -30,6 +30,11 @@ describe("fp8llm.json", function()
     end)
   end
 
+  it("reads zero without a sign when it is an integer", function()
+    for _, text in ipairs {"0", "-0"} do assert.equal("[0]", json.encode(json.decode("[" .. text .. "]"))) end
+    assert.is_true(1 / json.decode "-0.0" < 0)
+  end)
+
   it("writes numbers that are none as null", function()
     assert.equal("[null,null,9007199254740991]", json.encode {0 / 0, math.huge, 9007199254740991})
   end)
