@@ -73,7 +73,8 @@ describe("a client or proxy that speaks HTTP/1.0", function()
     front = server.nginx("proxied-front", engine.path)
     server.ready(front)
     local at = "proxy_pass http://127.0.0.1:" .. front.port .. "/;"
-    local handler = assert(server.read("examples/nginx/README.md"):match "```lua\n(local engine = require%(\"resty.-)```")
+    local readme = server.read "examples/nginx/README.md"
+    local handler = assert(readme:match "```lua\n(local engine = require%(\"resty.-)```")
     handler = handler:gsub("unix:/run/fp8llm/model.sock", "unix:" .. here .. "/" .. engine.path)
       :gsub("stream = true", ("%%0, ignore_eos = true, max_tokens = %d"):format(tokens), 1)
     local location = server.read("examples/nginx/location.conf")

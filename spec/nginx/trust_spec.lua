@@ -140,7 +140,9 @@ describe("the texts of a file", function()
       files.write(path, (text:gsub(change[2], change[3], 1)))
       for _, words in ipairs {"inspect", "chat --message hello --max-tokens 1", "generate --prompt a --max-tokens 1"} do
         local command, rest = words:match "^(%S+)(.*)$"
-        local said = server.shell(("build/fp8llm %s %s %s 2>&1 >/dev/null"):format(command, dir, rest))
+        -- What a model says is its own: of the others what goes to stdout counts, too.
+        local said = server.shell(("{ build/fp8llm %s %s %s %s; }"):format(command, dir, rest,
+          words == "inspect" and "" or ">/dev/null"))
         assert.is_nil(said:find "[%z\1-\8\11-\31\127]", words .. " of " .. change[3])
         assert.is_nil(said:find "\194[\128-\159]", words .. " of " .. change[3])
       end
@@ -173,7 +175,8 @@ describe("names on the command line, and in lines of requests", function()
       escape .. "'", "serve " .. model .. " --api-keys " .. none, "serve " .. model .. " --policy 'a=/none" .. escape ..
       ".lua' --listen unix:" .. socket_path, "serve " .. model .. " --host 'x" .. escape .. "'",
     } do
-      local said = server.shell("build/fp8llm " .. words .. " </dev/null 2>&1 >/dev/null")
+      local said = server.shell("build/fp8llm " .. words .. " </dev/null")
+      assert.is_true(#said > 0, words)
       assert.is_nil(said:find(escape, 1, true), (words:gsub("%c", "?")))
     end
     server.shell(("rm -rf %s/m*"):format(root))
