@@ -178,6 +178,19 @@ describe("examples/nginx", function()
     local status, text = http.ask(process.port, "POST", "/v1/chat/completions", '{"messages":"none"}')
     assert.equal(400, status)
     assert.equal("messages", json.decode(text).error.param)
+    -- Parts of a content are texts or hold them; none of them goes by unread.
+    local telling, tries = 0, 0
+    repeat -- until the part that is no table decides
+      tries = tries + 1
+      local first, second = ("%d is what"):format(tries), ("%d is what I ask"):format(tries * 7)
+      local whole = expected(first .. "\n" .. second)
+      if whole ~= expected(second) then
+        local parts = {first, {type = "text", text = second}}
+        assert.equal(whole, (http.ask(process.port, "POST", "/v1/chat/completions", chat(parts, {max_tokens = 1}))))
+        telling = telling + 1
+      end
+    until telling == 3 or tries == 200
+    assert.equal(3, telling)
     -- The other ways to the model lead past the guard as well.
     for i = 1, 4 do
       local message = ("%d is what I ask"):format(i)
@@ -315,6 +328,37 @@ describe("examples/nginx", function()
     end
   end)
 
+  it("and a client that takes what lua-cjson makes of JSON", function()
+    -- Its null is a userdata, an empty list of it a table like any other or, marked, a userdata again.
+    local process = start_server("cjson", "", string.format([[
+      location /ask {
+        content_by_lua_block {
+          local null, marked = ngx.null, io.stdout
+          package.loaded.cjson = {empty_array = marked, null = null}
+          local engine = require("resty.fp8llm").new {socket = "unix:%s/model.sock"}
+          local messages = {
+            {role = "user", content = "a", name = null},
+            {role = "assistant", content = "b", tool_calls = ngx.var.arg_marked and marked or {}},
+            {role = "user", content = {{type = "text", text = "c"}}},
+          }
+          local stream, refusal = engine:chat {
+            messages = messages, tools = {}, stop = null, logit_bias = {}, max_tokens = 2, ignore_eos = true,
+            temperature = null, documents = ngx.var.arg_marked and marked or null,
+          }
+          if not stream then return ngx.print(refusal.message) end
+          local count = 0
+          for event in stream:events() do count = event.usage and event.usage.completion_tokens or count end
+          ngx.print(count)
+        }
+      }
+    ]], dir))
+    for _, path in ipairs {"/ask", "/ask?marked=1"} do
+      local status, text = http.ask(process.port, "GET", path)
+      assert.same({200, "2"}, {status, text})
+    end
+    assert.equal(0, server.stop(process, "QUIT"))
+  end)
+
   it("an engine can also live in the only worker of an nginx", function()
     local inside = start("inside", string.format([[
       worker_processes 1;
@@ -325,6 +369,8 @@ describe("examples/nginx", function()
         init_worker_by_lua_block {
           local fp8llm = require "fp8llm"
           engine = assert(assert(fp8llm.load("%s/build/spec/nginx/roomy", {threads = 1})):engine {})
+          -- A userdata for null, as lua-cjson has it.
+          assert(engine:submit {prompt = "a", max_tokens = 1, stop = ngx.null, seed = ngx.null, logit_bias = ngx.null})
           assert(engine:listen("%s/inside.sock", {names = {"tiny"}}))
         }
       }
