@@ -6,7 +6,7 @@ build="make gcc libc6-dev liblua5.1-0-dev luajit2|luajit"
 model="python3 python3-venv ca-certificates"
 test="clang libclang-rt-dev clang-format binutils lua-busted lua-check luarocks
       lua5.1 lua5.2 lua5.3 lua5.4 liblua5.2-dev liblua5.3-dev liblua5.4-dev
-      nginx libnginx-mod-http-lua lua-socket"
+      nginx libnginx-mod-http-lua lua-socket curl libedit2"
 clients="curl chromium-headless-shell|chromium"
 
 wanted=
