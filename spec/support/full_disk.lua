@@ -76,7 +76,7 @@ local function try(case)
   local name, command, whole, free = case[1], case[2], case[3], case[4] or 0
   fill(free)
   -- Without a disk of its own there is no full one to begin with; /dev/full is.
-  if not mounted and not case[4] then command = command:gsub(">" .. out, ">/dev/full") end
+  if not mounted and not case[4] then command = command:gsub(">.*$", ">/dev/full") end
   local said, status = shell(limit .. cli .. command)
   if status == 0 and whole and lines_of(out) == whole then return "all was written: the disk is too large" end
   if status == 0 then return ("status 0, %d lines of %s: %s"):format(lines_of(out), tostring(whole), said) end
