@@ -18,7 +18,7 @@ local function load(options)
 end
 %s]]):format(package.cpath, package.path, dir, script))
   f:close()
-  local p = io.popen(("%s sh spec/support/limited.sh 60 luajit %s 2>&1; echo status=$?"):format(settings, path))
+  local p = io.popen(("%s sh spec/support/limited.sh 200 luajit %s 2>&1; echo status=$?"):format(settings, path))
   local said = p:read "*a"
   p:close()
   local status = said:match "status=(%d+)%s*$"

@@ -39,7 +39,7 @@ suite() {
     shift
     start=$(date +%s)
     printf '%-34s' "$name"
-    sh spec/support/limited.sh 900 "$@" >"$log/$name.log" 2>&1 </dev/null
+    sh spec/support/limited.sh 3000 "$@" >"$log/$name.log" 2>&1 </dev/null
     tally "$name" $? $(($(date +%s) - start))
 }
 
@@ -49,7 +49,7 @@ step() {
     shift
     start=$(date +%s)
     printf '%-34s' "$name"
-    if sh spec/support/limited.sh 1800 "$@" >"$log/$name.log" 2>&1 </dev/null; then
+    if sh spec/support/limited.sh 6000 "$@" >"$log/$name.log" 2>&1 </dev/null; then
         printf ' %6d passed %3d failed %4ds\n' 1 0 $(($(date +%s) - start))
         passed=$((passed + 1))
     else
