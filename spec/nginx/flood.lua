@@ -81,7 +81,7 @@ local function watch(going)
   local stream, last, health, asked = open(stream_request), nil, nil, 0
   while going() do
     local now = socket.gettime()
-    if not health and now - asked > 0.05 then
+    if not health and now - asked > 0.005 then
       health, asked = open(health_request), now
       most = math.max(most, server.memory(pids))
     end
